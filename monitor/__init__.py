@@ -1,0 +1,3 @@
+"""The LLM provider monitor."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,97 @@
+"""What exists: providers, models and the endpoints between them. Frozen values, built from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from monitor.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per million tokens. None where the provider has no such price."""
+
+    input: float | None = None
+    output: float | None = None
+    cache_read: float | None = None
+    cache_write: float | None = None
+
+    def cost_usd(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float | None:
+        """What a probe cost; cached tokens are a part of the prompt. None without an input and an output price."""
+        if self.input is None or self.output is None:
+            return None
+        cached = min(cached_tokens, prompt_tokens)
+        cache_price = self.input if self.cache_read is None else self.cache_read
+        return ((prompt_tokens - cached) * self.input + cached * cache_price + output_tokens * self.output) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Quirks:
+    """Where a host departs from its dialect."""
+
+    include_usage: bool = True
+    max_tokens_field: str = "max_tokens"
+    min_max_tokens: int = 1
+    temperature: bool = True  # send temperature 0; reasoning models reject it
+    reasoning_off: Mapping[str, object] = field(default_factory=dict)  # body fields that turn reasoning off
+    expect_done: bool = True  # False: a finish reason and a clean close end the stream well
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    slug: str
+    name: str
+    concurrency: int | None  # probes in flight to this provider; None = only the process's own cap
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One provider's offer of one model, with everything a probe needs already resolved."""
+
+    model: str
+    provider: str
+    suffix: str  # "" where the provider offers the model once
+    dialect: str
+    base_url: str
+    upstream: str
+    interval_seconds: float
+    api_key: Secret | None = None
+    headers: Mapping[str, str | Secret] = field(default_factory=dict)
+    quirks: Quirks = field(default_factory=Quirks)
+    price: Price | None = None
+    quantization: str | None = None
+    max_completion_tokens: int | None = None
+    supported_parameters: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`openai/gpt-4o-mini@azure/us-east`: model slug, `@`, provider slug, and `/suffix` if there is one."""
+        return f"{self.model}@{self.tag}"
+
+    @property
+    def tag(self) -> str:
+        """`azure/us-east`: what a router calls this endpoint among its model's."""
+        return f"{self.provider}/{self.suffix}" if self.suffix else self.provider
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    slug: str  # author/name
+    name: str
+    description: str = ""
+    context_length: int | None = None
+    released: str | None = None  # YYYY-MM-DD
+    knowledge_cutoff: str | None = None
+    input_modalities: tuple[str, ...] = ("text",)
+    output_modalities: tuple[str, ...] = ("text",)
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Everything that is watched, in the configuration's order. Lookups are by slug or id."""
+
+    providers: Mapping[str, Provider]
+    models: Mapping[str, Model]
+    endpoints: Mapping[str, Endpoint]

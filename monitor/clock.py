@@ -1,0 +1,101 @@
+"""The one clock: wall time for stamps, monotonic time for spans, and sleep.
+
+Wall time is UTC, in seconds since the epoch. Monotonic time has no meaning of its own and never steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What every room is handed instead of `time` and `asyncio.sleep`."""
+
+    def now(self) -> float:
+        """UTC, seconds since the epoch. May step in either direction."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never steps; the running loop's own time base."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after `seconds` of monotonic time; at once (after one turn of the loop) if not positive."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks. `monotonic` is CLOCK_MONOTONIC, as asyncio's `loop.time()`."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(seconds, 0.0))
+
+
+class FakeClock:
+    """A clock that a test moves by hand: `await clock.advance(60)` runs everything that falls due on the way."""
+
+    def __init__(self, now: float = 1_700_000_000.0, monotonic: float = 1_000.0) -> None:
+        self._now = now
+        self._monotonic = monotonic
+        self._order = itertools.count()
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._monotonic + seconds, next(self._order), woken))
+        await woken
+
+    def step_wall(self, seconds: float) -> None:
+        """Move the wall clock alone, as an NTP step or an operator would."""
+        self._now += seconds
+
+    async def advance(self, seconds: float) -> None:
+        """Move both clocks forward, waking sleepers in order, and let their tasks run at each stop."""
+        target = self._monotonic + seconds
+        await self._settle()
+        while self._sleepers and self._sleepers[0][0] <= target:
+            due, _, woken = heapq.heappop(self._sleepers)
+            self._now += max(due - self._monotonic, 0.0)
+            self._monotonic = max(due, self._monotonic)
+            if not woken.done():
+                woken.set_result(None)
+            await self._settle()
+        self._now += target - self._monotonic
+        self._monotonic = target
+        await self._settle()
+
+    async def _settle(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+def utc_text(at: float, timespec: str = "milliseconds") -> str:
+    """RFC 3339 in UTC, `2026-01-31T12:00:00.000Z`."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+def suspended_seconds() -> float:
+    """How long the machine has slept since it started: time that `monotonic` does not count. 0 where unknown."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)

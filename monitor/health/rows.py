@@ -1,0 +1,49 @@
+"""Rollup rows in columns: how history hands hours and days to the windows, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from monitor.health.sketch import FIGURES, encode
+from monitor.health.tally import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class TallyRows:
+    """Tallies of scheduled observations, one row per (bucket, endpoint, location, kind), as columns of equal length.
+
+    All rows of one TallyRows have the same bucket width (an hour or a day), which the function that takes them names.
+    `bucket_starts` are UTC seconds since the epoch. `counts` maps outcome class names to counts and leaves out zeroes.
+    `sketches` has one column per figure of `sketch.FIGURES` (a figure may be left out if all its rows are empty), each
+    cell as `sketch.encode` writes it, b"" where nothing was measured.
+    """
+
+    bucket_starts: list[int] = field(default_factory=list)
+    endpoints: list[str] = field(default_factory=list)
+    locations: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    counts: list[Mapping[str, int]] = field(default_factory=list)
+    answers_asked: list[int] = field(default_factory=list)
+    answers_ok: list[int] = field(default_factory=list)
+    sketches: Mapping[str, list[bytes]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.bucket_starts)
+
+
+def rows_of(tallies: Iterable[tuple[int, str, str, str, Tally]]) -> TallyRows:
+    """(bucket start, endpoint, location, kind, tally) in any order, as columns in the same order."""
+    blobs: dict[str, list[bytes]] = {name: [] for name in FIGURES}
+    rows = TallyRows(sketches=blobs)
+    for bucket_start, endpoint, location, kind, tally in tallies:
+        rows.bucket_starts.append(bucket_start)
+        rows.endpoints.append(endpoint)
+        rows.locations.append(location)
+        rows.kinds.append(kind)
+        rows.counts.append({outcome.value: count for outcome, count in tally.outcomes.items() if count})
+        rows.answers_asked.append(tally.answers_asked)
+        rows.answers_ok.append(tally.answers_ok)
+        for name, column in blobs.items():
+            column.append(encode(tally.sketches[name]))
+    return rows

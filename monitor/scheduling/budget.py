@@ -1,0 +1,185 @@
+"""The day's budget: how far all intervals must stretch so that the UTC day ends within it. Pure; `now` is UTC seconds.
+
+Two figures per endpoint: what a probe costs on average (learned, for the stretch) and what it may cost at most (for the
+hard stop, which counts probes in flight at that price). A provider that bills more than its list price for our token
+cap, and more than it ever did, can take the day over the budget by that difference and no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from monitor.catalog.model import Endpoint
+
+DAY_SECONDS = 86400.0
+# The prompt is some 40 tokens; chat templates and the hosts' own preambles come on top.
+PROMPT_TOKENS = 128
+MAX_FACTOR = 1440.0  # a minute becomes a day: as good as a stop
+_LEARNING = 0.2  # the mean follows the last ten probes or so
+_MATERIAL = 1.1  # a change of the factor that is worth a line in the log
+_QUIET_SECONDS = 60.0
+
+
+def cost_ceiling(endpoint: Endpoint, max_tokens: int) -> float | None:
+    """USD that one probe costs at list price if the whole token cap is used; None without a price."""
+    if endpoint.price is None:
+        return None
+    cap = max(max_tokens, endpoint.quirks.min_max_tokens)
+    return endpoint.price.cost_usd(PROMPT_TOKENS, 0, cap)
+
+
+@dataclass(slots=True)
+class _Account:
+    interval_seconds: float
+    list_ceiling: float | None  # None = no price
+    mean: float
+    highest: float = 0.0  # seen
+    paused: bool = False
+
+    @property
+    def ceiling(self) -> float:
+        return max(self.list_ceiling or 0.0, self.highest)
+
+    @property
+    def rate(self) -> float:
+        """USD per second at full cadence."""
+        return 0.0 if self.paused else self.mean / self.interval_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Money put by for a probe in flight, on the day it was sent."""
+
+    endpoint: str
+    day: int
+    usd: float
+
+
+class Budget:
+    """`usd_per_day` None = no limit: nothing stretches, but the day's spending is still known.
+
+    `spent_usd` is what probes that started on the UTC day of `now` have cost so far; `mean_costs` what a probe of an
+    endpoint lately cost (both from the database, so that a restart forgets nothing).
+    """
+
+    def __init__(
+        self,
+        usd_per_day: float | None,
+        now: float,
+        spent_usd: float = 0.0,
+        mean_costs: Mapping[str, float] | None = None,
+    ) -> None:
+        self.usd_per_day = usd_per_day
+        self.spent_usd = spent_usd
+        self._mean_costs = dict(mean_costs or {})
+        self._day = _day_of(now)
+        self._reserved = 0.0
+        self._accounts: dict[str, _Account] = {}
+        self._rate = 0.0
+        self._said_factor = 1.0
+        self._said_at = -math.inf
+        self._said_spent_up = False
+
+    def watch(self, endpoints: Iterable[Endpoint], max_tokens: int) -> tuple[str, ...]:
+        """Take over a catalog; returns the endpoints that were not known before and have no price: they count as free."""
+        accounts: dict[str, _Account] = {}
+        unpriced: list[str] = []
+        for endpoint in endpoints:
+            ceiling = cost_ceiling(endpoint, max_tokens)
+            known = self._accounts.get(endpoint.id)
+            if ceiling is None and (known is None or known.list_ceiling is not None):
+                unpriced.append(endpoint.id)
+            if known is not None and known.list_ceiling == ceiling:
+                known.interval_seconds = endpoint.interval_seconds
+                accounts[endpoint.id] = known
+                continue
+            mean = self._mean_costs.get(endpoint.id, ceiling or 0.0) if known is None else ceiling or 0.0
+            paused = known is not None and known.paused
+            accounts[endpoint.id] = _Account(endpoint.interval_seconds, ceiling, mean, paused=paused)
+        self._accounts = accounts
+        self._rate = math.fsum(account.rate for account in accounts.values())
+        return tuple(unpriced)
+
+    def pause(self, endpoint: str, paused: bool) -> None:
+        """An endpoint that is not being probed at all leaves its share to the others."""
+        account = self._accounts.get(endpoint)
+        if account is not None:
+            self._rate -= account.rate
+            account.paused = paused
+            self._rate += account.rate
+
+    def factor(self, now: float) -> float:
+        """By how much every interval is stretched, >= 1: the day's rest at full cadence against the money left."""
+        self._roll(now)
+        if self.usd_per_day is None or self._rate <= 0.0:
+            return 1.0
+        wanted = self._rate * ((self._day + 1) * DAY_SECONDS - now)
+        left = self.usd_per_day - self.spent_usd - self._reserved
+        if left * MAX_FACTOR <= wanted:
+            return MAX_FACTOR
+        return max(wanted / left, 1.0)
+
+    def allows(self, endpoint: str, now: float) -> bool:
+        """Whether one more probe fits even if it and all in flight cost the most they may. Free ones always do."""
+        self._roll(now)
+        account = self._accounts.get(endpoint)
+        if self.usd_per_day is None or account is None or account.ceiling == 0.0:
+            return True
+        return self.spent_usd + self._reserved + account.ceiling <= self.usd_per_day
+
+    def reserve(self, endpoint: str, now: float) -> Reservation:
+        """Put by what a probe that is sent now may cost; give the reservation back to `settle`."""
+        self._roll(now)
+        account = self._accounts.get(endpoint)
+        reservation = Reservation(endpoint, self._day, 0.0 if account is None else account.ceiling)
+        self._reserved += reservation.usd
+        return reservation
+
+    def settle(self, reservation: Reservation, cost_usd: float | None, now: float) -> None:
+        """The probe is over and cost this much; None = nobody knows, so that it is booked at its most."""
+        self._roll(now)
+        cost = reservation.usd if cost_usd is None else cost_usd
+        if reservation.day == self._day:
+            self._reserved = max(self._reserved - reservation.usd, 0.0)
+            self.spent_usd += cost
+        account = self._accounts.get(reservation.endpoint)
+        if account is not None and cost_usd is not None:
+            self._rate -= account.rate
+            account.mean += _LEARNING * (cost_usd - account.mean)
+            account.highest = max(account.highest, cost_usd)
+            self._rate += account.rate
+
+    def used_ratio(self, now: float) -> float:
+        """Share of today's budget that is spent; 0 without a budget."""
+        self._roll(now)
+        if self.usd_per_day is None:
+            return 0.0
+        return self.spent_usd / self.usd_per_day if self.usd_per_day > 0.0 else 1.0
+
+    def review(self, now: float) -> str | None:
+        """A line for the log if the stretch changed materially since the last line, or the money ran out."""
+        factor = self.factor(now)
+        spent_up = factor >= MAX_FACTOR
+        change = max(factor, self._said_factor) / min(factor, self._said_factor)
+        if spent_up == self._said_spent_up and (change < _MATERIAL or now - self._said_at < _QUIET_SECONDS):
+            return None
+        self._said_factor, self._said_at, self._said_spent_up = factor, now, spent_up
+        figures = f"spent_usd={self.spent_usd:.6f} budget_usd_per_day={self.usd_per_day}"
+        return f"budget_spent_up {figures}" if spent_up else f"budget_stretch factor={factor:.2f} {figures}"
+
+    def _roll(self, now: float) -> None:
+        # Never backward: a clock that goes back over midnight must not open a second purse for the same day.
+        day = _day_of(now)
+        if day > self._day:
+            self._day = day
+            self.spent_usd = 0.0
+            self._reserved = 0.0
+            self._rate = math.fsum(account.rate for account in self._accounts.values())
+            for account in self._accounts.values():
+                account.highest /= 2  # one freak bill must not shut an endpoint out for ever
+
+
+def _day_of(now: float) -> int:
+    return int(now // DAY_SECONDS)

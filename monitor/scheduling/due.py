@@ -1,0 +1,123 @@
+"""Who is due: a heap over the endpoints' cadences. Pure; UTC seconds on the schedule clock come in as values.
+
+Every slot leaves the queue exactly once, as due or as missed. Each step costs O(log n).
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from monitor.slot import Cadence
+
+# How long after its time a slot that nobody looked at is still sent. A stall of ten seconds (this and the arming
+# horizon) then loses no slot, and the burst that follows it is ten seconds' worth and no more.
+GRACE_SECONDS = 5.0
+
+
+class DueSlot(NamedTuple):
+    endpoint: str
+    slot: int
+    due_at: float  # UTC seconds
+
+
+class MissedSlots(NamedTuple):
+    """Slots `first` to `last`, both included, that passed while nobody looked."""
+
+    endpoint: str
+    first: int
+    last: int
+
+    @property
+    def count(self) -> int:
+        return self.last - self.first + 1
+
+
+@dataclass(slots=True)
+class _Place:
+    cadence: Cadence
+    generation: int
+    slot: int  # the next one
+
+
+class DueQueue:
+    """The next slot of every endpoint. Use from one task."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, _Place] = {}
+        self._heap: list[tuple[int, int, str]] = []  # due in ms, generation, endpoint
+        self._generations = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, endpoint: str) -> bool:
+        return endpoint in self._places
+
+    def add(self, endpoint: str, cadence: Cadence, after: float) -> None:
+        """From now on `endpoint` falls due at every slot strictly after `after`. Replaces its former cadence."""
+        place = _Place(cadence, next(self._generations), cadence.slot_at(after) + 1)
+        self._places[endpoint] = place
+        self._push(endpoint, place)
+        self._sweep()
+
+    def remove(self, endpoint: str) -> None:
+        """Nothing of `endpoint` falls due any more. No error if it is not there."""
+        self._places.pop(endpoint, None)
+        self._sweep()
+
+    def cadence(self, endpoint: str) -> Cadence | None:
+        place = self._places.get(endpoint)
+        return None if place is None else place.cadence
+
+    def next_at(self) -> float | None:
+        """When the next slot falls due; None if there is no endpoint."""
+        self._drop_stale()
+        return self._heap[0][0] / 1000 if self._heap else None
+
+    def pop_until(self, now: float, until: float) -> tuple[list[DueSlot], list[MissedSlots]]:
+        """Every slot that falls due at `until` or before, in order of time, and those whose time is over.
+
+        A slot is over when a later one of its endpoint is due at `now`, or after GRACE_SECONDS.
+        """
+        due: list[DueSlot] = []
+        missed: list[MissedSlots] = []
+        until_ms = round(until * 1000)
+        while True:
+            self._drop_stale()
+            if not self._heap or self._heap[0][0] > until_ms:
+                return due, missed
+            due_ms, _, endpoint = heapq.heappop(self._heap)
+            place = self._places[endpoint]
+            if due_ms < round(now * 1000):
+                oldest = max(place.cadence.slot_at(now), place.slot)
+                if place.cadence.due_at(oldest) < now - GRACE_SECONDS:
+                    oldest += 1
+                if oldest > place.slot:
+                    missed.append(MissedSlots(endpoint, place.slot, oldest - 1))
+                    place.slot = oldest
+                    self._push(endpoint, place)
+                    continue
+            due.append(DueSlot(endpoint, place.slot, due_ms / 1000))
+            place.slot += 1
+            self._push(endpoint, place)
+
+    def _push(self, endpoint: str, place: _Place) -> None:
+        due_ms = place.slot * place.cadence.interval_ms + place.cadence.phase_ms
+        heapq.heappush(self._heap, (due_ms, place.generation, endpoint))
+
+    def _drop_stale(self) -> None:
+        while self._heap and self._is_stale(self._heap[0]):
+            heapq.heappop(self._heap)
+
+    def _is_stale(self, entry: tuple[int, int, str]) -> bool:
+        place = self._places.get(entry[2])
+        return place is None or place.generation != entry[1]
+
+    def _sweep(self) -> None:
+        # Entries of removed endpoints lie until their time comes; many reloads must not pile them up.
+        if len(self._heap) > 2 * len(self._places) + 64:
+            self._heap = [entry for entry in self._heap if not self._is_stale(entry)]
+            heapq.heapify(self._heap)

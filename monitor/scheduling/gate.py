@@ -1,0 +1,168 @@
+"""Whether a due turn may be sent, and if not, why. Pure: `monotonic` and `utc` (schedule clock) come in as values.
+
+Reasons, the first that holds: secret_missing, retry_after, unusable, budget, overlap (monitor.self_metrics.SKIP_REASONS).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from monitor.catalog.model import Endpoint
+from monitor.outcome import Group, Outcome
+from monitor.probing.report import ProbeReport, Turn
+from monitor.scheduling.budget import Budget, Reservation
+from monitor.secret import Secret
+from monitor.slot import phase_fraction
+
+MAX_RETRY_AFTER_SECONDS = 600.0
+MAX_UNUSABLE_INTERVAL_SECONDS = 900.0
+_WHOLE = 1.0 - 1e-9  # credit is a sum of fractions: three thirds are not quite one in binary
+
+# Provider, host, and the references (never the values) of what the requests are signed with.
+Key = tuple[str, str, tuple[str, ...]]
+
+
+def key_of(endpoint: Endpoint) -> Key:
+    """What a provider's retry hint speaks of: endpoints with the same key share its limits."""
+    headers = endpoint.headers
+    secrets = {f"{name}: {value}" for name, value in headers.items() if isinstance(value, Secret)}
+    if endpoint.api_key is not None:
+        secrets.add(str(endpoint.api_key))
+    return endpoint.provider, urlsplit(endpoint.base_url).netloc.lower(), tuple(sorted(secrets))
+
+
+@dataclass(slots=True)
+class _Standing:
+    """What is remembered of one endpoint."""
+
+    credit: float  # the thinning's: one slot adds 1 / stretch, a probe takes 1
+    in_flight: Reservation | None = None
+    unusable_level: int = 0  # the interval doubles that often
+    last_slot: int | None = None  # last scheduled slot sent
+    secret_missing: bool = False
+
+
+class Gate:
+    """Decides turn by turn. `may_send` once per due slot, `may_start` again if the turn had to wait, then `began` and
+    `ended` around the probe. Use from one task."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self._standings: dict[str, _Standing] = {}
+        self._not_before: dict[Key, float] = {}  # monotonic
+
+    def may_send(self, turn: Turn, monotonic: float, utc: float) -> str | None:
+        """None if a slot that falls due now may be probed, else the reason to skip it."""
+        standing = self._standing(turn.endpoint.id)
+        if standing.secret_missing:
+            return "secret_missing"
+        if self.retry_delay_seconds(turn.endpoint, monotonic) > 0.0:
+            return "retry_after"
+        if standing.unusable_level and standing.last_slot is not None:
+            slots = self._unusable_slots(turn.endpoint, standing)
+            # A slot number before the last one comes from another cadence and says nothing about time.
+            if 0 <= turn.slot - standing.last_slot < slots:
+                return "unusable"
+        credit = standing.credit + 1.0 / self.budget.factor(utc)
+        if credit < _WHOLE:
+            standing.credit = credit
+            return "budget"
+        # Refused from here on, the credit stays what it was: in [0, 1), and each endpoint's own.
+        if not self.budget.allows(turn.endpoint.id, utc):
+            return "budget"
+        if standing.in_flight is not None:
+            return "overlap"
+        standing.credit = credit - 1.0
+        return None
+
+    def may_start(self, turn: Turn, monotonic: float, utc: float) -> str | None:
+        """The same for a turn that waited for a place, or a recheck: everything but the stretches."""
+        standing = self._standing(turn.endpoint.id)
+        if standing.secret_missing:
+            return "secret_missing"
+        if self.retry_delay_seconds(turn.endpoint, monotonic) > 0.0:
+            return "retry_after"
+        if not self.budget.allows(turn.endpoint.id, utc):
+            return "budget"
+        return None if standing.in_flight is None else "overlap"
+
+    def began(self, turn: Turn, utc: float) -> None:
+        standing = self._standing(turn.endpoint.id)
+        standing.in_flight = self.budget.reserve(turn.endpoint.id, utc)
+        if turn.recheck == 0:
+            standing.last_slot = turn.slot
+
+    def ended(self, turn: Turn, report: ProbeReport | None, monotonic: float, utc: float) -> None:
+        """The probe is over; `report` None = it was cancelled or broke, and nobody knows what it cost."""
+        standing = self._standing(turn.endpoint.id)
+        reservation, standing.in_flight = standing.in_flight, None
+        if reservation is not None:
+            self.budget.settle(reservation, None if report is None else report.observation.cost_usd or 0.0, utc)
+        if report is None:
+            return
+        if report.retry_after_seconds is not None:
+            self.delay_key(turn.endpoint, report.retry_after_seconds, monotonic)
+        observation = report.observation
+        if observation.outcome is Outcome.SECRET_MISSING:
+            self.set_secret_missing(turn.endpoint.id, True)
+        if observation.group is Group.OK:
+            standing.unusable_level = 0
+        elif turn.recheck == 0 and standing.unusable_level:
+            standing.unusable_level = min(standing.unusable_level + 1, 30)
+
+    def delay_key(self, endpoint: Endpoint, seconds: float, monotonic: float) -> None:
+        """No endpoint with this one's key is probed for `seconds` (10 minutes at most); a shorter hint changes nothing."""
+        key = key_of(endpoint)
+        until = monotonic + min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+        self._not_before = {other: at for other, at in self._not_before.items() if at > monotonic}
+        self._not_before[key] = max(until, self._not_before.get(key, until))
+
+    def retry_delay_seconds(self, endpoint: Endpoint, monotonic: float) -> float:
+        """How long this endpoint's key must still wait; 0 if it need not."""
+        if not self._not_before:
+            return 0.0
+        return max(self._not_before.get(key_of(endpoint), monotonic) - monotonic, 0.0)
+
+    def set_unusable(self, endpoint: str, unusable: bool) -> None:
+        """Idempotent. From the first account outcome the interval doubles with each probe until one succeeds."""
+        standing = self._standing(endpoint)
+        if not unusable:
+            standing.unusable_level = 0
+        elif standing.unusable_level == 0:
+            standing.unusable_level = 1
+
+    def set_secret_missing(self, endpoint: str, missing: bool) -> None:
+        self._standing(endpoint).secret_missing = missing
+        self.budget.pause(endpoint, missing)
+
+    def is_secret_missing(self, endpoint: str) -> bool:
+        return self._standing(endpoint).secret_missing
+
+    def stretched_seconds(self, endpoint: Endpoint, utc: float) -> float:
+        """The interval now in force for `endpoint`, with both stretches."""
+        standing = self._standing(endpoint.id)
+        slots = self._unusable_slots(endpoint, standing)
+        return endpoint.interval_seconds * slots * self.budget.factor(utc)
+
+    def forget(self, endpoint: str) -> None:
+        """For an endpoint that left the catalog or is now configured otherwise: only what is in flight stays known."""
+        standing = self._standings.pop(endpoint, None)
+        if standing is not None and standing.in_flight is not None:
+            self._standing(endpoint).in_flight = standing.in_flight
+        self.budget.pause(endpoint, False)
+
+    def _standing(self, endpoint: str) -> _Standing:
+        standing = self._standings.get(endpoint)
+        if standing is None:
+            # Spread: under a stretch of 2, half of the endpoints go with the even slots and half with the odd ones.
+            standing = self._standings[endpoint] = _Standing(phase_fraction(f"credit {endpoint}"))
+        return standing
+
+    @staticmethod
+    def _unusable_slots(endpoint: Endpoint, standing: _Standing) -> int:
+        """Every how many slots an endpoint is tried."""
+        if not standing.unusable_level:
+            return 1
+        most = int(MAX_UNUSABLE_INTERVAL_SECONDS // endpoint.interval_seconds)
+        return max(min(1 << standing.unusable_level, most), 1)

@@ -1,0 +1,68 @@
+"""The monitor's figures about itself, in a Prometheus registry of their own. Rooms are handed this object and count."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+# 1 ms to 60 s; 0.1 is there because a probe may start that late and still be on time.
+_DELAY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+# Why a due slot got no probe. Every label value exists from the start, so that `increase()` sees the first one.
+SKIP_REASONS = (
+    "overlap",  # the endpoint's previous probe was still running
+    "late",  # no free place under the caps until the slot was over
+    "missed",  # the monitor itself was not there in time: asleep, stalled or stopped
+    "retry_after",  # the provider asked this key to wait
+    "unusable",  # stretched after an account outcome
+    "budget",  # stretched to stay within the day's budget
+    "secret_missing",
+    "error",  # our own code broke while probing: the log has the traceback
+    "shutdown",
+)
+
+
+class SelfMetrics:
+    """Every self-metric, as attributes. Not thread-safe beyond what prometheus-client promises; use from the loop."""
+
+    def __init__(self, version: str) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        build = Gauge("monitor_build_info", "The running version; always 1.", ["version"], registry=registry)
+        build.labels(version).set(1)
+        self.self_suspect = Gauge(
+            "monitor_self_suspect", "1 while the monitor blames its own network, not the providers.", registry=registry
+        )
+        self.budget_used_ratio = Gauge(
+            "monitor_budget_used_ratio", "Share of today's (UTC) probing budget that is spent; 0 without a budget.",
+            registry=registry,
+        )  # fmt: skip
+        self.reload_successful = Gauge(
+            "monitor_config_last_reload_successful", "1 if the last load of the configuration held.", registry=registry
+        )
+        self.reload_success_timestamp = Gauge(
+            "monitor_config_last_reload_success_timestamp_seconds", "When a configuration was last loaded.",
+            registry=registry,
+        )  # fmt: skip
+        self.event_loop_lag = Histogram(
+            "monitor_event_loop_lag_seconds", "How late the event loop runs a timer.", buckets=_DELAY_BUCKETS,
+            registry=registry,
+        )  # fmt: skip
+        self.probe_start_delay = Histogram(
+            "monitor_probe_start_delay_seconds", "How late after its due time a scheduled probe began.",
+            buckets=_DELAY_BUCKETS, registry=registry,
+        )  # fmt: skip
+        self.probes_in_flight = Gauge("monitor_probes_in_flight", "Probes under way.", registry=registry)
+        self.probes_skipped = Counter(
+            "monitor_probes_skipped_total", "Due slots that got no probe, by reason.", ["reason"], registry=registry
+        )
+        for reason in SKIP_REASONS:
+            self.probes_skipped.labels(reason)
+        self.write_queue = Gauge(
+            "monitor_write_queue_observations", "Observations waiting to be written.", registry=registry
+        )
+        self.observations_written = Counter(
+            "monitor_observations_written_total", "Observations committed to the database.", registry=registry
+        )
+        self.observations_spilled = Gauge(
+            "monitor_observations_spilled", "Observations on disk, waiting for the database.", registry=registry
+        )

@@ -1,0 +1,114 @@
+"""What can go wrong with the database.
+
+StorageError
+├── DatabaseUrlError       `database:` is not an address that can be opened
+├── DatabaseHeld           another process works on this file; it is named
+├── DatabaseMissing        no such file or directory
+├── DatabaseNotWritable    permissions, or a read-only file system
+├── NotADatabase           the file is something else
+├── DiskFull
+├── SchemaError
+│   ├── SchemaTooNew       written by a newer monitor
+│   ├── SchemaTooOld       opened read-only before its upgrade
+│   ├── MigrationsMissing  the migrations directory is not where the package expects it
+│   └── UpgradeFailed      an upgrade was rolled back; the database is as it was
+├── DatabaseUnavailable    locked, gone or failing at this moment: the same call may succeed later
+├── BackupRefused          the target exists or cannot be written
+└── WriterClosed           a job was handed in after the writer had stopped
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from pathlib import Path
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+
+class StorageError(Exception):
+    """The text says where, what and what to do."""
+
+
+class DatabaseUrlError(StorageError):
+    pass
+
+
+class DatabaseHeld(StorageError):
+    pass
+
+
+class DatabaseMissing(StorageError):
+    pass
+
+
+class DatabaseNotWritable(StorageError):
+    pass
+
+
+class NotADatabase(StorageError):
+    pass
+
+
+class DiskFull(StorageError):
+    pass
+
+
+class SchemaError(StorageError):
+    pass
+
+
+class SchemaTooNew(SchemaError):
+    pass
+
+
+class SchemaTooOld(SchemaError):
+    pass
+
+
+class MigrationsMissing(SchemaError):
+    pass
+
+
+class UpgradeFailed(SchemaError):
+    pass
+
+
+class DatabaseUnavailable(StorageError):
+    pass
+
+
+class BackupRefused(StorageError):
+    pass
+
+
+class WriterClosed(StorageError):
+    pass
+
+
+def is_outage(error: BaseException) -> bool:
+    """True if the database failed, so that trying the same again later makes sense; False if the data is at fault."""
+    if isinstance(error, DBAPIError):
+        # sqlite3 raises the bare DatabaseError for a malformed file, OperationalError for locked, full and I/O.
+        return error.connection_invalidated or isinstance(
+            error.orig, (sqlite3.OperationalError, sqlite3.InterfaceError, OSError)
+        ) or type(error.orig) is sqlite3.DatabaseError  # fmt: skip
+    return isinstance(error, (OSError, PoolTimeout, sqlite3.OperationalError, DatabaseUnavailable))
+
+
+def explained(error: BaseException, path: Path) -> StorageError:
+    """The error of this tree that `error`, met while working on `path`, amounts to."""
+    if isinstance(error, StorageError):
+        return error
+    text = str(getattr(error, "orig", None) or error)
+    code = getattr(error, "errno", None)
+    if "disk is full" in text or code in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"database {path}: the disk is full; free some space or set a shorter `retention:`")
+    if "not a database" in text or "malformed" in text:
+        return NotADatabase(f"database {path}: not a SQLite database, or a damaged one: {text}")
+    if "readonly" in text or "read-only" in text or code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return DatabaseNotWritable(f"database {path}: not writable: {text}; check the owner of the file and its directory")
+    if "unable to open" in text or code == errno.ENOENT:
+        return DatabaseMissing(f"database {path}: cannot be opened: {text}")
+    return DatabaseUnavailable(f"database {path}: {text}")
