@@ -6,8 +6,8 @@ import re
 from decimal import Decimal
 
 _UNITS = {"d": Decimal(86_400), "h": Decimal(3_600), "m": Decimal(60), "s": Decimal(1), "ms": Decimal("0.001")}
-# Twelve digits are 30,000 years in seconds; without a bound a long enough number would become infinity.
-_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) ?(ms|s|m|h|d)")
+# Without a bound on its digits a long enough number would become infinity.
+_DURATION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?(ms|s|m|h|d)")
 
 
 def parse_duration(text: str) -> float:

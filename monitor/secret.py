@@ -1,7 +1,7 @@
 """Secrets are references, never values, until the moment a request is written.
 
 SecretError
-└── SecretMissing   the variable, file or credential is not there, or is empty
+└── SecretMissing   the variable, file or credential is not there, is empty, or is no line that can be sent
 """
 
 from __future__ import annotations
@@ -17,9 +17,18 @@ SecretSource = Literal["env", "file", "credential"]
 class SecretError(Exception):
     """A secret cannot be had. The text names the reference and never the value."""
 
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(f"{message}: {remedy}" if remedy else message)
+        self.message = message
+        self.remedy = remedy
+
 
 class SecretMissing(SecretError):
     pass
+
+
+# A key has some hundred bytes, a token a few thousand; a path to a device must not fill the memory.
+_MAX_FILE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +39,36 @@ class Secret:
     name: str
 
     def reveal(self) -> str:
-        """The value, read now and without its trailing newline; SecretMissing if there is none."""
-        if self.source == "env":
-            value = os.environ.get(self.name, "")
-            if not value.strip():
-                raise SecretMissing(f"environment variable {self.name} is not set: export {self.name}=...")
-            return value.strip()
-        path = self._path()
-        try:
-            value = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SecretMissing(
-                f"{self} cannot be read from {path}: {getattr(error, 'strerror', None) or error}"
-            ) from None
+        """The value, read now, without white space around it; SecretMissing if there is none that can be sent."""
+        value, remedy = self._read_env() if self.source == "env" else self._read_file()
+        value = value.strip()
         if not value:
-            raise SecretMissing(f"{self} is empty: write the key into {path}")
+            raise SecretMissing(f"{self} is empty", remedy)
+        if not value.isprintable():
+            raise SecretMissing(f"{self} holds more than one line or another control character", remedy)
         return value
+
+    def _read_env(self) -> tuple[str, str]:
+        remedy = f"export {self.name}=..."
+        if self.name not in os.environ:
+            raise SecretMissing(f"environment variable {self.name} is not set", remedy)
+        return os.environ[self.name], remedy
+
+    def _read_file(self) -> tuple[str, str]:
+        path = self._path()
+        remedy = f"one line with the key in {path}"
+        try:
+            with path.open("rb") as file:
+                content = file.read(_MAX_FILE_BYTES + 1)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "no path that can be"
+            raise SecretMissing(f"{self} cannot be read from {path}: {reason}", remedy) from None
+        if len(content) > _MAX_FILE_BYTES:
+            raise SecretMissing(f"{self} is larger than {_MAX_FILE_BYTES // 1024} KiB", remedy)
+        try:
+            return content.decode("utf-8-sig"), remedy
+        except UnicodeDecodeError:
+            raise SecretMissing(f"{self} is not UTF-8", remedy) from None
 
     def _path(self) -> Path:
         if self.source == "file":
@@ -53,8 +76,8 @@ class Secret:
         directory = os.environ.get("CREDENTIALS_DIRECTORY")
         if not directory:
             raise SecretMissing(
-                f"credential {self.name} needs systemd's $CREDENTIALS_DIRECTORY: "
-                f"add LoadCredential={self.name}:/path/to/key to the unit"
+                f"credential {self.name} needs systemd's $CREDENTIALS_DIRECTORY",
+                f"LoadCredential={self.name}:/path/to/key in the unit",
             )
         return Path(directory) / self.name
 

@@ -1,13 +1,41 @@
-"""monitor.yaml, loaded, validated as a whole and frozen."""
+"""monitor.yaml, loaded, validated as a whole and frozen.
+
+SettingsError       it does not hold: every problem at once, each with file, line, place and an example that would do
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from monitor.catalog.build import build_catalog
 from monitor.catalog.model import Catalog
-from monitor.secret import Secret
+from monitor.config.document import MAX_BYTES, Unreadable, parse_document, position
+from monitor.config.document import Mapping as MappingNode
+from monitor.config.keys import TOP
+from monitor.config.problem import Problem, SecretPlace, SettingsError
+from monitor.config.reading import AlreadyTold, Fields, Findings, Value, fields
+from monitor.duration import duration_text
+from monitor.secret import Secret, SecretError
+
+__all__ = [
+    "ConnectionMode",
+    "DatabaseSettings",
+    "ExportSettings",
+    "ProbingSettings",
+    "Problem",
+    "RetentionSettings",
+    "SecretPlace",
+    "Settings",
+    "SettingsError",
+    "StateRule",
+    "all_secrets",
+    "load_settings",
+    "parse_settings",
+    "secret_problems",
+]
 
 ConnectionMode = Literal["fresh", "reuse"]
 
@@ -70,3 +98,122 @@ class Settings:
     export: ExportSettings = field(default_factory=ExportSettings)
     probing: ProbingSettings = field(default_factory=ProbingSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    # Where each secret is first asked for; empty where the settings were not read from a file.
+    secret_places: Mapping[Secret, SecretPlace] = field(default_factory=dict, compare=False, repr=False)
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and validate a file. SettingsError if it cannot be read or does not hold."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        message = "there is no such file: start from monitor.example.yaml, or name another"
+        raise _whole_file(path, message, "-c /etc/monitor/monitor.yaml") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "its name is none that a file can have"
+        raise _whole_file(path, f"cannot be read: {reason}", "-c /etc/monitor/monitor.yaml") from None
+    try:
+        return parse_settings(content.decode("utf-8-sig"), path)
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode("utf-8", errors="replace")
+        line, column = position(before, len(before))
+        message = f"is not UTF-8: the first wrong byte is at column {column}"
+        raise _whole_file(path, message, TOP.example, line) from None
+
+
+def parse_settings(text: str, path: Path) -> Settings:
+    """Validate a file's text; `path` is only shown. SettingsError with every problem if it does not hold."""
+    # Imported here: probing knows these settings, and at the top the two rooms would import each other.
+    from monitor.probing.dialects import DIALECTS
+
+    try:
+        node = parse_document(text)
+    except Unreadable as error:
+        raise _whole_file(path, str(error), TOP.example, error.line) from None
+    if node is None:
+        raise _whole_file(path, "is empty", TOP.example)
+    findings = Findings(str(path))
+    try:
+        top = Value(node, "", node.line, TOP.example, findings).read(fields(TOP))
+    except AlreadyTold:
+        raise SettingsError(tuple(findings.problems)) from None
+    settings = _freeze(top, path, DIALECTS)
+    if findings.problems:
+        raise SettingsError(tuple(sorted(findings.problems, key=lambda problem: problem.line or 0)))
+    return settings
+
+
+def all_secrets(settings: Settings) -> tuple[Secret, ...]:
+    """Every secret that the settings refer to, each once, the catalog's in its order."""
+    found: dict[Secret, None] = {}
+    if settings.database.password is not None:
+        found[settings.database.password] = None
+    for endpoint in settings.catalog.endpoints.values():
+        for value in (endpoint.api_key, *endpoint.headers.values()):
+            if isinstance(value, Secret):
+                found[value] = None
+    return tuple(found | dict.fromkeys(settings.secret_places))
+
+
+def secret_problems(settings: Settings) -> list[Problem]:
+    """Read every secret once; one problem for each that cannot be had. Reads files: not for the event loop."""
+    problems = []
+    for secret in all_secrets(settings):
+        try:
+            secret.reveal()
+        except SecretError as error:
+            place = settings.secret_places.get(secret, SecretPlace(str(secret)))
+            problems.append(Problem(place.path, error.message, error.remedy, str(settings.path), place.line))
+    return sorted(problems, key=lambda problem: problem.line or 0)
+
+
+def _whole_file(path: Path, message: str, example: str, line: int | None = None) -> SettingsError:
+    return SettingsError((Problem("", message, example, str(path), line),))
+
+
+def _freeze(top: Fields, path: Path, dialects: Mapping[str, object]) -> Settings:
+    """What was refused keeps its default here: the caller drops the result if anything was."""
+    given = top.values
+    over: dict[str, Any] = {name: given[name] for name in ("location", "uptime_policy") if name in given}
+    if "listen" in given:
+        over["listen_host"], over["listen_port"] = given["listen"]
+    if "database" in given:
+        over["database"] = DatabaseSettings(given["database"])
+    if "state" in given:
+        over["state"] = _state(given["state"])
+    if "export" in given:
+        over["export"] = ExportSettings(**given["export"].values)
+    if "retention" in given:
+        over["retention"] = RetentionSettings(**given["retention"].values)
+    probing = _probing(given["probing"]) if "probing" in given else ProbingSettings()
+    providers, models = given.get("providers", {}), given.get("models", {})
+    written = top.places["providers"].node if "providers" in top.places else None
+    told = written.entries if isinstance(written, MappingNode) and written.entries else None
+    catalog = build_catalog(providers, models, probing.interval_seconds, dialects, told)
+    secrets = dict(top.at.findings.secrets)
+    return Settings(path=path, catalog=catalog, probing=probing, secret_places=secrets, **over)
+
+
+def _state(state: Fields) -> StateRule:
+    over = dict(state.values)
+    if "down" in over:
+        over["down_failures"], over["down_of"] = over.pop("down")
+    if "up" in over:
+        over["up_successes"], over["up_of"] = over.pop("up")
+    return StateRule(**over)
+
+
+def _probing(probing: Fields) -> ProbingSettings:
+    over = dict(probing.values)
+    budget = over.pop("budget", None)
+    if budget is not None:
+        over |= budget.values
+    defaults = ProbingSettings()
+    whole = over.get("timeout_seconds", defaults.timeout_seconds)
+    for key in ("first_token_timeout", "idle_timeout"):
+        # A short timeout alone shortens the two that it makes unreachable; written out, they are refused.
+        part = over.setdefault(f"{key}_seconds", min(getattr(defaults, f"{key}_seconds"), whole))
+        if part > whole:
+            probing.tell(key, f"is longer than timeout, {duration_text(whole)}, and would never be reached")
+    return ProbingSettings(**over)

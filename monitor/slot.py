@@ -7,8 +7,9 @@ every restart. Reckoned in whole milliseconds, so that two reckonings never diff
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _HASH_SPAN = 1 << 64
 
@@ -43,14 +44,15 @@ class Cadence:
         """The last slot that is due at `at` or before."""
         return (round(at * 1000) - self.phase_ms) // self.interval_ms
 
+    def slot_from(self, at: float) -> int:
+        """The first slot that is due at `at` or after."""
+        return -((self.phase_ms - round(at * 1000)) // self.interval_ms)
+
     def count_due(self, start: float, end: float) -> int:
         """How many slots fall due in [start, end); 0 if the span is empty or negative."""
         if end <= start:
             return 0
-        return self._before(end) - self._before(start)
-
-    def _before(self, at: float) -> int:
-        return -((self.phase_ms - round(at * 1000)) // self.interval_ms)
+        return self.slot_from(end) - self.slot_from(start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +73,39 @@ def expected_slots(eras: Sequence[Era], start: float, end: float) -> int:
     return sum(
         era.cadence.count_due(max(start, era.since), end if era.until is None else min(end, era.until)) for era in eras
     )
+
+
+def next_due(eras: Sequence[Era], after: float) -> float:
+    """UTC seconds of the first slot that falls due at `after` or later, under the cadences then in force; infinite if
+    none will."""
+    first = math.inf
+    for era in eras:
+        due_at = era.cadence.due_at(era.cadence.slot_from(max(after, era.since)))
+        if era.until is None or due_at < era.until:
+            first = min(first, due_at)
+    return first
+
+
+def target_at(eras: Sequence[Era], at: float) -> str | None:
+    """What was probed at `at`: the target of the last era that had begun by then; None before the first."""
+    begun = [era for era in eras if era.since <= at]
+    return max(begun, key=lambda era: era.since).target if begun else None
+
+
+def targets_within(eras: Sequence[Era], start: float, end: float) -> set[str]:
+    """Everything that was a target at some moment of [start, end)."""
+    return {era.target for era in eras if era.since < end and (era.until is None or era.until > start)}
+
+
+def continued(eras: Sequence[Era], cadence: Cadence | None, target: str, now: float) -> tuple[Era, ...]:
+    """`eras`, oldest first, with the one from `now` on: the last of them if nothing has changed, so that a monitor's
+    absence counts as slots missed. A cadence of None ends them: the endpoint is no longer known."""
+    current = eras[-1] if eras and eras[-1].until is None else None
+    if current is not None and cadence == current.cadence and target == current.target:
+        return tuple(eras)
+    # A clock that went back, or a second change at the same moment, must not let eras overlap.
+    begins = max([now, *(era.since if era.until is None else era.until for era in eras)])
+    kept = list(eras)
+    if current is not None:
+        kept[-1:] = [replace(current, until=begins)] if begins > current.since else []
+    return tuple(kept) if cadence is None else (*kept, Era(begins, None, cadence, target))

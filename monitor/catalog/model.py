@@ -35,7 +35,7 @@ class Quirks:
     min_max_tokens: int = 1
     temperature: bool = True  # send temperature 0; reasoning models reject it
     reasoning_off: Mapping[str, object] = field(default_factory=dict)  # body fields that turn reasoning off
-    expect_done: bool = True  # False: a finish reason and a clean close end the stream well
+    expect_done: bool = False  # True: even after a finish reason and a clean close, a missing [DONE] is a truncation
 
 
 @dataclass(frozen=True, slots=True)

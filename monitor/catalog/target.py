@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from monitor.catalog.model import Endpoint
 
 
 def target_of(endpoint: Endpoint) -> str:
-    """`dialect base_url upstream`: what has to stay the same for an earlier success to count."""
-    return f"{endpoint.dialect} {endpoint.base_url.rstrip('/')} {endpoint.upstream}"
+    """Dialect, upstream and a digest of the base URL: what has to stay the same for an earlier success to count."""
+    # A digest: this is kept in the database, and nothing stops a careless user from writing a key into a URL.
+    digest = hashlib.blake2b(endpoint.base_url.encode(), digest_size=8).hexdigest()
+    return f"{endpoint.dialect} {endpoint.upstream} {digest}"

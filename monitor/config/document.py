@@ -1,8 +1,8 @@
 """monitor.yaml's text as nodes that know their line.
 
-Built from the parser's events and not by its constructors: scalars stay as they are written, so that none of YAML 1.1's
-surprises (dates, 12:30 as base 60, `no` as false, 4.10 as 4.1) reaches a reader, no object is ever made, and size, depth
-and aliases are bounded while reading.
+Built from the parser's events and not by its constructors: scalars stay as they are written, so that none of YAML
+1.1's surprises (dates, 12:30 as base 60, `no` as false, 4.10 as 4.1) reaches a reader, no object is ever made, and
+size, depth and aliases are bounded while reading.
 
 Unreadable      the text is no YAML that can be used
 """
@@ -86,7 +86,9 @@ def parse_document(text: str, loader: type = LOADER) -> Node | None:
     stray = _UNPRINTABLE.search(text)
     if stray is not None:
         line, column = position(text, stray.start())
-        raise Unreadable(f"holds the character U+{ord(stray[0]):04X}, which YAML does not allow, at column {column}", line)
+        raise Unreadable(
+            f"holds the character U+{ord(stray[0]):04X}, which YAML does not allow, at column {column}", line
+        )
     try:
         return _Builder().build(yaml.parse(text, Loader=loader))
     except yaml.YAMLError as error:
@@ -116,7 +118,7 @@ class _Builder:
                     raise Unreadable("holds a second document: take the --- line away", _line(event))
             elif isinstance(event, yaml.ScalarEvent):
                 self._check_tag(event)
-                scalar = Scalar(_line(event), event.value, event.style is None and event.tag is None)
+                scalar = Scalar(_line(event), event.value, not event.style and event.tag is None)
                 self._count(1, scalar.line)
                 self._close(scalar, event.anchor, 1)
             elif isinstance(event, yaml.AliasEvent):
@@ -191,17 +193,20 @@ class _Builder:
 
 
 def _line(event: yaml.Event) -> int:
-    return int(event.start_mark.line) + 1
+    assert event.start_mark is not None
+    return event.start_mark.line + 1
 
 
 def _unreadable(error: yaml.YAMLError, text: str) -> Unreadable:
-    words = [getattr(error, "context", None), getattr(error, "problem", None)]
+    context, problem = getattr(error, "context", None), getattr(error, "problem", None)
+    mark, begun = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+    if context and mark and begun and begun.line != mark.line:
+        context += f" begun on line {begun.line + 1}"
     # libyaml says only that a tag handle is undefined; the other parser quotes it, and it may be half a secret.
-    said = ", ".join(word.partition(" '!")[0] for word in words if word) or "it cannot be parsed"
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    said = ", ".join(word.partition(" '!")[0] for word in (context, problem) if word) or "it cannot be parsed"
     if mark is None:
         return Unreadable(f"is not valid YAML: {said}")
-    lines = text.splitlines()
+    lines = text.split("\n")
     if mark.line < len(lines) and lines[mark.line][mark.column : mark.column + 1] == "\t":
-        said += " (a tab: indent with spaces)"
+        said = "a tab stands where only spaces indent"
     return Unreadable(f"is not valid YAML at column {mark.column + 1}: {said}", mark.line + 1)

@@ -85,7 +85,7 @@ class Value:
     def wrong(self, what: str) -> NoReturn:
         """Refuse the scalar: `"5" is not a duration`."""
         assert isinstance(self.node, Scalar)
-        raise Refused(f"this is not {what}" if self.hidden else f"{shown(self.node.text)} is not {what}")
+        raise Refused(f"is not {what}" if self.hidden else f"{shown(self.node.text)} is not {what}")
 
     def item(self, index: int, node: Node) -> Value:
         return replace(self, node=node, path=f"{self.path}[{index}]", line=node.line)
@@ -122,7 +122,6 @@ class Keys:
     keys: tuple[Key, ...]
     example: str
     foreign: Mapping[str, str] = field(default_factory=dict)
-    check: Callable[[Fields], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,7 @@ def fields(keys: Keys) -> Callable[[Value], Fields]:
         read_as: dict[str, Any] = {}
         places: dict[str, Value] = {}
         known = {key.name: key for key in keys.keys}
-        tell_repeated(value, node)
+        tell_repeated(value, node, {key.name: key.example for key in keys.keys})
         for name, entry in node.entries.items():
             key = known.get(name)
             if key is None:
@@ -163,10 +162,7 @@ def fields(keys: Keys) -> Callable[[Value], Fields]:
         for key in keys.keys:
             if key.required and key.name not in places:
                 replace(value, path=join(value.path, key.name)).tell("is missing", key.example)
-        result = Fields(value, read_as, places)
-        if keys.check is not None:
-            keys.check(result)
-        return result
+        return Fields(value, read_as, places)
 
     return read
 
@@ -174,8 +170,8 @@ def fields(keys: Keys) -> Callable[[Value], Fields]:
 def each(
     check_key: Callable[[str], str | None], reader: Callable[[Value], T], example: str, nothing: str
 ) -> Callable[[Value], dict[str, T]]:
-    """A reader of a mapping whose keys are names. `check_key` says what is wrong with one, or None; `nothing` says what an
-    empty mapping lacks."""
+    """A reader of a mapping whose keys are names. `check_key` says what is wrong with one, or None; `nothing` says what
+    an empty mapping lacks."""
 
     def read(value: Value) -> dict[str, T]:
         node = mapping_of(value, example)
@@ -206,12 +202,12 @@ def mapping_of(value: Value, example: str) -> MappingNode:
     raise Refused(f"is {kind_of(node)}, not a mapping of keys to values", example)
 
 
-def tell_repeated(value: Value, node: MappingNode) -> None:
+def tell_repeated(value: Value, node: MappingNode, examples: Mapping[str, str] | None = None) -> None:
     for name, line in node.repeated:
-        first = node.entries[name].line if name in node.entries else node.line
         place = replace(value, line=line) if value.hidden else replace(value, line=line, path=join(value.path, name))
         what = "a key here is written twice" if value.hidden else "is written twice"
-        place.tell(f"{what}, first on line {first}: keep one")
+        told = f"{what}, first on line {node.entries[name].line}: keep one"
+        place.tell(told, None if examples is None else examples.get(name))
 
 
 def kind_of(node: Node) -> str:
@@ -247,7 +243,9 @@ def _tell_unknown(value: Value, keys: Keys, known: Mapping[str, Key], name: str,
         return
     place = replace(value, path=join(value.path, name), line=line)
     if name in keys.foreign:
-        place.tell(f"is a key of dialect {keys.foreign[name]}, which this release does not speak: take it away", "")
+        place.tell(
+            f"is a key of dialect {keys.foreign[name]}, which this release does not speak: take it away", keys.example
+        )
         return
     near = did_you_mean(name, known)
     if near is not None:

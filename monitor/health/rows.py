@@ -31,6 +31,19 @@ class TallyRows:
     def __len__(self) -> int:
         return len(self.bucket_starts)
 
+    def part(self, start: int, stop: int) -> TallyRows:
+        """Rows `start` to `stop - 1`, so that long work can be cut into slices."""
+        return TallyRows(
+            bucket_starts=self.bucket_starts[start:stop],
+            endpoints=self.endpoints[start:stop],
+            locations=self.locations[start:stop],
+            kinds=self.kinds[start:stop],
+            counts=self.counts[start:stop],
+            answers_asked=self.answers_asked[start:stop],
+            answers_ok=self.answers_ok[start:stop],
+            sketches={name: column[start:stop] for name, column in self.sketches.items()},
+        )
+
 
 def rows_of(tallies: Iterable[tuple[int, str, str, str, Tally]]) -> TallyRows:
     """(bucket start, endpoint, location, kind, tally) in any order, as columns in the same order."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 Counts = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
 _LOG_WIDTH = math.log(1.02)
 
 
@@ -24,19 +26,26 @@ class Scale:
 
     low: float
     high: float
+    bins: int = field(init=False)
 
-    @property
-    def bins(self) -> int:
-        return math.ceil(math.log(self.high / self.low) / _LOG_WIDTH)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bins", math.ceil(math.log(self.high / self.low) / _LOG_WIDTH))
 
     def bin_of(self, value: float) -> int:
+        """The bin of a finite value. Never by numpy's log: its last digit differs, and what one adds the other could
+        not take away."""
         if value <= self.low:
             return 0
-        return min(int(math.log(value / self.low) / _LOG_WIDTH), self.bins - 1)
+        bin_ = int(math.log(value / self.low) / _LOG_WIDTH)
+        return bin_ if bin_ < self.bins else self.bins - 1
 
     def value_of(self, bin_: int) -> float:
         """The bin's geometric middle: within 1 % of anything in it."""
         return self.low * math.exp((bin_ + 0.5) * _LOG_WIDTH)
+
+    def values(self) -> Values:
+        """`value_of` every bin."""
+        return np.array([self.value_of(bin_) for bin_ in range(self.bins)])
 
 
 SECONDS = Scale(1e-4, 3600.0)
@@ -53,7 +62,7 @@ FIGURES: Mapping[str, Scale] = {
 
 def rank_of(quantile: float, samples: int) -> int:
     """The nearest rank, 1-based: ceil(q * n), at least 1."""
-    # 1e-9: 0.9 * 10 is 9.000000000000002 in binary, and must not become rank 10 of 10.
+    # 1e-9: 0.07 * 100 is 7.000000000000001 in binary, and must not become rank 8.
     return min(max(math.ceil(quantile * samples - 1e-9), 1), samples)
 
 
@@ -64,6 +73,32 @@ def quantile_of(scale: Scale, counts: Counts, quantile: float) -> float | None:
     if samples == 0:
         return None
     return scale.value_of(int(np.searchsorted(cumulated, rank_of(quantile, samples))))
+
+
+def quantiles_of_rows(
+    scale: Scale, counts: npt.NDArray[np.int32] | Counts, first_bin: int, quantiles: Sequence[float]
+) -> Values:
+    """[rows x quantiles] of a matrix of bin counts [rows x bins] whose first column is bin `first_bin`; nan in empty
+    rows. The same answers as `quantile_of`, row by row."""
+    rows, width = counts.shape
+    if counts.size == 0:
+        return np.full((rows, len(quantiles)), np.nan)
+    # One running sum over all rows: a rank of row r lies at the sum before r plus the rank, found by bisection.
+    running = np.cumsum(counts.reshape(-1), dtype=np.int64)
+    ends = running[width - 1 :: width]
+    before = np.concatenate((np.zeros(1, dtype=np.int64), ends[:-1]))
+    samples = (ends - before)[:, None]
+    ranks = np.ceil(np.asarray(quantiles, dtype=np.float64)[None, :] * samples - 1e-9)
+    ranks = np.minimum(np.maximum(ranks, 1), samples).astype(np.int64)
+    at = np.searchsorted(running, before[:, None] + ranks)
+    # An empty row's rank, 0, lies in a row before it.
+    bins = np.clip(at - np.arange(rows)[:, None] * width, 0, width - 1) + first_bin
+    return np.where(samples > 0, _values_of(scale)[bins], np.nan)
+
+
+@cache
+def _values_of(scale: Scale) -> Values:
+    return scale.values()
 
 
 def quantile_of_values(ordered: Sequence[float], quantile: float) -> float | None:

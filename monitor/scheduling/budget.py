@@ -83,13 +83,13 @@ class Budget:
         self._said_spent_up = False
 
     def watch(self, endpoints: Iterable[Endpoint], max_tokens: int) -> tuple[str, ...]:
-        """Take over a catalog; returns the endpoints that were not known before and have no price: they count as free."""
+        """Take over a catalog; returns the endpoints without a price: they count as free."""
         accounts: dict[str, _Account] = {}
         unpriced: list[str] = []
         for endpoint in endpoints:
             ceiling = cost_ceiling(endpoint, max_tokens)
             known = self._accounts.get(endpoint.id)
-            if ceiling is None and (known is None or known.list_ceiling is not None):
+            if ceiling is None:
                 unpriced.append(endpoint.id)
             if known is not None and known.list_ceiling == ceiling:
                 known.interval_seconds = endpoint.interval_seconds

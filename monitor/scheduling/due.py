@@ -31,7 +31,7 @@ class MissedSlots(NamedTuple):
     last: int
 
     @property
-    def count(self) -> int:
+    def slots(self) -> int:
         return self.last - self.first + 1
 
 

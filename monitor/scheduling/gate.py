@@ -1,6 +1,6 @@
 """Whether a due turn may be sent, and if not, why. Pure: `monotonic` and `utc` (schedule clock) come in as values.
 
-Reasons, the first that holds: secret_missing, retry_after, unusable, budget, overlap (monitor.self_metrics.SKIP_REASONS).
+The first reason that holds is told, in this order: secret_missing, retry_after, unusable, budget, overlap.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ _WHOLE = 1.0 - 1e-9  # credit is a sum of fractions: three thirds are not quite 
 Key = tuple[str, str, tuple[str, ...]]
 
 
+def secrets_of(endpoint: Endpoint) -> tuple[Secret, ...]:
+    """Every secret a request to `endpoint` is written with."""
+    in_headers = [value for value in endpoint.headers.values() if isinstance(value, Secret)]
+    return (*([] if endpoint.api_key is None else [endpoint.api_key]), *in_headers)
+
+
 def key_of(endpoint: Endpoint) -> Key:
     """What a provider's retry hint speaks of: endpoints with the same key share its limits."""
-    headers = endpoint.headers
-    secrets = {f"{name}: {value}" for name, value in headers.items() if isinstance(value, Secret)}
-    if endpoint.api_key is not None:
-        secrets.add(str(endpoint.api_key))
-    return endpoint.provider, urlsplit(endpoint.base_url).netloc.lower(), tuple(sorted(secrets))
+    references = {str(secret) for secret in secrets_of(endpoint)}
+    return endpoint.provider, urlsplit(endpoint.base_url).netloc.lower(), tuple(sorted(references))
 
 
 @dataclass(slots=True)
@@ -112,7 +115,7 @@ class Gate:
             standing.unusable_level = min(standing.unusable_level + 1, 30)
 
     def delay_key(self, endpoint: Endpoint, seconds: float, monotonic: float) -> None:
-        """No endpoint with this one's key is probed for `seconds` (10 minutes at most); a shorter hint changes nothing."""
+        """Nothing with this endpoint's key is probed for `seconds`, 10 minutes at most. Shorter hints are void."""
         key = key_of(endpoint)
         until = monotonic + min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
         self._not_before = {other: at for other, at in self._not_before.items() if at > monotonic}
@@ -135,9 +138,6 @@ class Gate:
     def set_secret_missing(self, endpoint: str, missing: bool) -> None:
         self._standing(endpoint).secret_missing = missing
         self.budget.pause(endpoint, missing)
-
-    def is_secret_missing(self, endpoint: str) -> bool:
-        return self._standing(endpoint).secret_missing
 
     def stretched_seconds(self, endpoint: Endpoint, utc: float) -> float:
         """The interval now in force for `endpoint`, with both stretches."""

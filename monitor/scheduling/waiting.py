@@ -42,8 +42,8 @@ class WaitingRoom:
         return self._waiting_by_provider.get(provider, 0) > 0
 
     def enter(self, waiter: Waiter, last_began_at: float | None) -> Waiter | None:
-        """Let `waiter` wait; `last_began_at` is when its endpoint was last served (monotonic, None = never). Returns the
-        one of the same endpoint and sort that it replaces."""
+        """Let `waiter` wait; `last_began_at` is when its endpoint was last served (monotonic, None = never). Returns
+        the one of the same endpoint and sort that it replaces."""
         provider = waiter.turn.endpoint.provider
         key = _key(waiter)
         replaced = self._by_endpoint.get(key)

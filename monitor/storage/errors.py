@@ -94,7 +94,8 @@ def is_outage(error: BaseException) -> bool:
         return error.connection_invalidated or isinstance(
             error.orig, (sqlite3.OperationalError, sqlite3.InterfaceError, OSError)
         ) or type(error.orig) is sqlite3.DatabaseError  # fmt: skip
-    return isinstance(error, (OSError, PoolTimeout, sqlite3.OperationalError, DatabaseUnavailable))
+    outages = (DatabaseUnavailable, DiskFull, DatabaseNotWritable, DatabaseMissing, NotADatabase)
+    return isinstance(error, (OSError, PoolTimeout, sqlite3.OperationalError, *outages))
 
 
 def explained(error: BaseException, path: Path) -> StorageError:
@@ -108,7 +109,7 @@ def explained(error: BaseException, path: Path) -> StorageError:
     if "not a database" in text or "malformed" in text:
         return NotADatabase(f"database {path}: not a SQLite database, or a damaged one: {text}")
     if "readonly" in text or "read-only" in text or code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return DatabaseNotWritable(f"database {path}: not writable: {text}; check the owner of the file and its directory")
+        return DatabaseNotWritable(f"database {path}: not writable: {text}; check who owns the file and its directory")
     if "unable to open" in text or code == errno.ENOENT:
         return DatabaseMissing(f"database {path}: cannot be opened: {text}")
     return DatabaseUnavailable(f"database {path}: {text}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.registry import Collector
 
 FamilyType = Literal["gauge", "counter", "summary", "histogram"]
 
@@ -155,7 +156,7 @@ def own_families(registry: CollectorRegistry) -> tuple[Family, ...]:
     return tuple(_family_of(metric) for metric in registry.collect())
 
 
-class WithoutCreated:
+class WithoutCreated(Collector):
     """A registry without the `_created` series that prometheus-client adds to counters and histograms."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

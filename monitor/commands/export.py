@@ -1,0 +1,174 @@
+"""`monitor export`: history, one row per line, under the field names that the README's figures have."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import io
+import sys
+from collections.abc import AsyncIterator
+from typing import Any, BinaryIO
+
+import msgspec
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from monitor.clock import Clock, SystemClock
+from monitor.commands.rows import incident_row, observation_row, rollup_row
+from monitor.commands.terminal import add_config, complain
+from monitor.duration import parse_duration
+from monitor.settings import Settings, load_settings
+from monitor.storage.database import Database
+from monitor.storage.history import History
+
+TABLES = ("observations", "rollups", "incidents")
+FORMATS = ("jsonl", "csv", "parquet")
+_PARQUET_ROWS = 50_000  # a row group: some megabytes of memory
+
+Rows = AsyncIterator[list[dict[str, Any]]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("table", choices=TABLES, metavar="|".join(TABLES))
+    parser.add_argument("--since", type=_duration, metavar="1h", help="only what began so long ago or later")
+    parser.add_argument("--endpoint", metavar="E", help="only this endpoint")
+    parser.add_argument("--format", choices=FORMATS, default="jsonl", help="default: jsonl")
+    parser.add_argument(
+        "--step", choices=("hour", "day"), default="hour", help="which rollups (default: hour); others have none"
+    )
+    add_config(parser)
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def run(arguments: argparse.Namespace) -> int:
+    settings = load_settings(arguments.config)
+    if arguments.format == "parquet":
+        try:
+            import pyarrow  # noqa: F401  # told here, before anything is read
+        except ModuleNotFoundError:
+            complain("--format parquet needs pyarrow: pip install 'llm-provider-monitor[parquet]', or use jsonl or csv")
+            return 2
+    asyncio.run(_export(settings, arguments))
+    return 0
+
+
+async def _export(settings: Settings, arguments: argparse.Namespace) -> None:
+    clock = SystemClock()
+    database = await Database.open_read_only(settings.database, clock)
+    try:
+        rows = _rows(History(database), clock, arguments)
+        write = {"jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}[arguments.format]
+        with _progress() as progress:
+            task = progress.add_task(arguments.table, total=None)
+            await write(_counted(rows, progress, task), sys.stdout.buffer)
+    finally:
+        await database.close()
+
+
+def _progress() -> Progress:
+    """A count on standard error where a terminal is there and the rows go elsewhere; else nothing."""
+    shown = sys.stderr.isatty() and not sys.stdout.isatty()
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} rows"))
+    return Progress(*columns, console=Console(stderr=True), disable=not shown)
+
+
+async def _counted(rows: Rows, progress: Progress, task: Any) -> Rows:
+    async for chunk in rows:
+        progress.advance(task, len(chunk))
+        yield chunk
+
+
+async def _rows(history: History, clock: Clock, arguments: argparse.Namespace) -> Rows:
+    since = None if arguments.since is None else clock.now() - arguments.since
+    if arguments.table == "observations":
+        async for found in history.stream(since, endpoint=arguments.endpoint):
+            yield [observation_row(one) for one in found]
+    elif arguments.table == "rollups":
+        async for rollups in history.rollups(arguments.step, arguments.endpoint, since):
+            yield [rollup_row(one) for one in rollups]
+    else:
+        yield [incident_row(one) for one in await history.incidents(arguments.endpoint, since, limit=1_000_000)]
+
+
+async def _write_jsonl(rows: Rows, out: BinaryIO) -> None:
+    encoder = msgspec.json.Encoder()
+    async for chunk in rows:
+        out.write(b"".join(encoder.encode(row) + b"\n" for row in chunk))
+    out.flush()
+
+
+async def _write_csv(rows: Rows, out: BinaryIO) -> None:
+    """RFC 4180; booleans as true and false, what does not exist as an empty cell, nested values as JSON."""
+    text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text)
+    head: list[str] | None = None
+    try:
+        async for chunk in rows:
+            for row in chunk:
+                if head is None:
+                    head = list(row)
+                    writer.writerow(head)
+                writer.writerow([_cell(row[name]) for name in head])
+    finally:
+        text.detach()
+    out.flush()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return msgspec.json.encode(value).decode()
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
+        return "'" + value  # a provider's text must not become a formula in somebody's spreadsheet
+    return value
+
+
+async def _write_parquet(rows: Rows, out: BinaryIO) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer: pq.ParquetWriter | None = None
+    pending: list[dict[str, Any]] = []
+
+    def flush() -> None:
+        nonlocal writer, pending
+        if not pending:
+            return
+        flat = [
+            {k: msgspec.json.encode(v).decode() if isinstance(v, dict) else v for k, v in r.items()} for r in pending
+        ]
+        # Types come from the names: a first batch without a single token count must not make its column null.
+        schema = pa.schema([(name, _arrow_type(pa, name)) for name in flat[0]])
+        if writer is None:
+            writer = pq.ParquetWriter(out, schema, compression="zstd")
+        writer.write_table(pa.Table.from_pylist(flat, schema=schema))
+        pending = []
+
+    async for chunk in rows:
+        pending += chunk
+        if len(pending) >= _PARQUET_ROWS:
+            flush()
+    flush()
+    if writer is None:
+        pq.write_table(pa.table({}), out)
+    else:
+        writer.close()
+    out.flush()
+
+
+def _arrow_type(pa: Any, name: str) -> Any:
+    if name.endswith(("_seconds", "_per_second", "_usd", "_p50", "_p90", "_p99", "_ratio")):
+        return pa.float64()
+    if name in ("recheck", "first_token_shared", "answer_ok"):
+        return pa.bool_()
+    if name.endswith("_tokens") or name in ("slot", "http_status", "expected", "samples", "successes", "answers_asked"):
+        return pa.int64()
+    return pa.string()

@@ -1,0 +1,30 @@
+"""`monitor run`: the daemon."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from monitor.commands.terminal import add_config, complain, log_to_stderr
+from monitor.daemon import Daemon, DaemonError
+from monitor.settings import load_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-v", "--verbose", action="store_true", help="log every failed probe and skipped slot")
+    add_config(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    settings = load_settings(arguments.config)
+    log_to_stderr(arguments.verbose)
+
+    async def live() -> None:
+        await Daemon(settings, lambda: load_settings(arguments.config)).run()
+
+    try:
+        asyncio.run(live())
+    except DaemonError as error:
+        complain(str(error))
+        return 1
+    return 0

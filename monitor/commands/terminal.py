@@ -1,0 +1,66 @@
+"""What every command shares: where it prints, how it says figures, and its `-c FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+DEFAULT_CONFIG = Path("monitor.yaml")
+
+
+def say(text: str = "") -> None:
+    """A line on standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def complain(text: str) -> None:
+    """A line on standard error, led by the program's name."""
+    sys.stderr.write("".join(f"monitor: {line}\n" for line in text.splitlines()))
+
+
+def console() -> Console:
+    """Standard output for tables and progress. Without a terminal: plain text, and wide enough to keep rows whole."""
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=False)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-c", "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE",
+        help="the configuration (default: monitor.yaml)",
+    )  # fmt: skip
+
+
+def log_to_stderr(verbose: bool = False) -> None:
+    """The daemon's log: an event word and key=value pairs. The journal adds its own stamp."""
+    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format=stamp + "%(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    for chatty in ("aiohttp.access", "aiosqlite", "asyncio", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def seconds_text(seconds: float | None) -> str:
+    """`0.21 s`, `950 ms` or `-`."""
+    if seconds is None:
+        return "-"
+    if abs(seconds) < 1:
+        return f"{seconds * 1000:.4g} ms"
+    return f"{seconds:.2f} s"
+
+
+def age_text(seconds: float | None) -> str:
+    """`12 s ago`, `3 h ago` or `never`."""
+    if seconds is None:
+        return "never"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"

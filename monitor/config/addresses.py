@@ -1,0 +1,98 @@
+"""Readers of addresses: where to listen, a provider's base URL, the database's URL. No URL is ever shown in a refusal:
+people paste keys and passwords into them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import PurePosixPath
+from urllib.parse import SplitResult, urlsplit
+
+from monitor.config.reading import AlreadyTold, Refused, Value, shown
+
+_HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
+_PASSWORD_IN_URL = re.compile(r"[A-Za-z0-9+.-]+://[^/?#]*:[^/?#]*@")
+
+
+def host_and_port(value: Value) -> tuple[str, int]:
+    """`127.0.0.1:9469`, `[::1]:9469`, `monitor.internal:9469`."""
+    text = value.text("host:port")
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port):
+        value.wrong("host:port")
+    if not host:
+        raise Refused(f"{shown(text)} names no host: 0.0.0.0 or [::] listens on all", "listen: 0.0.0.0:9469")
+    if not _is_host(host):
+        if _is_ip_address(bare, 6):
+            raise Refused(f"{shown(text)} has an IPv6 address without brackets", f"listen: '[{bare}]:{port}'")
+        raise Refused(f"{shown(text)} names no valid host")
+    if int(port) > 65535:
+        raise Refused(f"{shown(text)} has a port above 65535")
+    return bare, int(port)
+
+
+def _is_host(host: str) -> bool:
+    """As it stands before a port: an IPv6 address in brackets."""
+    if host.startswith("["):
+        return host.endswith("]") and _is_ip_address(host[1:-1], 6)
+    # What ends in a number is an address to every resolver, so it has to be a whole one.
+    if host.rstrip(".").rpartition(".")[2].isdigit():
+        return _is_ip_address(host, 4)
+    return _HOST_NAME.fullmatch(host) is not None
+
+
+def _is_ip_address(text: str, version: int) -> bool:
+    try:
+        return "%" not in text and ipaddress.ip_address(text).version == version
+    except ValueError:
+        return False
+
+
+def base_url(value: Value) -> str:
+    """An http or https URL without its trailing slashes. Never shown: people paste keys into URLs."""
+    text = value.text("a URL")
+    url = _split(text)
+    if url is None or url.scheme not in ("http", "https"):
+        raise Refused("is not an http:// or https:// URL")
+    if "@" in url.netloc:
+        raise Refused("has a user or password in it: write the key as api_key")
+    if "?" in text or "#" in text:
+        raise Refused("has a query or fragment: give only what the vendor's own SDK takes as its base")
+    host, colon, port = url.netloc.rpartition(":") if not url.netloc.endswith("]") else (url.netloc, "", "")
+    if not colon:
+        host = url.netloc
+    if not _is_host(host):
+        raise Refused("names no valid host")
+    if colon and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
+        raise Refused("has a port that is not 1 to 65535")
+    return f"{url.scheme}://{url.netloc}{url.path}".rstrip("/")
+
+
+def database_url(value: Value) -> str:
+    """`sqlite:///path`. Never shown: it may hold a password."""
+    text = value.text("a database URL")
+    has_password = _PASSWORD_IN_URL.match(text) is not None
+    if has_password:
+        value.tell("has a password in the URL: take it out")
+    if text.startswith(("postgresql", "postgres:")):
+        raise Refused("names PostgreSQL: this release stores in SQLite")
+    if has_password:
+        raise AlreadyTold
+    if not text.startswith("sqlite:///") or not text.isprintable():
+        raise Refused("is not sqlite:///path")
+    if "?" in text or "#" in text:
+        raise Refused("has a query or fragment: give only the path")
+    path = text.removeprefix("sqlite:///")
+    if path == ":memory:" or not PurePosixPath(path).name or path.endswith("/"):
+        raise Refused("names no file: what is acknowledged has to survive the process")
+    return text
+
+
+def _split(text: str) -> SplitResult | None:
+    if not text.isascii() or not text.isprintable() or any(letter in ' "<>\\^`{|}' for letter in text):
+        return None
+    try:
+        return urlsplit(text)
+    except ValueError:
+        return None

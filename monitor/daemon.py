@@ -1,0 +1,523 @@
+"""One process's life: startup, main loop, drain, shutdown. The one place that knows every room.
+
+report -> board.observe (state) -> writer.put -> committed -> board.record (windows) -> views -> metrics and API
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+from aiohttp import web
+
+from monitor import __version__
+from monitor.clock import Clock, SystemClock, utc_text
+from monitor.config.problem import Problem, SettingsError
+from monitor.health.board import Board
+from monitor.health.incidents import IncidentEvent, IncidentLedger
+from monitor.health.rows import TallyRows
+from monitor.health.state import Transition, is_about_our_key
+from monitor.health.windows import DAY, HOUR, floor_hour
+from monitor.observation import Observation
+from monitor.outcome import Group
+from monitor.probing.probe import Prober
+from monitor.probing.redaction import Redactor
+from monitor.probing.report import ProbeReport
+from monitor.scheduling.budget import Budget
+from monitor.scheduling.dispatcher import Dispatcher
+from monitor.scheduling.gate import Gate
+from monitor.scheduling.jobs import Chores
+from monitor.scheduling.lag import LagSampler
+from monitor.secret import SecretError
+from monitor.self_metrics import SelfMetrics
+from monitor.settings import Settings, all_secrets
+from monitor.storage.database import Database
+from monitor.storage.errors import StorageError
+from monitor.storage.history import History
+from monitor.storage.recorded import record_catalog, record_incident
+from monitor.storage.restore import restore_board, still_open
+from monitor.storage.retention import Pruned, prune
+from monitor.storage.rollups import CLOSE_AFTER_SECONDS
+from monitor.storage.writer import Writer
+from monitor.systemd import Notifier, watchdog_interval_seconds
+from monitor.web.app import create_app
+from monitor.web.ports import Check, ReloadResult
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 20.0  # less than TimeoutStopSec of the unit
+REFRESH_SECONDS = 2.0
+EXPIRE_SECONDS = 5.0
+HOURS_SECONDS = 15.0  # how often to look whether an hour is to be closed
+RETENTION_SECONDS = 600.0
+_STALLED_SECONDS = 30.0  # no progress of the schedule for so long: let the watchdog bite
+# What a running process cannot take over: it would have to let go of its port, its file or its history.
+_FIXED = {"listen": ("listen_host", "listen_port"), "database": ("database",), "location": ("location",)}
+
+
+class DaemonError(Exception):
+    """The daemon cannot start. The text says why and what to do."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the process is, for /readyz."""
+
+    database: Database
+    catalog_loaded: bool = False
+    windows_restored: bool = False
+    waiting_for: str = "windows are being restored"
+
+    async def checks(self) -> Sequence[Check]:
+        return (
+            await self._database_check(),
+            Check("catalog", self.catalog_loaded, "" if self.catalog_loaded else "the catalog is not loaded yet"),
+            Check("windows", self.windows_restored, "" if self.windows_restored else self.waiting_for),
+        )
+
+    async def _database_check(self) -> Check:
+        try:
+            await self.database.ping()
+        except StorageError as error:
+            return Check("database", False, str(error))
+        return Check("database", True)
+
+
+@dataclass(slots=True)
+class _Rooms:
+    """What exists once the database is open."""
+
+    database: Database
+    history: History
+    writer: Writer
+    board: Board
+    prober: Prober
+    dispatcher: Dispatcher
+    progress: Progress
+    ledger: IncidentLedger = field(default_factory=IncidentLedger)
+
+
+class Daemon:
+    """`load` reads the configuration again for a reload (in a thread). `notice` is shown on every page and answer.
+    `before_start` is awaited when the database is open and nothing is restored yet: there the demo makes up its past.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[], Settings],
+        *,
+        clock: Clock | None = None,
+        notice: str | None = None,
+        before_start: Callable[[Database, Writer], Awaitable[None]] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.metrics = SelfMetrics(__version__)
+        self.address = ""
+        self.ready = asyncio.Event()
+        self.should_exit = asyncio.Event()
+        self._load = load
+        self._notice = notice
+        self._before_start = before_start
+        self._notifier = Notifier(self.clock)
+        self._redactor = Redactor(())
+        self._reload_lock = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._side_tasks: set[asyncio.Task[None]] = set()
+        self._chores: Chores | None = None
+        self._runner: web.AppRunner | None = None
+        self._rooms: _Rooms | None = None
+
+    @property
+    def rooms(self) -> _Rooms:
+        assert self._rooms is not None, "the database is not open yet"
+        return self._rooms
+
+    async def run(self) -> None:
+        """Live until SIGTERM, SIGINT or `should_exit`. DaemonError or StorageError if it cannot start."""
+        with self._signals():
+            try:
+                await self.startup()
+                await self.should_exit.wait()
+            finally:
+                await self.shutdown()
+
+    # --- startup
+
+    async def startup(self) -> None:
+        await self._learn_secrets(self.settings)
+        database = await Database.open(self.settings.database, self.clock, listen=self._listen_text())
+        try:
+            self._rooms = await self._build(database)
+        except BaseException:
+            await database.close()
+            raise
+        await self._serve()
+        self._spawn(self.rooms.writer.run(), "writer")
+        if self._before_start is not None:
+            self.rooms.progress.waiting_for = "the past is being made up"
+            await self._before_start(database, self.rooms.writer)
+        await self._restore()
+        await self._start_probing()
+        gc.collect()
+        gc.freeze()
+        catalog = self.settings.catalog
+        log.info(
+            "ready listen=http://%s/ endpoints=%d models=%d providers=%d location=%s database=%s",
+            self.address, len(catalog.endpoints), len(catalog.models), len(catalog.providers),
+            self.settings.location, database.path,
+        )  # fmt: skip
+        self._mark_reload(True)
+        self._notifier.ready(f"probing {len(catalog.endpoints)} endpoints")
+        self.ready.set()
+
+    async def _build(self, database: Database) -> _Rooms:
+        settings, clock, metrics = self.settings, self.clock, self.metrics
+        history = History(database)
+        writer = Writer(database, clock, metrics, self._on_committed, self._on_spilled)
+        board = Board(settings, clock)
+        prober = Prober(settings.probing, settings.location, clock, self._redactor, board.worked_before)
+        now = clock.now()
+        spent = await history.spent_since(now // DAY * DAY, settings.location)
+        gate = Gate(Budget(settings.probing.budget_usd_per_day, now, spent))
+        own = [
+            slot
+            for (_, location, _), slot in (await history.last_slots(now - DAY)).items()
+            if location == settings.location
+        ]
+        dispatcher = Dispatcher(
+            clock, prober.probe, self._on_report, metrics, gate,
+            last_due_at=max((slot.due_at for slot in own), default=None),
+        )  # fmt: skip
+        return _Rooms(
+            database=database,
+            history=history,
+            writer=writer,
+            board=board,
+            prober=prober,
+            dispatcher=dispatcher,
+            progress=Progress(database),
+        )
+
+    async def _serve(self) -> None:
+        rooms = self.rooms
+        app = create_app(
+            rooms.board, lambda: self.settings, rooms.history, self.metrics, rooms.progress, self.reload,
+            clock=self.clock, notice=self._notice,
+        )  # fmt: skip
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        host, port = self.settings.listen_host, self.settings.listen_port
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError as error:
+            raise DaemonError(
+                f"listen: {self._listen_text()} cannot be used: {error.strerror or error}; "
+                "stop what listens there, or write another address, for example: listen: 127.0.0.1:9470"
+            ) from None
+        bound = self._runner.addresses[0]
+        self.address = f"[{bound[0]}]:{bound[1]}" if ":" in str(bound[0]) else f"{bound[0]}:{bound[1]}"
+
+    def _listen_text(self) -> str:
+        host = self.settings.listen_host
+        return f"[{host}]:{self.settings.listen_port}" if ":" in host else f"{host}:{self.settings.listen_port}"
+
+    async def _restore(self) -> None:
+        """Windows, states and incidents as they were, from rollups and the raw tail."""
+        rooms = self.rooms
+        await self._record_catalog(self.settings)
+        await rooms.writer.close_hours(floor_hour(self.clock.now() - CLOSE_AFTER_SECONDS))
+        incidents = await still_open(rooms.history, self.clock.now())
+        rooms.ledger = IncidentLedger(incidents)
+        for transition in await restore_board(rooms.board, rooms.history, self.clock.now(), incidents):
+            self._on_transition(transition)
+        await self._refresh()
+        rooms.progress.windows_restored = True
+
+    async def _record_catalog(self, settings: Settings) -> None:
+        """Which cadence is in force from now on, for coverage; and the same to the board."""
+        rooms = self.rooms
+        now = self.clock.now()
+        await rooms.writer.submit(
+            lambda connection: record_catalog(
+                connection, rooms.database.names, settings.location, settings.catalog, now
+            )
+        )
+        for (endpoint, location), eras in (await rooms.history.eras()).items():
+            rooms.board.set_eras(endpoint, location, eras)
+        rooms.progress.catalog_loaded = True
+
+    async def _start_probing(self) -> None:
+        rooms = self.rooms
+        await rooms.prober.start()
+        rooms.dispatcher.set_catalog(self.settings.catalog, self.settings.probing)
+        rooms.board.interval_of = rooms.dispatcher.interval_seconds
+        self._chores = Chores(self.clock, rooms.dispatcher.tick)
+        self._chores.add("refresh", REFRESH_SECONDS, self._refresh)
+        self._chores.add("expire", EXPIRE_SECONDS, self._expire)
+        self._chores.add("hours", HOURS_SECONDS, self._turn_hours)
+        self._chores.add("retention", RETENTION_SECONDS, self._retain, first_after_seconds=60.0)
+        beat = watchdog_interval_seconds()
+        if beat is not None:
+            self._chores.add("watchdog", beat, self._watchdog)
+        self._spawn(LagSampler(self.clock, self.metrics).run(), "lag")
+        self._chores.start()
+
+    # --- what comes in
+
+    def _on_report(self, report: ProbeReport) -> None:
+        rooms, observation = self.rooms, report.observation
+        transition = rooms.board.observe(observation)
+        rooms.writer.put(observation)
+        if is_about_our_key(observation.outcome):
+            rooms.dispatcher.set_unusable(observation.endpoint, True)
+        if rooms.board.wants_recheck(observation):
+            rooms.dispatcher.recheck(report.turn, self.settings.state.recheck_seconds)
+        if observation.group is not Group.OK:
+            log.debug("probe %s %s %s", observation.endpoint, observation.outcome.value, observation.detail or "")
+        if transition is not None:
+            self._on_transition(transition)
+
+    def _on_transition(self, transition: Transition) -> None:
+        if transition.previous is not transition.state:
+            log.info(
+                "state endpoint=%s location=%s from=%s to=%s cause=%s since=%s detail=%s",
+                transition.endpoint, transition.location, transition.previous.value, transition.state.value,
+                transition.cause or "-", utc_text(transition.since), transition.detail or "-",
+            )  # fmt: skip
+        events = self.rooms.ledger.apply(transition)
+        if events:
+            self._aside(self._write_incidents(events))
+
+    async def _write_incidents(self, events: Sequence[IncidentEvent]) -> None:
+        rooms = self.rooms
+
+        async def job(connection: object) -> None:
+            for event in events:
+                await record_incident(connection, rooms.database.names, event.incident)  # type: ignore[arg-type]
+
+        try:
+            await rooms.writer.submit(job)
+        except StorageError as error:
+            log.error("incident_not_written endpoint=%s error=%s", events[0].incident.endpoint, error)
+
+    def _on_committed(self, rows: Sequence[Observation], already_shown: bool) -> None:
+        if not already_shown:
+            self.rooms.board.record(rows)
+
+    def _on_spilled(self, rows: Sequence[Observation]) -> None:
+        self.rooms.board.record(rows)
+
+    # --- chores
+
+    async def _refresh(self) -> None:
+        await self.rooms.board.refresh()
+
+    async def _expire(self) -> None:
+        for transition in self.rooms.board.expire():
+            self._on_transition(transition)
+
+    async def _turn_hours(self) -> None:
+        """Close the hour that is over, and let the long windows slide."""
+        rooms, now = self.rooms, self.clock.now()
+        until = floor_hour(now - CLOSE_AFTER_SECONDS)
+        if until > rooms.writer.hours.rolled_until:
+            rows = await rooms.writer.close_hours(until)
+            log.info("hour_closed until=%s rows=%d", utc_text(until, "seconds"), rows)
+        to_hour = floor_hour(now)
+        spans = rooms.board.windows.leaving_spans(to_hour)
+        if spans:
+
+            async def leaving(_connection: object) -> dict[str, TallyRows]:
+                # Read in the writer's task: no commit may come between this and the slide.
+                found: dict[str, TallyRows] = {}
+                for window, (start, end) in spans.items():
+                    parts = [await rooms.history.hour_rows(hour) for hour in range(start, end, HOUR)]
+                    found[window] = joined(parts)
+                return found
+
+            await rooms.writer.submit(leaving, lambda found: rooms.board.slide(to_hour, found))
+
+    async def _retain(self) -> None:
+        await self.prune()
+
+    async def prune(self) -> Pruned:
+        """Drop what is older than the retention; what was dropped, by table."""
+        rooms = self.rooms
+        pruned = await prune(rooms.database, rooms.writer.submit, self.clock, self.settings.retention)
+        if any(asdict(pruned).values()):
+            log.info("pruned %s", " ".join(f"{name}={count}" for name, count in asdict(pruned).items()))
+        return pruned
+
+    async def _watchdog(self) -> None:
+        idle = self.clock.monotonic() - self.rooms.dispatcher.progress()
+        if idle < _STALLED_SECONDS:
+            self._notifier.watchdog()
+        else:
+            log.error("schedule_stalled seconds=%.0f: the watchdog is not fed", idle)
+
+    # --- reload
+
+    async def reload(self) -> ReloadResult:
+        """Validated whole, swapped at once; the old configuration stays in force on any problem."""
+        async with self._reload_lock:
+            self._notifier.reloading()
+            try:
+                return await self._reload()
+            finally:
+                self._notifier.ready(f"probing {len(self.settings.catalog.endpoints)} endpoints")
+
+    async def _reload(self) -> ReloadResult:
+        try:
+            settings = await asyncio.to_thread(self._load)
+        except SettingsError as error:
+            return self._refused(error.problems)
+        problems = tuple(
+            Problem(key, "cannot change while the daemon runs", "restart it instead", str(settings.path))
+            for key, names in _FIXED.items()
+            if any(getattr(settings, name) != getattr(self.settings, name) for name in names)
+        )
+        if problems:
+            return self._refused(problems)
+        await self._learn_secrets(settings)
+        try:
+            await self._record_catalog(settings)
+        except StorageError as error:
+            return self._refused((Problem("", f"the database does not take the new catalog: {error}"),))
+        rooms = self.rooms
+        self.settings = settings
+        rooms.prober.configure(settings.probing, settings.location)
+        rooms.dispatcher.set_catalog(settings.catalog, settings.probing)
+        rooms.board.configure(settings)
+        closed = rooms.ledger.close_others(settings.catalog.endpoints, settings.location, self.clock.now())
+        if closed:
+            self._aside(self._write_incidents(closed))
+        await self._refresh()
+        self._mark_reload(True)
+        log.info("reloaded path=%s endpoints=%d", settings.path, len(settings.catalog.endpoints))
+        return ReloadResult()
+
+    def _refused(self, problems: tuple[Problem, ...]) -> ReloadResult:
+        self._mark_reload(False)
+        for problem in problems:
+            log.error("reload_refused %s", problem)
+        return ReloadResult(problems)
+
+    def _mark_reload(self, held: bool) -> None:
+        self.metrics.reload_successful.set(1 if held else 0)
+        if held:
+            self.metrics.reload_success_timestamp.set(self.clock.now())
+
+    async def _learn_secrets(self, settings: Settings) -> None:
+        def values() -> Iterator[str]:
+            for secret in all_secrets(settings):
+                try:
+                    yield secret.reveal()
+                except SecretError as error:
+                    # Its endpoints say so themselves, as secret_missing.
+                    log.error("secret_missing %s", error)
+
+        for value in await asyncio.to_thread(lambda: list(values())):
+            self._redactor.add(value)
+
+    # --- the end
+
+    async def shutdown(self) -> None:
+        """Stop probing, wait for what is in flight, write it, stop serving. A second signal cuts the waiting short."""
+        self._notifier.stopping("draining")
+        if self._chores is not None:
+            await self._chores.stop(5.0)
+        if self._rooms is not None:
+            rooms = self._rooms
+            await rooms.dispatcher.drain(DRAIN_SECONDS)
+            await rooms.prober.close()
+            if self._side_tasks:
+                await asyncio.wait(self._side_tasks, timeout=5.0)
+            if any(task.get_name() == "writer" for task in self._tasks):
+                await rooms.writer.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            try:
+                await task
+            except asyncio.CancelledError:
+                continue
+        if self._rooms is not None:
+            await self._rooms.database.close()
+        self._notifier.close()
+        log.info("stopped")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    def _stop(self, number: signal.Signals) -> None:
+        log.info("signal name=%s draining=%s", signal.Signals(number).name, self.should_exit.is_set())
+        if self.should_exit.is_set() and self._rooms is not None:
+            self._aside(self._cut_short())
+        self.should_exit.set()
+
+    async def _cut_short(self) -> None:
+        await self.rooms.dispatcher.drain(0.0)
+
+    def _hang_up(self) -> None:
+        if self.ready.is_set():
+            self._aside(self._reload_on_signal())
+
+    async def _reload_on_signal(self) -> None:
+        await self.reload()
+
+    def _spawn(self, work: Awaitable[None], name: str) -> None:
+        async def watched() -> None:
+            try:
+                await work
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                # Nothing is safe without it: stop, and let the service manager start us anew.
+                log.exception("task_died name=%s", name)
+                self.should_exit.set()
+
+        self._tasks.append(asyncio.create_task(watched(), name=name))
+
+    def _aside(self, work: Awaitable[None]) -> None:
+        async def watched() -> None:
+            try:
+                await work
+            except Exception:
+                log.exception("side_task_failed")
+
+        task = asyncio.create_task(watched())
+        self._side_tasks.add(task)
+        task.add_done_callback(self._side_tasks.discard)
+
+
+def joined(parts: Sequence[TallyRows]) -> TallyRows:
+    """The rows of several buckets in one."""
+    whole = TallyRows(sketches={})
+    sketches: dict[str, list[bytes]] = {}
+    for part in parts:
+        for name in ("bucket_starts", "endpoints", "locations", "kinds", "counts", "answers_asked", "answers_ok"):
+            getattr(whole, name).extend(getattr(part, name))
+        for figure, column in part.sketches.items():
+            sketches.setdefault(figure, []).extend(column)
+    return TallyRows(
+        whole.bucket_starts, whole.endpoints, whole.locations, whole.kinds, whole.counts,
+        whole.answers_asked, whole.answers_ok, sketches,
+    )  # fmt: skip

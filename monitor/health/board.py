@@ -1,0 +1,417 @@
+"""Everything that is known about every endpoint from every location, right now and over the windows.
+
+The daemon feeds it (`observe` at receipt, `record` once committed, `slide` by the hour, `expire` and `refresh` every
+few seconds); web and routing read `views` and `figures`. All in memory, no I/O. Use from one event loop.
+
+A restore goes: `set_eras`, `restore_incidents`, `restore_stamps`, `restore_ranges`, then `restore_days`,
+`restore_hours` and `restore_tail` in parts of any size, then `finish_restore`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import is_not
+
+import numpy as np
+
+from monitor.catalog.model import Catalog, Endpoint
+from monitor.catalog.target import target_of
+from monitor.clock import Clock
+from monitor.health.figures import pooled_figures, series_figures
+from monitor.health.incidents import Incident
+from monitor.health.rows import TallyRows
+from monitor.health.series import NEVER, Series, Stamp
+from monitor.health.state import Standing, State, StateMachine, Transition
+from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, WindowFigures
+from monitor.health.windows import DAY, HOUR, KIND, LONG_WINDOWS, SHORT_WINDOWS, RestoreRanges, Windows
+from monitor.observation import Observation
+from monitor.outcome import Group, Outcome, group_of
+from monitor.settings import Settings
+from monitor.slot import Era, expected_slots, next_due, target_at, targets_within
+
+# How long a success vouches for an endpoint as configured.
+WORKED_SECONDS = 30.0 * DAY
+# Some 3 ms of work: a refresh must not be seen in the probes' own measurements.
+SERIES_PER_SLICE = 32
+_ALWAYS_STALE = float("-inf")
+
+
+class Board:
+    """`interval_of` gives an endpoint's effective probe interval in seconds, at this location; without it the
+    configured one counts. It is asked for configured endpoints only."""
+
+    def __init__(self, settings: Settings, clock: Clock, interval_of: Callable[[str], float] | None = None) -> None:
+        self._clock = clock
+        self.interval_of = interval_of
+        self.windows = Windows(clock.now())
+        self._series: list[Series] = []  # by the windows' row
+        self._rows_of: dict[str, list[int]] = {}  # endpoint -> rows
+        # By row: until when (UTC) the view holds, and when (monotonic) the state is to be looked at again.
+        self._fresh_until = np.full(0, _ALWAYS_STALE)
+        self._expires_at = np.full(0, NEVER)
+        self._successes: dict[str, dict[str, float]] = {}  # endpoint -> target -> last known success
+        self._order: list[int] | None = None  # rows as their views are listed; None when it is to be found anew
+        self._views: tuple[EndpointView, ...] = ()
+        self._version = 0
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take over reloaded settings, the catalog included. History stays: a policy judges it anew."""
+        self._settings = settings
+        export = settings.export
+        self.performance_windows = tuple(dict.fromkeys((*export.performance_windows, API_PERFORMANCE_WINDOW)))
+        self.quantiles = tuple(sorted({*export.quantiles, *API_QUANTILES}))
+        for series in self._series:
+            series.machine.configure(settings.state, settings.uptime_policy)
+        self.apply_catalog(settings.catalog)
+
+    def apply_catalog(self, catalog: Catalog) -> None:
+        """Endpoints that are gone vanish from the views at once; those that come back have kept what was known."""
+        self._catalog = catalog
+        for endpoint in catalog.endpoints:
+            self._row(endpoint, self._settings.location)
+        for row, series in enumerate(self._series):
+            if not self._is_configured(row):
+                series.view = None
+        self._fresh_until[:] = _ALWAYS_STALE
+        self._order = None
+        self._publish()
+
+    def set_eras(self, endpoint: str, location: str, eras: Sequence[Era]) -> None:
+        """Which cadences and targets were in force: what coverage and `worked_before` go by."""
+        row = self._row(endpoint, location)
+        self._series[row].eras = tuple(sorted(eras, key=lambda era: era.since))
+        self._fresh_until[row] = _ALWAYS_STALE
+
+    def observe(self, observation: Observation, *, foreign: bool = False) -> Transition | None:
+        """Take in an observation as it is made, or (`foreign`) as it is read from another monitor's rows: state and
+        stamps, and for our own the process's counters. A confirmed change of a configured endpoint's state or cause,
+        if it makes one."""
+        if observation.kind != KIND:
+            return None
+        row = self._row(observation.endpoint, observation.location)
+        series = self._series[row]
+        if not foreign:
+            series.count(observation)
+        self._fresh_until[row] = _ALWAYS_STALE
+        age = max(self._clock.now() - observation.started_at, 0.0) if foreign else 0.0
+        before = series.machine.standing
+        self._take(row, observation, age)
+        return self._transition(row, before, observation.started_at)
+
+    def record(self, observations: Iterable[Observation]) -> None:
+        """Count committed observations in the windows, each exactly once."""
+        touched = self.windows.record(observations, self._clock.now())
+        self._follow_windows()
+        self._fresh_until[touched] = _ALWAYS_STALE
+
+    def wants_recheck(self, observation: Observation) -> bool:
+        """After `observe`: whether a quick recheck would help to settle the state."""
+        row = self.windows.find(observation.endpoint, observation.location)
+        return (
+            row is not None
+            and observation.endpoint in self._catalog.endpoints
+            and self._series[row].machine.wants_recheck(observation)
+        )
+
+    def worked_before(self, endpoint: Endpoint) -> bool:
+        """Whether a probe succeeded within 30 days, from anywhere, with the endpoint's dialect, base_url and upstream
+        as they are now."""
+        last = self._successes.get(endpoint.id, {}).get(target_of(endpoint))
+        return last is not None and self._clock.now() - last <= WORKED_SECONDS
+
+    def expire(self) -> list[Transition]:
+        """Forget states that nothing has confirmed for too long; the changes of configured endpoints."""
+        monotonic = self._clock.monotonic()
+        transitions = []
+        for row in np.flatnonzero(self._expires_at <= monotonic).tolist():
+            series = self._series[row]
+            before = series.machine.standing
+            if series.machine.expire(monotonic - series.relevant_at, self._forget_seconds(row)):
+                self._fresh_until[row] = _ALWAYS_STALE
+            self._arm(row)
+            transition = self._transition(row, before, self._clock.now())
+            if transition is not None:
+                transitions.append(transition)
+        return transitions
+
+    def slide(self, to_hour: int, leaving: Mapping[str, TallyRows]) -> None:
+        """See `Windows.slide`: in a job of the writer's. The next `refresh` does the work."""
+        self.windows.slide(to_hour, leaving)
+        self._fresh_until[:] = _ALWAYS_STALE
+
+    async def refresh(self) -> None:
+        """Bring the views up to date in short slices, letting others run between them."""
+        for _ in self.refresh_slices():
+            await self._clock.sleep(0)
+
+    def refresh_slices(self) -> Iterator[None]:
+        """`refresh` as a generator, for callers without an event loop. One at a time."""
+        while self.windows.settle():
+            yield
+        now = self._clock.now()
+        stale = np.flatnonzero(self._fresh_until[: len(self._series)] < now).tolist()
+        for start in range(0, len(stale), SERIES_PER_SLICE):
+            # Between two slices a reload may have taken endpoints away.
+            part = [row for row in stale[start : start + SERIES_PER_SLICE] if self._is_configured(row)]
+            if part:
+                self._renew(part, now)
+                yield
+        self._publish()
+
+    def views(self) -> tuple[EndpointView, ...]:
+        """Every configured endpoint, in the catalog's order, at this location and at every other that has data of it;
+        as of the last `refresh`. The same tuple, of the same views, as long as nothing has changed."""
+        return self._views
+
+    def view(self, endpoint: str, location: str | None = None) -> EndpointView | None:
+        """One of `views`, at this location unless another is named; None if there is none."""
+        row = self.windows.find(endpoint, location or self._settings.location)
+        return self._series[row].view if row is not None and endpoint in self._catalog.endpoints else None
+
+    def locations(self) -> tuple[str, ...]:
+        """This location first, then every other that some view is of."""
+        others = {view.location for view in self._views} - {self._settings.location}
+        return (self._settings.location, *sorted(others))
+
+    def figures(
+        self, endpoint_ids: Iterable[str], location: str | None, window: str, quantiles: Sequence[float] = ()
+    ) -> WindowFigures:
+        """One window of several endpoints together, at one location or (None) all: pooled from counts and sketches.
+        `quantiles` as for times: see `view.figure_quantiles`. Computed now; KeyError if there is no such window."""
+        now = self._clock.now()
+        start = self.windows.start_of(window, now)
+        rows = [
+            row
+            for endpoint in dict.fromkeys(endpoint_ids)
+            for row in self._rows_of.get(endpoint, ())
+            if location is None or self.windows.keys[row][1] == location
+        ]
+        expected = sum(expected_slots(self._series[row].eras, start, now) for row in rows)
+        indices = np.array(rows, dtype=np.int64)
+        return pooled_figures(self.windows, indices, window, now, self._settings.uptime_policy, quantiles, expected)
+
+    def restore_incidents(self, still_open: Iterable[Incident]) -> None:
+        """Begin from the states that were confirmed before the restart."""
+        for incident in still_open:
+            row = self._row(incident.endpoint, incident.location)
+            standing = Standing(incident.state, incident.started_at, incident.cause, incident.detail)
+            self._series[row].machine = self._machine(standing)
+
+    def restore_stamps(self, stamps: Iterable[Stamp]) -> None:
+        """When the last probe and the last success of each series began, where the raw tail does not tell."""
+        for stamp in stamps:
+            series = self._series[self._row(stamp.endpoint, stamp.location)]
+            series.last_probe_at = _latest(series.last_probe_at, stamp.last_probe_at)
+            if stamp.last_success_at is not None:
+                series.last_success_at = _latest(series.last_success_at, stamp.last_success_at)
+                self._vouch(stamp.endpoint, series.eras, stamp.last_success_at)
+
+    def restore_ranges(self, hours_until: int, days_until: int) -> RestoreRanges:
+        """What to read: see `Windows.restore_ranges`. The tail reaches far enough back for the states, too."""
+        now = self._clock.now()
+        ranges = self.windows.restore_ranges(now, hours_until, days_until)
+        forget = max((self._forget_seconds(row) for row in range(len(self._series))), default=0.0)
+        # A day at most: a state that is made of older probes than that is better found out anew.
+        return RestoreRanges(ranges.days, ranges.hours, min(ranges.tail_since, now - min(forget, DAY)))
+
+    def restore_days(self, rows: TallyRows) -> None:
+        self.windows.restore_days(rows)
+        self._vouch_rows(rows, DAY)
+
+    def restore_hours(self, rows: TallyRows) -> None:
+        self.windows.restore_hours(rows)
+        self._vouch_rows(rows, HOUR)
+
+    def restore_tail(self, observations: Sequence[Observation]) -> None:
+        """Raw observations, rechecks included, in order of time."""
+        now = self._clock.now()
+        self.windows.restore_tail(observations, now)
+        self._follow_windows()
+        for observation in observations:
+            # A slot of more than a day ahead was numbered by a clock that was plainly wrong; its successors are not.
+            if observation.kind == KIND and observation.due_at <= now + DAY:
+                row = self._row(observation.endpoint, observation.location)
+                self._take(row, observation, max(now - observation.started_at, 0.0))
+
+    def finish_restore(self) -> list[Transition]:
+        """The standing of every configured endpoint that is known, for the ledger of incidents to compare. A state of
+        which the tail no longer tells is forgotten."""
+        self._follow_windows()
+        for row, series in enumerate(self._series):
+            if series.machine.standing.relevant is None:
+                series.machine.expire(NEVER, self._forget_seconds(row))
+        self.expire()
+        return self.standings()
+
+    def standings(self) -> list[Transition]:
+        """What every configured endpoint's state is, as if it had just come about. Unknown ones are left out."""
+        found = []
+        for (endpoint, location), series in zip(self.windows.keys, self._series, strict=True):
+            now_is = series.machine.standing
+            if endpoint in self._catalog.endpoints and now_is.state is not State.UNKNOWN:
+                since = now_is.since if now_is.since is not None else self._clock.now()
+                found.append(
+                    Transition(
+                        endpoint, location, now_is.state, now_is.state, now_is.cause, since, since, now_is.detail
+                    )
+                )
+        return found
+
+    def _row(self, endpoint: str, location: str) -> int:
+        row = self.windows.row_of(endpoint, location)
+        self._follow_windows()
+        return row
+
+    def _follow_windows(self) -> None:
+        """Give every series that the windows have met a place here."""
+        known = len(self._series)
+        if known == len(self.windows):
+            return
+        for row, (endpoint, _) in enumerate(self.windows.keys[known:], start=known):
+            self._series.append(Series(self._machine()))
+            self._rows_of.setdefault(endpoint, []).append(row)
+        self._order = None
+        if len(self._series) > self._fresh_until.size:
+            more = max(len(self._series), 64)
+            self._fresh_until = np.concatenate((self._fresh_until, np.full(more, _ALWAYS_STALE)))
+            self._expires_at = np.concatenate((self._expires_at, np.full(more, NEVER)))
+
+    def _machine(self, standing: Standing | None = None) -> StateMachine:
+        return StateMachine(self._settings.state, self._settings.uptime_policy, standing)
+
+    def _take(self, row: int, observation: Observation, age_seconds: float) -> None:
+        series = self._series[row]
+        if observation.outcome is not Outcome.SECRET_MISSING:  # then no probe was sent
+            series.last_probe_at = _latest(series.last_probe_at, observation.started_at)
+        if group_of(observation.outcome) is Group.OK:
+            series.last_success_at = _latest(series.last_success_at, observation.started_at)
+            self._vouch(observation.endpoint, series.eras, observation.started_at)
+        if series.machine.observe(observation, self._forget_seconds(row)):
+            series.relevant_at = max(series.relevant_at, self._clock.monotonic() - age_seconds)
+            self._arm(row)
+
+    def _arm(self, row: int) -> None:
+        series = self._series[row]
+        after = series.machine.expires_after_seconds(self._forget_seconds(row))
+        self._expires_at[row] = NEVER if after is None else series.relevant_at + after
+
+    def _transition(self, row: int, before: Standing, at: float) -> Transition | None:
+        after = self._series[row].machine.standing
+        endpoint, location = self.windows.keys[row]
+        if (after.state, after.cause) == (before.state, before.cause) or endpoint not in self._catalog.endpoints:
+            return None
+        since = at if after.since is None else after.since
+        return Transition(endpoint, location, before.state, after.state, after.cause, since, at, after.detail)
+
+    def _forget_seconds(self, row: int) -> float:
+        return self._settings.state.forget_intervals * self._interval_seconds(row)
+
+    def _interval_seconds(self, row: int) -> float:
+        endpoint_id, location = self.windows.keys[row]
+        endpoint = self._catalog.endpoints.get(endpoint_id)
+        if endpoint is not None and location == self._settings.location:
+            return endpoint.interval_seconds if self.interval_of is None else self.interval_of(endpoint_id)
+        eras = self._series[row].eras
+        if eras:
+            return eras[-1].cadence.interval_seconds
+        return endpoint.interval_seconds if endpoint is not None else self._settings.probing.interval_seconds
+
+    def _vouch(self, endpoint: str, eras: Sequence[Era], at: float) -> None:
+        target = target_at(eras, at)
+        if target is None:
+            configured = self._catalog.endpoints.get(endpoint)
+            if configured is None:
+                return
+            target = target_of(configured)
+        successes = self._successes.setdefault(endpoint, {})
+        successes[target] = max(successes.get(target, at), at)
+
+    def _vouch_rows(self, rows: TallyRows, width: int) -> None:
+        self._follow_windows()
+        for start, endpoint, location, kind, counts in zip(
+            rows.bucket_starts, rows.endpoints, rows.locations, rows.kinds, rows.counts, strict=True
+        ):
+            if kind == KIND and (counts.get(Outcome.SUCCESS) or counts.get(Outcome.REASONING_CUT)):
+                eras = self._series[self._row(endpoint, location)].eras
+                # Which of two targets succeeded in a bucket cannot be told: then it vouches for neither.
+                if len(targets_within(eras, start, start + width)) <= 1:
+                    self._vouch(endpoint, eras, start + width - 1)
+
+    def _is_configured(self, row: int) -> bool:
+        return self.windows.keys[row][0] in self._catalog.endpoints
+
+    def _renew(self, rows: Sequence[int], now: float) -> None:
+        found = series_figures(
+            self.windows,
+            rows,
+            now,
+            self._settings.uptime_policy,
+            self.performance_windows,
+            self.quantiles,
+            lambda row, start: expected_slots(self._series[row].eras, start, now),
+        )
+        for row, windows in zip(rows, found, strict=True):
+            series = self._series[row]
+            view = self._view_of(row, windows)
+            if view != series.view:
+                series.view = view
+            series.is_shown = view.location == self._settings.location or _has_data(view, now)
+            self._fresh_until[row] = self._fresh_until_of(row, now)
+
+    def _view_of(self, row: int, windows: Mapping[str, WindowFigures]) -> EndpointView:
+        endpoint, location = self.windows.keys[row]
+        series = self._series[row]
+        standing = series.machine.standing
+        self._version += 1
+        return EndpointView(
+            endpoint=self._catalog.endpoints[endpoint],
+            location=location,
+            state=standing.state,
+            cause=standing.cause,
+            state_since=standing.since,
+            usable=standing.usable,
+            interval_seconds=self._interval_seconds(row),
+            last_probe_at=series.last_probe_at,
+            last_success_at=series.last_success_at,
+            windows=windows,
+            probes_total=dict(series.probes),
+            cost_usd_total=series.cost_usd,
+            unusable_cause=standing.unusable_cause,
+            detail=standing.detail,
+            version=self._version,
+        )
+
+    def _fresh_until_of(self, row: int, now: float) -> float:
+        """When an entry leaves a short window, or a slot falls due or leaves one."""
+        eras = self._series[row].eras
+        return min(
+            self.windows.next_expiry(row, now),
+            next_due(eras, now),
+            *(next_due(eras, now - span) + span for span in SHORT_WINDOWS.values()),
+        )
+
+    def _publish(self) -> None:
+        if self._order is None:
+            own = self._settings.location
+            keys = self.windows.keys
+            self._order = [
+                row
+                for endpoint in self._catalog.endpoints
+                for row in sorted(self._rows_of.get(endpoint, ()), key=lambda row: (keys[row][1] != own, keys[row]))
+            ]
+        shown = [self._series[row] for row in self._order]
+        views = tuple([series.view for series in shown if series.view is not None and series.is_shown])
+        if len(views) != len(self._views) or any(map(is_not, views, self._views)):
+            self._views = views
+
+
+def _has_data(view: EndpointView, now: float) -> bool:
+    longest = max(LONG_WINDOWS.values())
+    return view.windows["30d"].seen > 0 or (view.last_probe_at is not None and now - view.last_probe_at <= longest)
+
+
+def _latest(known: float | None, at: float | None) -> float | None:
+    if known is None or at is None:
+        return at if known is None else known
+    return max(known, at)

@@ -1,0 +1,41 @@
+"""What the board keeps of one series (an endpoint seen from a location) beside its windows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from monitor.health.state import StateMachine
+from monitor.health.view import EndpointView
+from monitor.observation import Observation
+from monitor.outcome import Outcome
+from monitor.slot import Era
+
+NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """When the last probe, and the last success, of a series began: UTC seconds, None if there was none."""
+
+    endpoint: str
+    location: str
+    last_probe_at: float | None
+    last_success_at: float | None
+
+
+@dataclass(slots=True)
+class Series:
+    machine: StateMachine
+    eras: tuple[Era, ...] = ()  # oldest first
+    last_probe_at: float | None = None
+    last_success_at: float | None = None
+    relevant_at: float = -NEVER  # monotonic: when the last countable or throttled outcome came
+    probes: Counter[Outcome] = field(default_factory=Counter)  # of this process, rechecks included
+    cost_usd: float = 0.0
+    view: EndpointView | None = None
+    is_shown: bool = False
+
+    def count(self, observation: Observation) -> None:
+        self.probes[observation.outcome] += 1
+        self.cost_usd += observation.cost_usd or 0.0

@@ -1,0 +1,305 @@
+"""The state of one endpoint seen from one location: a pure fold over its recent outcomes, rechecks included.
+
+    unknown ──first ok──> operational <──> degraded <──> down
+
+Only `ok` and `provider_fault` (under the configured policy) are countable. With `down: 3 of 4, up: 2 of 2`:
+
+- down: a fault comes and 3 of the last 4 countable outcomes are faults. Only the up rule, or throttling, leads out.
+- operational: the first ok out of unknown, or an ok that makes it 2 of the last 2. What was before those no longer
+  counts: one new fault after a recovery does not revive the old ones.
+- degraded: not down, but at least 2 and at least half of the last 4 countable outcomes are faults. A fault never
+  betters a state and an ok never worsens one. Unknown does not become degraded by faults: only down, by its rule.
+- degraded, cause `throttled`: the last 4 outcomes that are countable or throttled are all throttled, or nothing else
+  came since `forget` (so out of unknown the first throttled one is enough). Never down: the provider answers.
+- unknown: nothing countable or throttled for `forget` times the interval. It begins when that time was over, not when
+  somebody noticed. Older outcomes are forgotten with it.
+- account, probe_defect and monitor_fault leave the state as it was. An account outcome, or a missing secret, makes the
+  endpoint unusable until an ok comes; under every policy, since it is about our key.
+
+The cause of degraded and down is the class most frequent among the faults of the last 4; of several, the one named
+before, else the newest. `since` is when the first observation of the run that led to the state began.
+
+Outcomes are ordered by due time and recheck number, not by arrival, so a late one takes its own place; and not by
+started_at, which a wall-clock step turns back. One that is older than all that is kept changes nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from monitor.observation import Observation
+from monitor.outcome import POLICIES, Group, Outcome, group_of
+from monitor.settings import StateRule
+
+THROTTLED = "throttled"  # the cause of a state that only throttling made
+
+
+class State(StrEnum):
+    UNKNOWN = "unknown"
+    OPERATIONAL = "operational"
+    DEGRADED = "degraded"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A confirmed change of state or of its cause. `since` and `at` are UTC seconds: when the state began, and when
+    the observation began (or the time ran out) that confirmed it. `detail` is the redacted message of that
+    observation."""
+
+    endpoint: str
+    location: str
+    previous: State
+    state: State
+    cause: str | None
+    since: float
+    at: float
+    detail: str | None = None
+
+
+class Reading(NamedTuple):
+    """What the state machine sees of an observation; ordered by when it was due."""
+
+    due_at: float
+    recheck: int
+    started_at: float
+    outcome: Outcome
+    detail: str | None
+
+
+class Standing(NamedTuple):
+    """What is known after a reading. `countable` are the last countable readings, oldest first."""
+
+    state: State = State.UNKNOWN
+    since: float | None = None
+    cause: str | None = None
+    detail: str | None = None
+    usable: bool = True
+    unusable_cause: str | None = None
+    countable: tuple[Reading, ...] = ()
+    throttled_run: int = 0  # throttled ones since the last countable one
+    throttled_since: float | None = None
+    relevant: Reading | None = None  # the last countable or throttled one
+
+
+def is_about_our_key(outcome: Outcome) -> bool:
+    return outcome is Outcome.SECRET_MISSING or group_of(outcome) is Group.ACCOUNT
+
+
+def advance(
+    standing: Standing, reading: Reading, rule: StateRule, policy: str, forget_seconds: float = float("inf")
+) -> Standing:
+    """`standing` after one more reading, which is later than all before it."""
+    group = POLICIES[policy][reading.outcome]
+    if standing.relevant is not None and reading.due_at - standing.relevant.due_at >= forget_seconds:
+        standing = forgotten(standing, forget_seconds)
+    if is_about_our_key(reading.outcome):
+        standing = standing._replace(usable=False, unusable_cause=reading.outcome.value)
+    elif group is Group.OK:
+        standing = standing._replace(usable=True, unusable_cause=None)
+    if group is Group.THROTTLED:
+        return _throttled(standing, reading, rule, forget_seconds)
+    if group in (Group.OK, Group.PROVIDER_FAULT):
+        return _counted(standing, reading, rule, policy, forget_seconds)
+    return standing
+
+
+def forgotten(standing: Standing, forget_seconds: float) -> Standing:
+    """Unknown, from the moment on when the last relevant reading was `forget_seconds` old. Usable stays as it was."""
+    if standing.relevant is None:
+        return Standing(usable=standing.usable, unusable_cause=standing.unusable_cause)
+    return Standing(
+        since=standing.relevant.started_at + forget_seconds,
+        usable=standing.usable,
+        unusable_cause=standing.unusable_cause,
+    )
+
+
+def only_throttled(standing: Standing) -> Standing:
+    """Degraded by throttling, from the first of the run on."""
+    if standing.state is State.DEGRADED and standing.cause == THROTTLED:
+        return standing
+    return standing._replace(
+        state=State.DEGRADED,
+        cause=THROTTLED,
+        since=standing.throttled_since,
+        detail=standing.relevant.detail if standing.relevant else None,
+    )
+
+
+def _throttled(standing: Standing, reading: Reading, rule: StateRule, forget_seconds: float) -> Standing:
+    standing = standing._replace(
+        countable=_fresh(standing.countable, reading, forget_seconds),
+        throttled_run=standing.throttled_run + 1,
+        throttled_since=reading.started_at if standing.throttled_run == 0 else standing.throttled_since,
+        relevant=reading,
+    )
+    if standing.throttled_run >= rule.down_of or not standing.countable:
+        return only_throttled(standing)
+    return standing
+
+
+def _counted(standing: Standing, reading: Reading, rule: StateRule, policy: str, forget_seconds: float) -> Standing:
+    groups = POLICIES[policy]
+    kept = max(rule.down_of, rule.up_of)
+    was_throttled = standing.throttled_run > 0
+    countable = (*_fresh(standing.countable, reading, forget_seconds), reading)[-kept:]
+    standing = standing._replace(countable=countable, throttled_run=0, throttled_since=None, relevant=reading)
+    recent = countable[-rule.down_of :]
+    faults = [one for one in recent if groups[one.outcome] is Group.PROVIDER_FAULT]
+    many_faults = len(faults) >= 2 and 2 * len(faults) >= len(recent)
+
+    if groups[reading.outcome] is Group.OK:
+        latest = countable[-rule.up_of :]
+        oks = [one for one in latest if groups[one.outcome] is Group.OK]
+        # A state that came without any fault (throttled from the start) is over with its first ok, as unknown is.
+        first = standing.state is State.UNKNOWN or (standing.state is not State.DOWN and len(oks) == len(countable))
+        if first or len(oks) >= rule.up_successes:
+            return _well(standing, oks, reading if first or was_throttled else oks[0])
+        if standing.state is State.DEGRADED and not many_faults:
+            return _well(standing, oks, reading)
+    elif len(faults) >= rule.down_failures:
+        if standing.state is not State.DOWN:
+            standing = standing._replace(state=State.DOWN, since=faults[0].started_at)
+    elif standing.state is State.OPERATIONAL and many_faults:
+        standing = standing._replace(state=State.DEGRADED, since=faults[0].started_at)
+    if standing.state in (State.DEGRADED, State.DOWN) and faults:
+        return _with_cause(standing, faults)
+    return standing
+
+
+def _well(standing: Standing, oks: Sequence[Reading], first: Reading) -> Standing:
+    if standing.state is State.OPERATIONAL:
+        return standing
+    return standing._replace(
+        state=State.OPERATIONAL,
+        since=first.started_at,
+        cause=None,
+        detail=None,
+        countable=tuple(oks),
+    )
+
+
+def _with_cause(standing: Standing, faults: Sequence[Reading]) -> Standing:
+    counts = Counter(one.outcome.value for one in faults)
+    most = max(counts.values())
+    newest_first = [one for one in reversed(faults) if counts[one.outcome.value] == most]
+    telling = next((one for one in newest_first if one.outcome.value == standing.cause), newest_first[0])
+    return standing._replace(cause=telling.outcome.value, detail=telling.detail)
+
+
+def _fresh(countable: tuple[Reading, ...], reading: Reading, forget_seconds: float) -> tuple[Reading, ...]:
+    """What still counts beside `reading`: nothing, if the last countable one is older than `forget`."""
+    if countable and reading.due_at - countable[-1].due_at >= forget_seconds:
+        return ()
+    return countable
+
+
+class StateMachine:
+    """The standing of one endpoint and location, and enough of its past to put late readings into their place.
+
+    Use from one task. Ages are handed in, so that no wall-clock step makes anybody forget.
+    """
+
+    __slots__ = ("_base", "_horizon", "_policy", "_readings", "_rule", "standing")
+
+    def __init__(self, rule: StateRule, policy: str, standing: Standing | None = None) -> None:
+        self._rule = rule
+        self._policy = policy
+        self._base = standing or Standing()  # what was known before the first of `_readings`
+        self._readings: list[Reading] = []
+        self._horizon: tuple[float, int] | None = None  # (due_at, recheck): what is not later is part of `_base`
+        self.standing = self._base
+
+    def configure(self, rule: StateRule, policy: str) -> None:
+        """A reloaded rule: it judges from the next reading on."""
+        self._rule = rule
+        self._policy = policy
+
+    def observe(self, observation: Observation, forget_seconds: float) -> bool:
+        """Take in one observation; whether it was countable or throttled. One that is already known changes nothing."""
+        reading = Reading(
+            observation.due_at, observation.recheck, observation.started_at, observation.outcome, observation.detail
+        )
+        group = POLICIES[self._policy][reading.outcome]
+        relevant = group in (Group.OK, Group.PROVIDER_FAULT, Group.THROTTLED)
+        if not relevant and not is_about_our_key(reading.outcome):
+            return False
+        if self._horizon is not None and reading[:2] <= self._horizon:
+            return False
+        if not self._readings or reading[:2] > self._readings[-1][:2]:
+            self._readings.append(reading)
+            self.standing = advance(self.standing, reading, self._rule, self._policy, forget_seconds)
+            self._drop_oldest(forget_seconds)
+            return relevant
+        place = bisect_left(self._readings, reading[:2], key=lambda one: one[:2])
+        if self._readings[place][:2] == reading[:2]:
+            return False
+        self._readings.insert(place, reading)
+        self.standing = self._base
+        for one in self._readings:
+            self.standing = advance(self.standing, one, self._rule, self._policy, forget_seconds)
+        self._drop_oldest(forget_seconds)
+        return relevant
+
+    def expire(self, age_seconds: float, forget_seconds: float) -> bool:
+        """Forget what is too old: `age_seconds` is how long ago the last relevant reading was due (infinite if there
+        is none). Whether the state or its cause changed."""
+        standing = self.standing
+        if age_seconds >= forget_seconds:
+            after = forgotten(standing, forget_seconds)
+        else:
+            lead = self._countable_lead_seconds()
+            if lead is None or age_seconds + lead < forget_seconds:
+                return False
+            after = only_throttled(standing)
+        if standing.state is State.UNKNOWN is after.state:
+            after = standing
+        changed = (after.state, after.cause) != (standing.state, standing.cause)
+        if changed:
+            self._base = self.standing = after
+            if self._readings:
+                self._horizon = self._readings[-1][:2]
+                self._readings.clear()
+        return changed
+
+    def expires_after_seconds(self, forget_seconds: float) -> float | None:
+        """How old the last relevant reading must be for `expire` to change anything; None if it never will."""
+        if self.standing.state is State.UNKNOWN and self.standing.throttled_run == 0:
+            return None
+        return forget_seconds - (self._countable_lead_seconds() or 0.0)
+
+    def _countable_lead_seconds(self) -> float | None:
+        """How much older than the last (throttled) reading the last countable one is; None if throttling changes
+        nothing by growing older."""
+        standing = self.standing
+        if standing.throttled_run == 0 or not standing.countable or standing.relevant is None:
+            return None
+        if standing.state is State.DEGRADED and standing.cause == THROTTLED:
+            return None
+        return standing.relevant.due_at - standing.countable[-1].due_at
+
+    def wants_recheck(self, observation: Observation) -> bool:
+        """Whether `observation` is a fault that a quick recheck would help to settle: never when already down, and at
+        most `down_failures` - 1 times in a slot."""
+        return (
+            POLICIES[self._policy][observation.outcome] is Group.PROVIDER_FAULT
+            and self.standing.state is not State.DOWN
+            and observation.recheck < self._rule.down_failures - 1
+        )
+
+    @property
+    def _kept(self) -> int:
+        # Twice what the rule looks at: a reading that is later than this hardly bears on the present.
+        return 2 * max(self._rule.down_of, self._rule.up_of)
+
+    def _drop_oldest(self, forget_seconds: float) -> None:
+        while len(self._readings) > self._kept:
+            oldest = self._readings.pop(0)
+            self._horizon = oldest[:2]
+            self._base = advance(self._base, oldest, self._rule, self._policy, forget_seconds)

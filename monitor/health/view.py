@@ -1,0 +1,96 @@
+"""What the health room shows of an endpoint: frozen values that web and routing read and never compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from monitor.catalog.model import Endpoint
+from monitor.health.sketch import FIGURES, SECONDS
+from monitor.health.state import State
+from monitor.health.uptime import GroupCounts, ratio
+from monitor.outcome import Outcome
+
+# What OpenRouter's API shows, so that the JSON API finds them in every view whatever the exporter is told to export.
+API_QUANTILES = (0.5, 0.75, 0.9, 0.99)
+API_PERFORMANCE_WINDOW = "30m"
+
+
+def mirrored(figure: str, quantile: float) -> float:
+    """The quantile of `figure` that is as bad as `quantile` is of a time: of a speed, its slow tail (0.9 -> 0.1)."""
+    return quantile if FIGURES[figure] is SECONDS else round(1 - quantile, 9)
+
+
+def figure_quantiles(figure: str, quantiles: Sequence[float]) -> tuple[float, ...]:
+    """`quantiles`, as configured for times, mirrored for `figure`: (0.5, 0.9, 0.99) of a speed are 0.5, 0.1, 0.01."""
+    return tuple(mirrored(figure, quantile) for quantile in quantiles)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFigures:
+    """One rolling window of one endpoint, or of many pooled. Ratios are floored to 6 decimals, None without samples.
+
+    `samples` = successes + provider faults; `expected` = slots that fell due; `seen` = scheduled observations outside
+    monitor_fault. `quantiles` are statistical, figure -> quantile -> value in the figure's unit: keys of a speed are
+    those of `figure_quantiles`. A figure without samples is absent.
+    """
+
+    samples: int
+    successes: int
+    seen: int
+    expected: int
+    uptime_ratio: float | None
+    coverage_ratio: float | None
+    throttled_ratio: float | None
+    answer_ok_ratio: float | None
+    quantiles: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        counts: GroupCounts,
+        answers_asked: int,
+        answers_ok: int,
+        expected: int,
+        quantiles: Mapping[str, Mapping[float, float]],
+    ) -> WindowFigures:
+        return cls(
+            samples=counts.samples,
+            successes=counts.ok,
+            seen=counts.seen,
+            expected=expected,
+            uptime_ratio=counts.uptime_ratio(),
+            coverage_ratio=counts.coverage_ratio(expected),
+            throttled_ratio=counts.throttled_ratio(),
+            answer_ok_ratio=ratio(answers_ok, answers_asked),
+            quantiles=quantiles,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointView:
+    """One endpoint seen from one location. A view is never changed: a changed endpoint gets a new one, with a greater
+    `version`, so what is rendered from a view may be kept for as long as the Board hands out that same object.
+
+    Stamps are UTC seconds; None = unknown. `cause` names the outcome class (or `throttled`) that a degraded or down
+    state is about; `unusable_cause` the class (`auth`, `secret_missing`, ...) that made `usable` False. `detail` is the
+    redacted message that came with the cause. `windows` hold every window; quantiles only where
+    `Board.performance_windows` says so. `probes_total` and `cost_usd_total` count this process's own probes, rechecks
+    included.
+    """
+
+    endpoint: Endpoint
+    location: str
+    state: State
+    cause: str | None
+    state_since: float | None
+    usable: bool
+    interval_seconds: float
+    last_probe_at: float | None
+    last_success_at: float | None
+    windows: Mapping[str, WindowFigures]
+    probes_total: Mapping[Outcome, int]
+    cost_usd_total: float
+    unusable_cause: str | None = None
+    detail: str | None = None
+    version: int = field(default=0, compare=False)

@@ -1,0 +1,352 @@
+"""Rolling windows of every series (an endpoint seen from a location), in memory. Scheduled chat probes only.
+
+5m, 30m      exact: started_at >= now - span, from rings of the observations themselves
+1d, 7d, 30d  started_at >= floor_hour(now) - span, from counts and log bins. Their edge moves by the hour: `slide` takes
+             the hours that leave, as they were rolled up, and subtracts them.
+
+There is no upper bound. A late row goes to each window that still covers it, and to no other. What is subtracted is
+what was added: rollups and windows are made of the same committed rows by the same `tally`, so no count falls below
+zero as long as `slide` and `record` see every row the same way round (see `slide`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from monitor.health.dense import BinMatrix, CountMatrix, Indices
+from monitor.health.ring import Entries, Ring, entry_of
+from monitor.health.rows import TallyRows
+from monitor.health.sketch import FIGURES, Values, decode_many
+from monitor.health.tally import figure_values
+from monitor.observation import Observation
+from monitor.outcome import OUTCOME_CODES, OUTCOMES, Outcome
+
+logger = logging.getLogger(__name__)
+
+HOUR = 3600
+DAY = 86400
+KIND = "chat"
+
+SHORT_WINDOWS: Mapping[str, float] = {"5m": 300.0, "30m": 1800.0}
+LONG_WINDOWS: Mapping[str, int] = {"1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
+WINDOWS: tuple[str, ...] = (*SHORT_WINDOWS, *LONG_WINDOWS)
+RING_SECONDS = max(SHORT_WINDOWS.values())
+
+# Columns of the count matrix: one per outcome class, in the order of the codes, then the answers.
+ASKED = len(OUTCOMES)
+ANSWERED = ASKED + 1
+_PLACES = {name: place for place, name in enumerate(LONG_WINDOWS)}
+_CODE_OF_NAME = {outcome.value: code for outcome, code in OUTCOME_CODES.items()}
+# Rollup rows subtracted at a time: some 3 ms of work, so that a slide never holds up the event loop.
+_ROWS_AT_ONCE = 250
+
+
+def floor_hour(at: float) -> int:
+    return int(at // HOUR) * HOUR
+
+
+def _ceil_day(at: int) -> int:
+    return -(-at // DAY) * DAY
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRanges:
+    """What a restore reads; every span is [start, end) in UTC seconds.
+
+    `days` of daily rows, `hours` of hourly rows (the spans do not overlap), and the raw observations with
+    started_at >= `tail_since`.
+    """
+
+    days: tuple[int, int]
+    hours: tuple[tuple[int, int], ...]
+    tail_since: float
+
+
+class Windows:
+    """Not thread-safe: use from one task at a time. A series has a row number, given when it is first seen, for ever.
+
+    `now` is UTC seconds. Memory: about 13 KB per series (for times between 50 ms and 60 s), and 56 bytes for each
+    observation of the last 30 minutes.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.edge_hour = floor_hour(now)
+        self.keys: list[tuple[str, str]] = []  # row -> (endpoint, location)
+        self._row_of: dict[tuple[str, str], int] = {}
+        self._rings: list[Ring] = []
+        self._counts = CountMatrix(len(LONG_WINDOWS), ANSWERED + 1)
+        self._bins = {name: BinMatrix(len(LONG_WINDOWS), scale) for name, scale in FIGURES.items()}
+        self._leaving: deque[tuple[str, tuple[int, int], TallyRows]] = deque()
+        self._rolled_until = (self.edge_hour, self.edge_hour)  # hours, days: used while restoring
+        self.clamped_cells = 0  # counts that would have fallen below zero: 0, unless a rollup is not what was recorded
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def find(self, endpoint: str, location: str) -> int | None:
+        return self._row_of.get((endpoint, location))
+
+    def row_of(self, endpoint: str, location: str) -> int:
+        """The series' row, made if it is new."""
+        key = (endpoint, location)
+        row = self._row_of.get(key)
+        if row is None:
+            row = self._row_of[key] = len(self.keys)
+            self.keys.append(key)
+            self._rings.append(Ring())
+            self._counts.reserve(row + 1)
+            for bins in self._bins.values():
+                bins.reserve(row + 1)
+        return row
+
+    def start_of(self, window: str, now: float) -> float:
+        """Where the named window begins at `now`. KeyError if there is no such window."""
+        if window in SHORT_WINDOWS:
+            return now - SHORT_WINDOWS[window]
+        return self.edge_hour - LONG_WINDOWS[window]
+
+    def record(self, observations: Iterable[Observation], now: float) -> list[int]:
+        """Add committed observations, each exactly once; the rows they touched. Rechecks and other kinds are passed
+        over."""
+        return self._add(observations, now, counted_since=0.0)
+
+    def slide(self, to_hour: int, leaving: Mapping[str, TallyRows]) -> None:
+        """Move the long windows' edge to `to_hour` and take away the hourly rows of `leaving_spans(to_hour)`.
+
+        Call it where no commit lies between reading `leaving` and this call, and every commit before has been
+        recorded: in a job of the writer's. The edge moves at once, the subtraction waits for `settle`. ValueError if a
+        window that loses hours is left out.
+        """
+        spans = self.leaving_spans(to_hour)
+        if missing := spans.keys() - leaving.keys():
+            raise ValueError(f"slide: no rows given for {', '.join(sorted(missing))}")
+        self.edge_hour = max(self.edge_hour, to_hour)
+        for window, span in spans.items():
+            rows = leaving[window]
+            for start in range(0, len(rows), _ROWS_AT_ONCE):
+                self._leaving.append((window, span, rows.part(start, start + _ROWS_AT_ONCE)))
+
+    def leaving_spans(self, to_hour: int) -> dict[str, tuple[int, int]]:
+        """window -> [start, end) of the hourly rows that leave it when the edge moves to `to_hour`. Empty if it does
+        not move."""
+        if to_hour <= self.edge_hour:
+            return {}
+        return {window: (self.edge_hour - span, to_hour - span) for window, span in LONG_WINDOWS.items()}
+
+    def settle(self) -> bool:
+        """Do a slice of what a slide left to do; whether there is more. Until then long windows still hold what has
+        left them."""
+        if self._leaving:
+            window, (start, end), rows = self._leaving.popleft()
+            buckets = np.asarray(rows.bucket_starts, dtype=np.int64)
+            self._apply(rows, [(_PLACES[window], (buckets >= start) & (buckets < end))], subtract=True)
+        return bool(self._leaving)
+
+    def restore_ranges(self, now: float, hours_until: int, days_until: int) -> RestoreRanges:
+        """What to read for a restore at `now`: daily rows hold what started before `days_until`, hourly rows what
+        started before `hours_until`, the raw observations the rest. Starts the restore: the windows must be empty.
+        """
+        self.edge_hour = floor_hour(now)
+        self._rolled_until = (hours_until, days_until)
+        starts = [self.edge_hour - span for span in LONG_WINDOWS.values()]
+        spans = [(start, min(_ceil_day(start), hours_until)) for start in starts]
+        spans.append((max(days_until, min(starts)), hours_until))
+        return RestoreRanges(
+            days=(_ceil_day(min(starts)), max(days_until, _ceil_day(min(starts)))),
+            hours=tuple(_merged_spans(spans)),
+            tail_since=min(float(max(hours_until, min(starts))), now - RING_SECONDS),
+        )
+
+    def restore_days(self, rows: TallyRows) -> None:
+        """Daily rows of `restore_ranges`, in any order and in as many parts as is convenient."""
+        _, days_until = self._rolled_until
+        starts = np.asarray(rows.bucket_starts, dtype=np.int64)
+        masks = [
+            (place, (starts >= _ceil_day(self.edge_hour - LONG_WINDOWS[window])) & (starts < days_until))
+            for window, place in _PLACES.items()
+        ]
+        self._apply(rows, masks, subtract=False)
+
+    def restore_hours(self, rows: TallyRows) -> None:
+        """Hourly rows of `restore_ranges`, in any order and in as many parts as is convenient."""
+        hours_until, days_until = self._rolled_until
+        starts = np.asarray(rows.bucket_starts, dtype=np.int64)
+        masks = []
+        for window, place in _PLACES.items():
+            first = self.edge_hour - LONG_WINDOWS[window]
+            within = (starts >= first) & (starts < hours_until)
+            masks.append((place, within & ((starts < _ceil_day(first)) | (starts >= days_until))))
+        self._apply(rows, masks, subtract=False)
+
+    def restore_tail(self, observations: Iterable[Observation], now: float) -> list[int]:
+        """The raw observations of `restore_ranges`; the rows they touched. Those that are already rolled up go to the
+        short windows only."""
+        return self._add(observations, now, counted_since=float(self._rolled_until[0]))
+
+    def recent(self, row: int, start: float) -> Entries:
+        """The exact entries of a series that started at `start` or after: a copy, oldest first."""
+        return self._rings[row].since(start)
+
+    def next_expiry(self, row: int, now: float) -> float:
+        """The first moment after which a short window of the series has lost an entry; infinite if it holds none."""
+        ring = self._rings[row]
+        oldest = ((ring.oldest_since(now - span), span) for span in SHORT_WINDOWS.values())
+        return min((at + span for at, span in oldest if at is not None), default=float("inf"))
+
+    def counts(self, window: str, rows: slice | Indices) -> npt.NDArray[np.int64]:
+        """[rows x columns] of a long window: a column per outcome class by code, then ASKED and ANSWERED."""
+        return self._counts.counts[_PLACES[window], rows]
+
+    def quantiles(self, window: str, figure: str, rows: slice | Indices, quantiles: Sequence[float]) -> Values:
+        """[rows x quantiles] of a long window, within 1 % of the exact nearest rank; nan without samples."""
+        return self._bins[figure].quantiles(_PLACES[window], rows, quantiles)
+
+    def quantiles_all(self, window: str, figure: str, quantiles: Sequence[float]) -> Values:
+        """`quantiles` of every series, in the order of `keys`."""
+        return self.quantiles(window, figure, slice(0, len(self)), quantiles)
+
+    def pooled_quantiles(self, window: str, figure: str, rows: Indices, quantiles: Sequence[float]) -> Values:
+        """[quantiles] of a long window over all `rows` together; nan without samples."""
+        return self._bins[figure].pooled_quantiles(_PLACES[window], rows, quantiles)
+
+    def _add(self, observations: Iterable[Observation], now: float, counted_since: float) -> list[int]:
+        ring_start = now - RING_SECONDS
+        cells = _Cells()
+        touched: dict[int, None] = {}
+        for observation in observations:
+            if observation.recheck or observation.kind != KIND:
+                continue
+            row = self.row_of(observation.endpoint, observation.location)
+            touched[row] = None
+            started_at = observation.started_at
+            figures = figure_values(observation)
+            if started_at >= ring_start:
+                ring = self._rings[row]
+                ring.add(entry_of(observation, figures))
+                ring.drop_before(ring_start)
+            if started_at >= counted_since:
+                cells.add(row, observation, figures)
+        cells.add_to(self._counts, self._bins, [self.edge_hour - span for span in LONG_WINDOWS.values()])
+        return list(touched)
+
+    def _apply(self, rows: TallyRows, masks: Sequence[tuple[int, npt.NDArray[np.bool_]]], subtract: bool) -> None:
+        """Add or take away `rows`, of which `masks` say per window which count."""
+        lookup = self.find if subtract else self.row_of
+        found = [
+            lookup(endpoint, location) if kind == KIND else None
+            for endpoint, location, kind in zip(rows.endpoints, rows.locations, rows.kinds, strict=True)
+        ]
+        series = np.array([-1 if row is None else row for row in found], dtype=np.int64)
+        owners, columns, amounts = _count_cells(rows)
+        clamped = self._change(self._counts, series, masks, (owners, columns, amounts), subtract)
+        for figure, blobs in rows.sketches.items():
+            matrix = self._bins[figure]
+            owners, bins, amounts = decode_many(blobs)
+            cells = (owners, np.minimum(bins, FIGURES[figure].bins - 1), amounts)
+            clamped += self._change(matrix, series, masks, cells, subtract)
+        if clamped and not self.clamped_cells:
+            logger.error("windows_below_zero cells=%d: set to 0; a restart restores them from the rollups", clamped)
+        self.clamped_cells += clamped
+
+    @staticmethod
+    def _change(
+        matrix: CountMatrix | BinMatrix,
+        series: Indices,
+        masks: Sequence[tuple[int, npt.NDArray[np.bool_]]],
+        cells: tuple[Indices, Indices, Indices],
+        subtract: bool,
+    ) -> int:
+        owners, columns, amounts = cells
+        clamped = 0
+        for place, mask in masks:
+            chosen = (mask & (series >= 0))[owners]
+            change = (series[owners[chosen]], columns[chosen], amounts[chosen])
+            if subtract:
+                clamped += matrix.subtract(place, *change)
+            else:
+                matrix.add(place, *change)
+        return clamped
+
+
+class _Cells:
+    """What a batch of observations adds to the matrices, gathered so that numpy is called once per matrix."""
+
+    def __init__(self) -> None:
+        self._rows: list[int] = []
+        self._stamps: list[float] = []
+        # Per matrix: index into the two above, column.
+        self._counts: tuple[list[int], list[int]] = ([], [])
+        self._bins: dict[str, tuple[list[int], list[int]]] = {name: ([], []) for name in FIGURES}
+
+    def add(self, row: int, observation: Observation, figures: Mapping[str, float]) -> None:
+        index = len(self._rows)
+        self._rows.append(row)
+        self._stamps.append(observation.started_at)
+        owners, columns = self._counts
+        owners.append(index)
+        columns.append(OUTCOME_CODES[observation.outcome])
+        if observation.answer_ok is not None and observation.outcome is Outcome.SUCCESS:
+            owners.append(index)
+            columns.append(ASKED)
+            if observation.answer_ok:
+                owners.append(index)
+                columns.append(ANSWERED)
+        for name, value in figures.items():
+            owners, columns = self._bins[name]
+            owners.append(index)
+            columns.append(FIGURES[name].bin_of(value))
+
+    def add_to(self, counts: CountMatrix, bins: Mapping[str, BinMatrix], starts: Sequence[int]) -> None:
+        """`starts` are the long windows' edges, in their order."""
+        all_rows = np.array(self._rows, dtype=np.int64)
+        all_stamps = np.array(self._stamps)
+        changes: list[tuple[CountMatrix | BinMatrix, tuple[list[int], list[int]]]] = [
+            (counts, self._counts),
+            *((bins[name], cells) for name, cells in self._bins.items()),
+        ]
+        for matrix, cells in changes:
+            owners = np.array(cells[0], dtype=np.int64)
+            if not owners.size:
+                continue
+            rows, stamps = all_rows[owners], all_stamps[owners]
+            columns = np.array(cells[1], dtype=np.int64)
+            ones = np.ones(rows.size, dtype=np.int64)
+            for place, start in enumerate(starts):
+                within = stamps >= start
+                if within.all():
+                    matrix.add(place, rows, columns, ones)
+                else:
+                    matrix.add(place, rows[within], columns[within], ones[within])
+
+
+def _count_cells(rows: TallyRows) -> tuple[Indices, Indices, Indices]:
+    """(index of the row, column of the count matrix, count) of every count that is not 0."""
+    owners: list[int] = []
+    columns: list[int] = []
+    amounts: list[int] = []
+    for index, (counts, asked, answered) in enumerate(
+        zip(rows.counts, rows.answers_asked, rows.answers_ok, strict=True)
+    ):
+        owners.extend([index] * (len(counts) + 2))
+        columns.extend([_CODE_OF_NAME[name] for name in counts])
+        columns.extend((ASKED, ANSWERED))
+        amounts.extend(counts.values())
+        amounts.extend((asked, answered))
+    return np.array(owners, dtype=np.int64), np.array(columns, dtype=np.int64), np.array(amounts, dtype=np.int64)
+
+
+def _merged_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same seconds in ascending spans that do not touch; empty ones left out."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(span for span in spans if span[0] < span[1]):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged

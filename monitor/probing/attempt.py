@@ -1,0 +1,294 @@
+"""The exchange of one probe: connect, listen, stop. Deadlines are kept while reading and reckoned by stamps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from monitor.clock import Clock
+from monitor.observation import ClockKind
+from monitor.outcome import Outcome
+from monitor.probing.classifier import Ending, Verdict, judge_status, judge_stream, judge_told, unreadable
+from monitor.probing.dialects.dialect import Decoder, Framer, ProbeRequest
+from monitor.probing.encoding import inflater_of, is_plain
+from monitor.probing.error_body import MAX_ERROR_BYTES, read_error_body
+from monitor.probing.events import END, ErrorFacts, Failed, Usage
+from monitor.probing.measure import Deadlines, Tape
+from monitor.probing.stream import Frame, Undecodable, Unreadable
+from monitor.probing.transport import Exchange, LinkError, Transport, Wire
+from monitor.settings import ProbingSettings
+
+# What a refusal's body gets to arrive, and usage after the terminal event.
+ERROR_BODY_SECONDS = 2.0
+USAGE_SECONDS = 2.0
+# A deadline noticed this much after it passed says that our loop stood still, and nothing about the provider.
+_LATE_SECONDS = 1.0
+
+
+class _Expired(Exception):
+    pass
+
+
+class Attempt:
+    """One request and what came back. `run` once; then read the attributes. Stamps are monotonic seconds."""
+
+    def __init__(
+        self,
+        *,
+        request: ProbeRequest,
+        provider: str,
+        framer: Framer,
+        decoder: Decoder,
+        probing: ProbingSettings,
+        transport: Transport,
+        clock: Clock,
+        worked_before: Callable[[], bool],
+        prompt_bytes: int,
+    ) -> None:
+        self.tape = Tape()
+        self.terminal_at: float | None = None
+        self.prompt_bytes = prompt_bytes
+        self._request = request
+        self._provider = provider
+        self._framer = framer
+        self._decoder = decoder
+        self._probing = probing
+        self._transport = transport
+        self._clock = clock
+        self._worked_before = worked_before
+        self._deadlines = Deadlines(
+            probing.first_token_timeout_seconds, probing.idle_timeout_seconds, probing.timeout_seconds
+        )
+        self._exchange = Exchange(self._connected)
+        self._wire: Wire | None = None
+        self._alarm: asyncio.Timeout | None = None
+        self._due_at = 0.0
+        self._due_outcome = Outcome.TIMEOUT_CONNECT
+        self._unreadable_lines = 0
+        self._read_at = 0.0
+
+    async def run(self) -> Verdict:
+        """The class, with its evidence. Raises CancelledError, and whatever is a defect of ours."""
+        try:
+            async with asyncio.timeout(None) as self._alarm:
+                self._arm(self._clock.monotonic() + self._probing.connect_timeout_seconds, Outcome.TIMEOUT_CONNECT)
+                wire = self._wire = await self._open()
+                return await self._listen(wire)
+        except (TimeoutError, _Expired) as error:
+            if isinstance(error, TimeoutError) and not (self._alarm and self._alarm.expired()):
+                raise
+            if self.terminal_at is not None:
+                return self._judge(Ending.TERMINAL)
+            return self._overdue()
+        except LinkError as error:
+            if self.terminal_at is not None:
+                return self._judge(Ending.TERMINAL)
+            return Verdict(error.outcome, error.detail)
+        except Unreadable as error:
+            if self.terminal_at is not None:
+                return self._judge(Ending.TERMINAL)
+            return Verdict(Outcome.MALFORMED, str(error))
+        finally:
+            if self._wire is not None:
+                self._wire.drop()
+
+    async def _open(self) -> Wire:
+        mode = self._probing.connection
+        try:
+            return await self._transport.open(self._request, self._provider, mode, self._exchange)
+        except LinkError as error:
+            if not (self._exchange.is_reused and error.outcome is Outcome.RESET):
+                raise
+        # The provider closed a pooled connection just as it was picked: our pool's doing, and no answer to a request.
+        self._exchange = Exchange(self._connected)
+        self._arm(self._clock.monotonic() + self._probing.connect_timeout_seconds, Outcome.TIMEOUT_CONNECT)
+        return await self._transport.open(self._request, self._provider, "fresh", self._exchange)
+
+    async def _listen(self, wire: Wire) -> Verdict:
+        status = wire.status
+        encoding = wire.headers.get("content-encoding")
+        inflater = None if is_plain(encoding) else inflater_of(encoding)
+        can_decode = inflater is not None or is_plain(encoding)
+        if not 200 <= status < 300:
+            body = await self._error_body(wire) if status >= 400 and can_decode else b""
+            facts = read_error_body(body) if body else ErrorFacts()
+            return judge_status(status, facts, wire.headers, self._clock.now(), self._worked_before)
+        if status == 204:
+            return Verdict(Outcome.EMPTY, "HTTP 204")
+        if not can_decode:
+            return unreadable(f"the body is encoded as {encoding}, which was not accepted", self._worked_before)
+
+        tape, framer = self.tape, self._framer
+        tape.begin_read(wire.headers_at)
+        self._read_at = wire.headers_at
+        while (arrival := await wire.read()) is not None:
+            at, data = arrival
+            if at > self._due_at:
+                raise _Expired
+            tape.begin_read(at)
+            self._read_at = at
+            told = self._hear(framer.feed(data if inflater is None else inflater.feed(data)), at)
+            if told is not None:
+                return told
+            if self.terminal_at is not None:
+                if not self._await_rest(at):
+                    return self._judge(Ending.TERMINAL)
+            elif tape.last_payload_at == at:
+                self._arm(*self._deadlines.next_due(self._t0, at))
+            elif framer.is_markup and tape.first_event_at is None:
+                return unreadable("HTML or XML where a stream was due", self._worked_before)
+        assert wire.ending is not None
+        return self._ended(wire.ending)
+
+    def _ended(self, ending: Ending) -> Verdict:
+        tape = self.tape
+        if ending is Ending.CLEAN:
+            told = self._hear(self._framer.close(), self._read_at)
+            if told is not None:
+                return told
+            if tape.first_event_at is None and (self._framer.unknown_lines or self._unreadable_lines):
+                return unreadable("a body that is neither a stream nor JSON", self._worked_before)
+        if self.terminal_at is not None:
+            return self._judge(Ending.TERMINAL)
+        if ending is Ending.CLEAN and self._decoder.close_ends:
+            self.terminal_at = tape.finish_at
+        return self._judge(ending)
+
+    def _hear(self, frames: Iterable[Frame], at: float) -> Verdict | None:
+        """Put the frames on the tape; a verdict only if they tell an error."""
+        tape, decode = self.tape, self._decoder.decode
+        for frame in frames:
+            try:
+                for event in decode(frame):
+                    if self.terminal_at is not None:
+                        # Nothing but usage matters any more.
+                        if isinstance(event, Usage):
+                            tape.add(event)
+                    elif isinstance(event, Failed):
+                        tape.add(event)
+                        return judge_told(event.facts, tape.payload_events > 0, self._worked_before)
+                    else:
+                        tape.add(event)
+                        if event is END:
+                            self.terminal_at = at
+                            tape.is_streamed = not self._decoder.is_whole
+            except Undecodable:
+                # What was cut off, or never was an event, does not spoil the stream.
+                if self.terminal_at is None:
+                    if not (frame.cut or frame.bare):
+                        raise
+                    self._unreadable_lines += 1
+        return None
+
+    def _await_rest(self, at: float) -> bool:
+        """After the terminal event: whether to read on for usage, or to the end that a pooled connection needs."""
+        if self._due_outcome is not Outcome.SUCCESS:
+            self._arm(at + USAGE_SECONDS, Outcome.SUCCESS)
+        return self.tape.usage is None or self._probing.connection == "reuse"
+
+    async def _error_body(self, wire: Wire) -> bytes:
+        """What the refusal says, as far as it comes within its caps."""
+        encoding = wire.headers.get("content-encoding")
+        inflater = inflater_of(encoding)
+        body = bytearray()
+        assert self._alarm is not None
+        self._alarm.reschedule(None)
+        left = max(self._t0 + self._deadlines.total - self._clock.monotonic(), 0.0)
+        try:
+            async with asyncio.timeout(min(ERROR_BODY_SECONDS, left)):
+                while len(body) < MAX_ERROR_BYTES and (arrival := await wire.read()) is not None:
+                    body += arrival[1] if inflater is None else inflater.feed(arrival[1])
+        except (TimeoutError, LinkError, Unreadable):
+            pass
+        return bytes(body[:MAX_ERROR_BYTES])
+
+    def _judge(self, ending: Ending) -> Verdict:
+        return judge_stream(self.tape, ending, close_ends=self._decoder.close_ends, max_tokens=self._request.max_tokens)
+
+    def _connected(self, t0: float) -> None:
+        self._arm(*self._deadlines.next_due(t0, None))
+
+    def _arm(self, due_at: float, outcome: Outcome) -> None:
+        """Set the one alarm. Its time base may be another than the clock's, so it is told the span."""
+        assert self._alarm is not None
+        self._due_at, self._due_outcome = due_at, outcome
+        loop = asyncio.get_running_loop()
+        self._alarm.reschedule(loop.time() + max(due_at - self._clock.monotonic(), 0.0))
+
+    def _overdue(self) -> Verdict:
+        late = self._clock.monotonic() - self._due_at
+        if late > _LATE_SECONDS:
+            return Verdict(Outcome.OVERLOAD, f"{self._due_outcome} noticed {late:.1f} s late: the monitor was busy")
+        probing = self._probing
+        events = self.tape.payload_events
+        match self._due_outcome:
+            case Outcome.TIMEOUT_CONNECT:
+                stage = "connection" if self._exchange.resolved_at is not None else "address or connection"
+                detail = f"no {stage} within {probing.connect_timeout_seconds:g} s"
+            case Outcome.TIMEOUT_FIRST_TOKEN:
+                what = "headers" if self._wire is None else "token"
+                detail = f"no {what} within {probing.first_token_timeout_seconds:g} s"
+            case Outcome.TIMEOUT_IDLE:
+                detail = f"no payload for {probing.idle_timeout_seconds:g} s after {events} payload events"
+            case _:
+                detail = f"not done within {probing.timeout_seconds:g} s, after {events} payload events"
+        return Verdict(self._due_outcome, detail)
+
+    @property
+    def _t0(self) -> float:
+        assert self._exchange.t0 is not None
+        return self._exchange.t0
+
+    @property
+    def t0(self) -> float | None:
+        """None if no connection came about."""
+        return self._exchange.t0
+
+    @property
+    def connect_seconds(self) -> float | None:
+        exchange = self._exchange
+        if exchange.is_reused or exchange.t0 is None or exchange.connect_started_at is None:
+            return None
+        return exchange.t0 - exchange.connect_started_at
+
+    @property
+    def headers_seconds(self) -> float | None:
+        return None if self._wire is None else self._wire.headers_at - self._t0
+
+    @property
+    def http_status(self) -> int | None:
+        return None if self._wire is None else self._wire.status
+
+    @property
+    def clock_kind(self) -> ClockKind:
+        return "userspace" if self._wire is None else self._wire.clock
+
+    @property
+    def response_id(self) -> str | None:
+        if self._decoder.response_id is not None or self._wire is None:
+            return self._decoder.response_id
+        return self._wire.headers.get("x-generation-id")  # OpenRouter tells it on errors too
+
+    @property
+    def response_model(self) -> str | None:
+        return self._decoder.response_model
+
+    def timeline(self, begun_at: float, ended_at: float) -> list[tuple[float, str]]:
+        """(seconds from t0, label) in order; from the beginning where there was no t0."""
+        exchange, tape = self._exchange, self.tape
+        stamps: list[tuple[Any, str]] = [
+            (begun_at, "begin"),
+            (exchange.resolved_at, "address"),
+            (exchange.t0, "reused connection" if exchange.is_reused else "connected"),
+            (None if self._wire is None else self._wire.headers_at, "headers"),
+            (tape.first_event_at, "first event"),
+            (tape.first_payload_at, "first token"),
+            (tape.first_answer_at, "first answer"),
+            (tape.last_payload_at, "last token"),
+            (self.terminal_at, "terminal event"),
+            (ended_at, "end"),
+        ]
+        origin = begun_at if exchange.t0 is None else exchange.t0
+        marks = [(stamp - origin, label) for stamp, label in stamps if stamp is not None]
+        return sorted(marks, key=lambda mark: mark[0])

@@ -1,0 +1,72 @@
+"""What an API dialect is to a probe: a request out, events in. Pure on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from monitor.catalog.model import Endpoint, Quirks
+from monitor.probing.events import Event
+from monitor.probing.stream import Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """An endpoint's secrets, revealed for one request. `headers` are the endpoint's own, plain and secret."""
+
+    api_key: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return "Credentials(***)"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRequest:
+    """One HTTP POST. `max_tokens` is the cap that the body asks for."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    max_tokens: int
+
+    def __repr__(self) -> str:
+        return f"ProbeRequest({self.url})"
+
+
+class Framer(Protocol):
+    """Bytes to frames; see `stream.EventStream`."""
+
+    unknown_lines: int
+    is_markup: bool
+
+    def feed(self, chunk: bytes) -> Iterator[Frame]: ...
+
+    def close(self) -> Iterator[Frame]: ...
+
+
+class Decoder(Protocol):
+    """The meaning of one response's frames. Stateful: one per probe.
+
+    `response_id` and `response_model` are as sent, None until then. `is_whole` is true once a complete, not streamed
+    answer came. `close_ends` tells whether a finish reason and a clean close end the stream as well as `End` does."""
+
+    response_id: str | None
+    response_model: str | None
+    is_whole: bool
+    close_ends: bool
+
+    def decode(self, frame: Frame) -> Iterable[Event]:
+        """The events of one frame, none if it is of an unknown kind; Undecodable if it cannot be read."""
+        ...
+
+
+class Dialect(Protocol):
+    name: str
+
+    def request(self, endpoint: Endpoint, credentials: Credentials, prompt: str, max_tokens: int) -> ProbeRequest: ...
+
+    def framer(self) -> Framer: ...
+
+    def decoder(self, quirks: Quirks) -> Decoder: ...

@@ -1,0 +1,353 @@
+"""OpenAI's chat completions, and the many hosts that speak it nearly right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from monitor import __version__
+from monitor.catalog.model import Endpoint, Quirks
+from monitor.probing.dialects.dialect import Credentials, ProbeRequest
+from monitor.probing.error_body import error_facts
+from monitor.probing.events import (
+    CONTROL,
+    END,
+    Content,
+    Event,
+    Failed,
+    Finish,
+    FinishKind,
+    Payload,
+    Reasoning,
+    Refusal,
+    ToolCall,
+    Usage,
+)
+from monitor.probing.stream import EventStream, Frame, Undecodable
+
+_DONE = b"[DONE]"
+_MAX_DONE_BYTES = 16  # with some white space around it; chunks are longer and need no second look
+
+# Words that hosts use for the same few ends; whatever is not here was a stop.
+_FINISH_KINDS = {
+    "length": FinishKind.LENGTH,
+    "max_tokens": FinishKind.LENGTH,
+    "max_output_tokens": FinishKind.LENGTH,
+    "content_filter": FinishKind.FILTER,
+    "content_filtered": FinishKind.FILTER,
+    "refusal": FinishKind.FILTER,
+    "safety": FinishKind.FILTER,
+    "recitation": FinishKind.FILTER,
+    "prohibited_content": FinishKind.FILTER,
+    "blocklist": FinishKind.FILTER,
+    "guardrail_intervened": FinishKind.FILTER,
+    "sensitive": FinishKind.FILTER,
+    "model_length": FinishKind.CONTEXT,  # Mistral
+    "context_length_exceeded": FinishKind.CONTEXT,
+    "model_context_window_exceeded": FinishKind.CONTEXT,
+    "insufficient_system_resource": FinishKind.OVERLOADED,  # DeepSeek
+    "overloaded": FinishKind.OVERLOADED,
+    "error": FinishKind.ERROR,
+    "network_error": FinishKind.ERROR,
+    "server_error": FinishKind.ERROR,
+    "internal_error": FinishKind.ERROR,
+    "abort": FinishKind.ERROR,  # vLLM
+    "aborted": FinishKind.ERROR,
+    "cancelled": FinishKind.ERROR,
+    "failed": FinishKind.ERROR,
+    "timeout": FinishKind.ERROR,
+}
+
+
+# Leaves are Any on purpose: one host's number is another's string, and a strict type would refuse the whole chunk.
+class _Delta(msgspec.Struct, gc=False):
+    content: Any = None
+    reasoning: Any = None
+    reasoning_content: Any = None
+    reasoning_details: Any = None
+    refusal: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    delta: _Delta | None = None
+    message: _Delta | None = None
+    finish_reason: Any = None
+    native_finish_reason: Any = None
+    error: Any = None
+    usage: Any = None  # Moonshot
+
+
+class _Groq(msgspec.Struct, gc=False):
+    usage: Any = None
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    choices: list[_Choice] | None = None
+    id: Any = None
+    object: Any = None
+    model: Any = None
+    usage: Any = None
+    error: Any = None
+    x_groq: _Groq | None = None
+
+
+_chunk_decoder = msgspec.json.Decoder(_Chunk)
+
+
+class OpenAIChat:
+    name = "openai-chat"
+
+    def request(self, endpoint: Endpoint, credentials: Credentials, prompt: str, max_tokens: int) -> ProbeRequest:
+        """`max_tokens` is the wish; the endpoint's own bounds come first."""
+        quirks = endpoint.quirks
+        cap = min(max_tokens, endpoint.max_completion_tokens or max_tokens)
+        cap = max(cap, quirks.min_max_tokens)
+        body: dict[str, object] = {
+            "model": endpoint.upstream,
+            "messages": [{"role": "user", "content": prompt}],
+            "stream": True,
+            quirks.max_tokens_field: cap,
+        }
+        if quirks.include_usage:
+            body["stream_options"] = {"include_usage": True}
+        if quirks.temperature:
+            body["temperature"] = 0
+        body.update(quirks.reasoning_off)
+        base, query_mark, query = endpoint.base_url.partition("?")
+        return ProbeRequest(
+            url=f"{base.rstrip('/')}/chat/completions{query_mark}{query}",
+            headers=_headers(credentials),
+            body=msgspec.json.encode(body),
+            max_tokens=cap,
+        )
+
+    def framer(self) -> EventStream:
+        return EventStream()
+
+    def decoder(self, quirks: Quirks) -> ChatDecoder:
+        return ChatDecoder(close_ends=not quirks.expect_done)
+
+
+def _headers(credentials: Credentials) -> dict[str, str]:
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "text/event-stream",
+        "Accept-Encoding": "identity",
+        "User-Agent": f"llm-provider-monitor/{__version__}",
+    }
+    if credentials.api_key is not None:
+        headers["Authorization"] = f"Bearer {credentials.api_key}"
+    # The endpoint's own headers win, in whatever case they are written.
+    overridden = {name.lower() for name in credentials.headers}
+    return {name: value for name, value in headers.items() if name.lower() not in overridden} | dict(
+        credentials.headers
+    )
+
+
+class ChatDecoder:
+    """See `dialect.Decoder`."""
+
+    def __init__(self, close_ends: bool) -> None:
+        self.response_id: str | None = None
+        self.response_model: str | None = None
+        self.is_whole = False
+        self.close_ends = close_ends
+
+    def decode(self, frame: Frame) -> Iterator[Event]:
+        data = frame.data
+        if len(data) < _MAX_DONE_BYTES and data.strip() == _DONE and not frame.bare:
+            yield END
+            return
+        try:
+            chunk = _chunk_decoder.decode(data)
+        except msgspec.ValidationError:
+            yield from _decode_unknown(data)
+            return
+        except msgspec.DecodeError:
+            try:
+                chunk = msgspec.convert(_plain(data), _Chunk)
+            except msgspec.ValidationError:
+                yield from _decode_unknown(data)
+                return
+        if self.response_id is None and chunk.id and isinstance(chunk.id, str):
+            self.response_id = chunk.id
+        if self.response_model is None and chunk.model and isinstance(chunk.model, str):
+            self.response_model = chunk.model
+        choices = chunk.choices
+        if chunk.error or chunk.object == "error" or (frame.event == "error" and not choices):
+            for choice in choices or ():
+                if choice.finish_reason:
+                    yield _finish(choice.finish_reason, choice.native_finish_reason)
+            yield Failed(error_facts(_plain(data)))
+            return
+        if frame.bare:
+            # To an SSE reader a bare line is nothing; only a whole answer in its place is one.
+            if not choices or all(choice.message is None for choice in choices):
+                return
+            self.is_whole = True
+        if choices:
+            yield from _choices(choices)
+        else:
+            yield CONTROL
+        usage = chunk.usage or (chunk.x_groq and chunk.x_groq.usage)
+        if usage:
+            yield from _usage(usage)
+        if self.is_whole:
+            yield END
+
+
+def _choices(choices: list[_Choice]) -> Iterator[Event]:
+    for choice in choices:
+        if choice.error:
+            yield Failed(error_facts({"error": choice.error}))
+            return
+        delta = choice.delta or choice.message
+        if delta is None:
+            yield CONTROL
+        else:
+            yield from _payloads(delta)
+        if choice.finish_reason:
+            yield _finish(choice.finish_reason, choice.native_finish_reason)
+        if choice.usage:
+            yield from _usage(choice.usage)
+
+
+def _decode_unknown(data: bytes) -> Iterator[Event]:
+    """JSON that is no chunk: an error in some other shape (Google's stands in a list), or a kind to skip."""
+    decoded = _plain(data)
+    for item in decoded if isinstance(decoded, list) else [decoded]:
+        if isinstance(item, dict) and item.get("error"):
+            yield Failed(error_facts(item))
+            return
+    yield CONTROL
+
+
+def _plain(data: bytes) -> Any:
+    """JSON without a type. Hosts that cut text between UTF-16 halves write lone surrogates, which msgspec refuses."""
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        if rb"\u" not in data:
+            raise Undecodable("an event is not JSON") from None
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except ValueError:
+        raise Undecodable("an event is not JSON") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _payloads(delta: _Delta) -> Iterator[Event]:
+    parts: list[Event] = []
+    if reasoning := _reasoning_text(delta):
+        parts.append(Reasoning(reasoning))
+    if delta.content:
+        parts.extend(_content_parts(delta.content))
+    if delta.refusal and isinstance(delta.refusal, str):
+        parts.append(Refusal(delta.refusal))
+    if (delta.tool_calls or delta.function_call) and (called := _called(delta)):
+        parts.append(ToolCall(called))
+    yield from parts or (CONTROL,)
+
+
+def _reasoning_text(delta: _Delta) -> str:
+    """OpenRouter sends the same text twice, as `reasoning` and as details: the first that is there counts."""
+    for text in (delta.reasoning, delta.reasoning_content):
+        if text and isinstance(text, str):
+            return text
+    if not isinstance(delta.reasoning_details, list):
+        return ""
+    details = (detail for detail in delta.reasoning_details if isinstance(detail, dict))
+    return "".join(_str(detail.get("text")) or _str(detail.get("summary")) for detail in details)
+
+
+def _content_parts(content: Any) -> Iterator[Payload]:
+    """Content as a string, or as Mistral's list of parts, in which a part may be thinking."""
+    if isinstance(content, str):
+        yield Content(content)
+        return
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, str):
+            if part:
+                yield Content(part)
+            continue
+        if not isinstance(part, dict):
+            continue
+        if "thinking" in part:
+            thinking = part["thinking"]
+            inner = thinking if isinstance(thinking, list) else [{"text": thinking}]
+            text = "".join(_str(piece.get("text")) for piece in inner if isinstance(piece, dict))
+            if text:
+                yield Reasoning(text)
+        elif _str(part.get("refusal")):
+            yield Refusal(part["refusal"])
+        elif _str(part.get("text")):
+            yield Content(part["text"])
+
+
+def _called(delta: _Delta) -> str:
+    """The generated part of tool calls: names and arguments, no ids and no indexes."""
+    calls = delta.tool_calls if isinstance(delta.tool_calls, list) else []
+    functions = [call.get("function") for call in calls if isinstance(call, dict)]
+    return "".join(
+        _str(function.get("name")) + _str(function.get("arguments"))
+        for function in [*functions, delta.function_call]
+        if isinstance(function, dict)
+    )
+
+
+def _finish(reason: Any, native: Any) -> Finish:
+    """OpenRouter may say a benign reason beside a native one that tells of an error."""
+    kind = _FINISH_KINDS.get(str(reason).lower(), FinishKind.STOP)
+    if kind is FinishKind.STOP and isinstance(native, str):
+        native_kind = _FINISH_KINDS.get(native.lower(), FinishKind.STOP)
+        if native_kind in (FinishKind.ERROR, FinishKind.OVERLOADED):
+            return Finish(native, native_kind)
+    return Finish(str(reason), kind)
+
+
+def _usage(usage: Any) -> Iterator[Usage]:
+    if not isinstance(usage, dict):
+        return
+    prompt = _count(usage.get("prompt_tokens"))
+    output = _count(usage.get("completion_tokens"))
+    total = _count(usage.get("total_tokens"))
+    reasoning = _count(_member(usage, "completion_tokens_details", "reasoning_tokens"))
+    if reasoning is None:
+        reasoning = _count(usage.get("reasoning_tokens"))
+    cached = _count(_member(usage, "prompt_tokens_details", "cached_tokens"))
+    for name in ("cached_tokens", "prompt_cache_hit_tokens"):  # Moonshot, DeepSeek
+        cached = _count(usage.get(name)) if cached is None else cached
+    # xAI's completion tokens leave reasoning out, which only the total tells.
+    if reasoning and output is not None:
+        is_apart = total is not None and prompt is not None and total == prompt + output + reasoning
+        if is_apart or reasoning > output:
+            output += reasoning
+    yield Usage(prompt, cached, output, reasoning)
+
+
+def _member(usage: dict[str, Any], outer: str, inner: str) -> Any:
+    details = usage.get(outer)
+    return details.get(inner) if isinstance(details, dict) else None
+
+
+def _count(value: Any) -> int | None:
+    """A count as a number or as a string of digits; None if it is neither, or negative."""
+    if isinstance(value, str):
+        value = int(value) if value.isascii() and value.isdigit() and len(value) < 16 else None
+    elif isinstance(value, float):
+        value = int(value) if value.is_integer() else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value < 1 << 53 else None
+
+
+def _str(value: Any) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,92 @@
+"""What a stream says, whatever the dialect: the normalised events, and the error that a provider tells.
+
+Event
+├── Control     anything that is neither generated nor an end: a role, a ping, filter results
+├── Payload     non-empty generated text: the only kind that moves a deadline
+│   ├── Reasoning
+│   ├── Content
+│   ├── ToolCall
+│   └── Refusal
+├── Usage       token counts; the last one told holds
+├── Finish      why generation stopped
+├── Failed      an error told inside the stream
+└── End         the dialect's terminal event
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class FinishKind(StrEnum):
+    STOP = "stop"  # the model was done: also anything unknown, which is taken as benign
+    LENGTH = "length"  # our token cap
+    FILTER = "filter"  # refused or filtered
+    CONTEXT = "context"  # the context window is full
+    OVERLOADED = "overloaded"
+    ERROR = "error"
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    pass
+
+
+class Control(Event, frozen=True, gc=False):
+    pass
+
+
+class Payload(Event, frozen=True, gc=False):
+    text: str
+
+
+class Reasoning(Payload, frozen=True, gc=False):
+    pass
+
+
+class Content(Payload, frozen=True, gc=False):
+    pass
+
+
+class ToolCall(Payload, frozen=True, gc=False):
+    pass
+
+
+class Refusal(Payload, frozen=True, gc=False):
+    pass
+
+
+class Usage(Event, frozen=True, gc=False):
+    """`output_tokens` are all generated tokens, reasoning included; `cached_tokens` are a part of `prompt_tokens`."""
+
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class Finish(Event, frozen=True, gc=False):
+    reason: str  # as sent
+    kind: FinishKind
+
+
+class ErrorFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as the provider told it, in whatever shape: everything here is the provider's text, not yet redacted."""
+
+    codes: tuple[str, ...] = ()  # structured codes, the most telling first
+    number: int | None = None  # a status told inside the body
+    message: str = ""
+    retry_after_seconds: float | None = None
+
+
+class Failed(Event, frozen=True, gc=False):
+    facts: ErrorFacts
+
+
+class End(Event, frozen=True, gc=False):
+    pass
+
+
+CONTROL = Control()
+END = End()

@@ -1,0 +1,242 @@
+"""The figures of one probe from what was read and when. Pure: stamps are monotonic seconds, handed in.
+
+A stamp belongs to a read, and all events of a read share it. Where the first token shares its read with later ones
+its true arrival is earlier by the gaps between them: then it is set back by the stream's own mean gap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from monitor.catalog.model import Price
+from monitor.observation import TokenSource
+from monitor.outcome import Outcome
+from monitor.probing.events import Content, Event, Finish, Payload, Reasoning, Usage
+from monitor.probing.prompt import estimate_tokens
+
+# A rate over less than this is noise of the clock and of the network's packing.
+MIN_SPAN_SECONDS = 0.05
+# Enough for any answer that was asked for; a hostile one is not kept whole.
+_MAX_ANSWER_CHARACTERS = 64 << 10
+# More than this many payloads a read is the provider's own habit of sending in bursts, and no lateness of ours.
+_BURSTY = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """The three spans that only generated payload resets, in seconds."""
+
+    first_token: float
+    idle: float
+    total: float
+
+    def next_due(self, t0: float, last_payload_at: float | None) -> tuple[float, Outcome]:
+        """When the nearest of them passes, and what the probe has then come to."""
+        if last_payload_at is None:
+            due, outcome = t0 + self.first_token, Outcome.TIMEOUT_FIRST_TOKEN
+        else:
+            due, outcome = last_payload_at + self.idle, Outcome.TIMEOUT_IDLE
+        end = t0 + self.total
+        return (end, Outcome.TIMEOUT_TOTAL) if end < due else (due, outcome)
+
+
+class Tape:
+    """What a probe has heard so far. Constant size, however much is said."""
+
+    def __init__(self) -> None:
+        self.first_event_at: float | None = None
+        self.last_payload_at: float | None = None
+        self.payload_events = 0
+        self.answered = False  # a payload that is not reasoning came
+        self.reasoning_streamed = False
+        self.usage: Usage | None = None
+        self.finish: Finish | None = None
+        self.finish_at: float | None = None
+        self.is_streamed = True  # False: the whole answer came as one document
+        self._reads = 0
+        self._at = 0.0
+        self._previous_at = 0.0
+        self._first_at = 0.0  # the read of the first payload
+        self._first_after = 0.0  # the read before it: the first payload had not come yet
+        self._first_read = 0
+        self._first_read_payloads = 0
+        self._first_answer_at: float | None = None
+        self._first_answer_place: int | None = None  # its place in the first payload's read
+        self._last_read = 0
+        self._payload_reads = 0
+        self._max_gap = 0.0
+        self._payload_bytes = 0
+        self._answer: list[str] = []
+        self._answer_characters = 0
+
+    def begin_read(self, at: float) -> None:
+        """What `add` gets from now on was read together, at this stamp."""
+        self._reads += 1
+        self._previous_at, self._at = self._at, at
+
+    def add(self, event: Event) -> None:
+        at = self._at
+        if self.first_event_at is None:
+            self.first_event_at = at
+        if isinstance(event, Payload):
+            self._add_payload(event, at)
+        elif isinstance(event, Usage):
+            self.usage = event
+        elif isinstance(event, Finish):
+            self.finish = event
+            self.finish_at = at
+
+    def _add_payload(self, event: Payload, at: float) -> None:
+        if self.last_payload_at is None:
+            self._first_at, self._first_after, self._first_read = at, self._previous_at, self._reads
+        else:
+            self._max_gap = max(self._max_gap, at - self.last_payload_at)
+        if self._reads == self._first_read:
+            self._first_read_payloads += 1
+        if self._reads != self._last_read:
+            self._last_read = self._reads
+            self._payload_reads += 1
+        self.last_payload_at = at
+        self.payload_events += 1
+        text = event.text
+        self._payload_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        if isinstance(event, Reasoning):
+            self.reasoning_streamed = True
+            return
+        if not self.answered:
+            self.answered = True
+            self._first_answer_at = at
+            if self._reads == self._first_read:
+                self._first_answer_place = self._first_read_payloads - 1
+        if isinstance(event, Content) and self._answer_characters < _MAX_ANSWER_CHARACTERS:
+            self._answer.append(text[:_MAX_ANSWER_CHARACTERS])
+            self._answer_characters += len(text)
+
+    @property
+    def answer(self) -> str:
+        """The generated text, without reasoning, refusals and tool calls."""
+        return "".join(self._answer)
+
+    @property
+    def first_token_shared(self) -> bool:
+        return self._first_read_payloads > 1
+
+    @property
+    def first_payload_at(self) -> float | None:
+        """The first payload's arrival, corrected if it shared its read; None if none came."""
+        if self.last_payload_at is None:
+            return None
+        return self._first_at - self._set_back() * (self._first_read_payloads - 1)
+
+    @property
+    def first_answer_at(self) -> float | None:
+        if self._first_answer_at is None or self._first_answer_place is None:
+            return self._first_answer_at
+        return self._first_answer_at - self._set_back() * (self._first_read_payloads - 1 - self._first_answer_place)
+
+    @property
+    def max_gap_seconds(self) -> float | None:
+        if self.payload_events < 2:
+            return None
+        return max(self._max_gap, self._set_back())
+
+    @property
+    def payload_bytes(self) -> int:
+        return self._payload_bytes
+
+    def _set_back(self) -> float:
+        """Seconds between the payloads that share the first one's read; 0 where there is nothing to tell it by."""
+        later = self.payload_events - self._first_read_payloads
+        if self._first_read_payloads < 2 or later <= 0 or self.last_payload_at is None:
+            return 0.0
+        if later > _BURSTY * (self._payload_reads - 1):
+            return 0.0
+        mean_gap = (self.last_payload_at - self._first_at) / later
+        room = self._first_at - self._first_after
+        return max(min(mean_gap, room / (self._first_read_payloads - 1)), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The observation's fields of the same names, spans from t0."""
+
+    first_event_seconds: float | None = None
+    ttft_seconds: float | None = None
+    first_answer_seconds: float | None = None
+    latency_seconds: float | None = None
+    max_gap_seconds: float | None = None
+    output_tokens: int | None = None
+    token_source: TokenSource | None = None
+    output_tokens_per_second: float | None = None
+    throughput_tokens_per_second: float | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cost_usd: float | None = None
+
+
+def figures_of(
+    tape: Tape, *, t0: float, terminal_at: float | None, outcome: Outcome, price: Price | None, prompt_bytes: int
+) -> Figures:
+    """Every figure that the tape allows, None for the rest. `prompt_bytes` is what was asked, to estimate its tokens
+    where usage is missing; `terminal_at` the stamp of the terminal event."""
+    usage = tape.usage or Usage()
+    output_tokens, source = _output_tokens(tape, usage)
+    is_success = outcome is Outcome.SUCCESS
+    return Figures(
+        first_event_seconds=_since(t0, tape.first_event_at),
+        ttft_seconds=_since(t0, tape.first_payload_at),
+        first_answer_seconds=_since(t0, tape.first_answer_at),
+        latency_seconds=_since(t0, terminal_at) if is_success else None,
+        max_gap_seconds=tape.max_gap_seconds,
+        output_tokens=output_tokens,
+        token_source=source,
+        output_tokens_per_second=_output_speed(tape, usage) if source == "usage" else None,
+        throughput_tokens_per_second=_throughput(tape, t0, output_tokens),
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        cost_usd=_cost(price, tape, usage, output_tokens, prompt_bytes),
+    )
+
+
+def _since(t0: float, at: float | None) -> float | None:
+    return None if at is None else max(at - t0, 0.0)
+
+
+def _output_tokens(tape: Tape, usage: Usage) -> tuple[int | None, TokenSource | None]:
+    # A host that counts nothing where something came does not count.
+    if usage.output_tokens:
+        return usage.output_tokens, "usage"
+    if tape.payload_events:
+        return estimate_tokens(tape.payload_bytes), "estimated"
+    return None, None
+
+
+def _output_speed(tape: Tape, usage: Usage) -> float | None:
+    """(N-1) / (last payload - first payload): the first token is not written within the span."""
+    tokens = usage.output_tokens or 0
+    if not tape.reasoning_streamed:
+        tokens -= usage.reasoning_tokens or 0
+    first, last = tape.first_payload_at, tape.last_payload_at
+    if first is None or last is None or tokens < 2 or tape.payload_events < 2 or not tape.is_streamed:
+        return None
+    span = last - first
+    return None if span < MIN_SPAN_SECONDS else (tokens - 1) / span
+
+
+def _throughput(tape: Tape, t0: float, output_tokens: int | None) -> float | None:
+    last = tape.last_payload_at
+    if last is None or output_tokens is None or not tape.is_streamed or last <= t0:
+        return None
+    return output_tokens / (last - t0)
+
+
+def _cost(price: Price | None, tape: Tape, usage: Usage, output_tokens: int | None, prompt_bytes: int) -> float | None:
+    """What the provider will charge as far as can be told: nothing for what it neither counted nor answered."""
+    if price is None:
+        return None
+    prompt_tokens = usage.prompt_tokens
+    if not prompt_tokens:
+        prompt_tokens = estimate_tokens(prompt_bytes) if tape.payload_events or tape.usage else 0
+    return price.cost_usd(prompt_tokens, usage.cached_tokens or 0, output_tokens or 0)

@@ -1,0 +1,208 @@
+"""One probe: an endpoint in, an observation out. The shell around the pure parts; no retry, one verdict.
+
+secrets -> request -> connection -> t0 -> headers -> events ... terminal event -> figures and class
+            |<- connect_timeout ->|<- first_token_timeout, then idle_timeout; timeout ->|
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from aiohttp.abc import AbstractResolver
+
+from monitor.catalog.model import Endpoint
+from monitor.clock import Clock
+from monitor.observation import Observation
+from monitor.outcome import Outcome
+from monitor.probing.attempt import Attempt
+from monitor.probing.classifier import Verdict
+from monitor.probing.dialects import DIALECTS
+from monitor.probing.dialects.dialect import Credentials, Dialect
+from monitor.probing.measure import Figures, figures_of
+from monitor.probing.prompt import contains_nonce, new_nonce, prompt_text
+from monitor.probing.redaction import Redactor
+from monitor.probing.report import Mark, ProbeReport, Turn
+from monitor.probing.resolver import Resolver
+from monitor.probing.transport import Transport
+from monitor.secret import Secret, SecretMissing
+from monitor.settings import ProbingSettings
+
+logger = logging.getLogger(__name__)
+
+
+class Prober:
+    """Sends probes. Any number at once, from one event loop; caps are the dispatcher's.
+
+    `worked_before` tells whether an endpoint, as configured, had a success within 30 days: it decides between
+    the provider's fault and ours where a model, or the API itself, is not there."""
+
+    def __init__(
+        self,
+        probing: ProbingSettings,
+        location: str,
+        clock: Clock,
+        redactor: Redactor,
+        worked_before: Callable[[Endpoint], bool],
+        *,
+        resolver: AbstractResolver | None = None,
+        make_nonce: Callable[[], str] = new_nonce,
+    ) -> None:
+        self._probing = probing
+        self._location = location
+        self._clock = clock
+        self._redactor = redactor
+        self._worked_before = worked_before
+        self._resolver = resolver
+        self._make_nonce = make_nonce
+        self._files: ThreadPoolExecutor | None = None
+        self._transport: Transport | None = None
+
+    async def start(self) -> None:
+        self._files = ThreadPoolExecutor(2, thread_name_prefix="probing-files")
+        self._transport = Transport(self._clock, self._resolver or Resolver(self._clock), self._files)
+
+    async def close(self) -> None:
+        """Close every connection. Probes still under way must have been awaited or cancelled before."""
+        if self._transport is not None:
+            await self._transport.close()
+        if self._files is not None:
+            self._files.shutdown(wait=False, cancel_futures=True)
+
+    def configure(self, probing: ProbingSettings, location: str) -> None:
+        """For the probes that begin from now on; those under way keep what they began with."""
+        self._probing = probing
+        self._location = location
+
+    async def probe(self, turn: Turn) -> ProbeReport:
+        """The finished probe. Raises CancelledError and nothing else; a cancelled probe leaves no trace.
+
+        A defect of our own is logged and comes back as `bad_request`: excluded from uptime, shown to the operator."""
+        started_at = self._clock.now()
+        begun_at = self._clock.monotonic()
+        location = self._location
+        nonce = self._make_nonce()
+        attempt: Attempt | None = None
+        try:
+            dialect = _dialect_of(turn.endpoint)
+            credentials = await self._credentials(turn.endpoint)
+            attempt = self._attempt(turn.endpoint, dialect, credentials, prompt_text(nonce))
+            verdict = await attempt.run()
+        except SecretMissing as missing:
+            verdict = Verdict(Outcome.SECRET_MISSING, str(missing))
+        except Exception as defect:
+            # The traceback may quote what was being parsed.
+            text = self._redactor.redact("".join(traceback.format_exception(defect)))
+            logger.error("probe_defect endpoint=%s error=%s\n%s", turn.endpoint.id, type(defect).__name__, text)
+            verdict = Verdict(Outcome.BAD_REQUEST, f"monitor_defect: {type(defect).__name__}, see the log")
+        return self._report(turn, location, started_at, begun_at, nonce, attempt, verdict)
+
+    def _attempt(self, endpoint: Endpoint, dialect: Dialect, credentials: Credentials, prompt: str) -> Attempt:
+        assert self._transport is not None, "the prober has not been started"
+        return Attempt(
+            request=dialect.request(endpoint, credentials, prompt, self._probing.max_tokens),
+            provider=endpoint.provider,
+            framer=dialect.framer(),
+            decoder=dialect.decoder(endpoint.quirks),
+            probing=self._probing,
+            transport=self._transport,
+            clock=self._clock,
+            worked_before=lambda: self._worked_before(endpoint),
+            prompt_bytes=len(prompt.encode()),
+        )
+
+    async def _credentials(self, endpoint: Endpoint) -> Credentials:
+        api_key = await self._reveal(endpoint.api_key) if endpoint.api_key is not None else None
+        headers = {
+            name: await self._reveal(value) if isinstance(value, Secret) else value
+            for name, value in endpoint.headers.items()
+        }
+        return Credentials(api_key, headers)
+
+    async def _reveal(self, secret: Secret) -> str:
+        if secret.source == "env":
+            value = secret.reveal()
+        else:
+            value = await asyncio.get_running_loop().run_in_executor(self._files, secret.reveal)
+        self._redactor.add(value)
+        if not (value.isascii() and value.isprintable()):
+            raise SecretMissing(f"{secret} holds a character that no HTTP header can carry: write the key alone")
+        return value
+
+    def _report(
+        self,
+        turn: Turn,
+        location: str,
+        started_at: float,
+        begun_at: float,
+        nonce: str,
+        attempt: Attempt | None,
+        verdict: Verdict,
+    ) -> ProbeReport:
+        line = self._redactor.line
+        outcome = verdict.outcome
+        is_success = outcome is Outcome.SUCCESS
+        price = turn.endpoint.price
+        t0 = attempt.t0 if attempt is not None else None
+        if attempt is None or t0 is None:
+            # Nothing was asked, so nothing is owed.
+            figures = Figures(cost_usd=None if price is None else price.cost_usd(0, 0, 0))
+        else:
+            figures = figures_of(
+                attempt.tape,
+                t0=t0,
+                terminal_at=attempt.terminal_at,
+                outcome=outcome,
+                price=price,
+                prompt_bytes=attempt.prompt_bytes,
+            )
+        tape = attempt.tape if attempt is not None else None
+        finish = tape.finish if tape is not None else None
+        response_id = attempt.response_id if attempt is not None else None
+        response_model = attempt.response_model if attempt is not None else None
+        observation = Observation(
+            endpoint=turn.endpoint.id,
+            location=location,
+            slot=turn.slot,
+            due_at=turn.due_at,
+            started_at=started_at,
+            kind=turn.kind,
+            recheck=turn.recheck,
+            outcome=outcome,
+            detail=None if is_success or verdict.detail is None else self._redactor.detail(verdict.detail),
+            error_code=None if verdict.error_code is None else line(verdict.error_code),
+            http_status=attempt.http_status if attempt is not None else None,
+            connect_seconds=attempt.connect_seconds if attempt is not None else None,
+            headers_seconds=attempt.headers_seconds if attempt is not None else None,
+            first_event_seconds=figures.first_event_seconds,
+            ttft_seconds=figures.ttft_seconds,
+            first_answer_seconds=figures.first_answer_seconds,
+            latency_seconds=figures.latency_seconds,
+            max_gap_seconds=figures.max_gap_seconds,
+            output_tokens=figures.output_tokens,
+            token_source=figures.token_source,
+            output_tokens_per_second=figures.output_tokens_per_second,
+            throughput_tokens_per_second=figures.throughput_tokens_per_second,
+            prompt_tokens=figures.prompt_tokens,
+            cached_tokens=figures.cached_tokens,
+            reasoning_tokens=figures.reasoning_tokens,
+            cost_usd=figures.cost_usd,
+            clock=attempt.clock_kind if attempt is not None else "userspace",
+            first_token_shared=tape.first_token_shared if tape is not None else False,
+            answer_ok=contains_nonce(tape.answer, nonce) if is_success and tape is not None else None,
+            response_id=None if response_id is None else line(response_id),
+            response_model=None if response_model is None else line(response_model),
+            finish_reason=None if finish is None else line(finish.reason),
+        )
+        timeline = attempt.timeline(begun_at, self._clock.monotonic()) if attempt is not None else ()
+        return ProbeReport(turn, observation, verdict.retry_after_seconds, tuple(Mark(*mark) for mark in timeline))
+
+
+def _dialect_of(endpoint: Endpoint) -> Dialect:
+    dialect = DIALECTS.get(endpoint.dialect)
+    if dialect is None:
+        raise LookupError(f"dialect {endpoint.dialect} is not built in; write one of: {', '.join(DIALECTS)}")
+    return dialect

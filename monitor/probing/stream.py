@@ -1,0 +1,210 @@
+"""Bytes to frames: server-sent events, read incrementally and cut anywhere. Pure.
+
+Unreadable          the body is not what a stream of this kind may be
+├── LineTooLong     a line above 1 MiB
+├── BodyTooLong     a body above 8 MiB
+├── TooDeep         JSON nested deeper than 64
+└── Undecodable     not UTF-8, or not JSON where JSON is due
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+MAX_LINE_BYTES = 1 << 20
+MAX_BODY_BYTES = 8 << 20
+MAX_JSON_DEPTH = 64
+
+_BOM = b"\xef\xbb\xbf"
+# The closing quote is optional, so that an unterminated string costs one pass and not one per escaped quote.
+_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_BRACKETS = bytes.maketrans(b"[]{}", b"()()")
+_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+class Unreadable(Exception):
+    """The stream cannot be read on. The text says why, in our words, without the provider's bytes."""
+
+
+class LineTooLong(Unreadable):
+    def __init__(self) -> None:
+        super().__init__(f"a line is longer than {MAX_LINE_BYTES} bytes")
+
+
+class BodyTooLong(Unreadable):
+    def __init__(self) -> None:
+        super().__init__(f"the body is longer than {MAX_BODY_BYTES} bytes")
+
+
+class TooDeep(Unreadable):
+    def __init__(self) -> None:
+        super().__init__(f"JSON is nested deeper than {MAX_JSON_DEPTH}")
+
+
+class Undecodable(Unreadable):
+    pass
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One event of the stream. `data` is never empty, valid UTF-8 and, if it is JSON, not too deep."""
+
+    data: bytes
+    event: str = ""  # the `event:` field, "" without one
+    bare: bool = False  # JSON that stood in the body without `data:`
+    cut: bool = False  # the body ended before the blank line that ends an event
+
+
+def is_too_deep(data: bytes) -> bool:
+    """Whether JSON text nests deeper than the cap; linear, and cheap for the few brackets of a usual chunk."""
+    if data.count(b"{") + data.count(b"[") <= MAX_JSON_DEPTH:
+        return False
+    layers = _JSON_STRING.sub(b"", data).translate(_BRACKETS, _NOT_BRACKETS)
+    # Each round peels the innermost layer; what cannot be peeled was never closed.
+    for _ in range(MAX_JSON_DEPTH):
+        peeled = layers.replace(b"()", b"")
+        if len(peeled) == len(layers):
+            return layers.count(b"(") > MAX_JSON_DEPTH
+        layers = peeled
+    return b"(" in layers
+
+
+class EventStream:
+    """The framing of one response. Feed it every read in order, then `close()` at a clean end.
+
+    Both yield frames and may raise Unreadable; exhaust one iterator before the next call, or stop for good."""
+
+    def __init__(self) -> None:
+        self.last_event_id: str | None = None
+        self.unknown_lines = 0  # lines that are neither a field, a comment nor JSON
+        self.is_markup = False  # the first thing in the body was a `<`: HTML or XML
+        self._size = 0
+        self._tail = bytearray()
+        self._skip_lf = False
+        self._any_line = False
+        self._event = ""
+        self._data: list[bytes] = []
+        self._bare: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> Iterator[Frame]:
+        self._size += len(chunk)
+        if self._size > MAX_BODY_BYTES:
+            raise BodyTooLong
+        if self._skip_lf and chunk:
+            self._skip_lf = False
+            if chunk[0] == 0x0A:
+                chunk = chunk[1:]
+        if b"\r" in chunk:
+            self._skip_lf = chunk[-1] == 0x0D
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        lines = chunk.split(b"\n")
+        rest = lines.pop()
+        if lines:
+            if self._tail:
+                self._tail += lines[0]
+                lines[0] = bytes(self._tail)
+                self._tail.clear()
+            for line in lines:
+                if len(line) > MAX_LINE_BYTES:
+                    raise LineTooLong
+                if not line:
+                    if self._data:
+                        frame = self._dispatch()
+                        if frame is not None:
+                            yield frame
+                    elif self._event:
+                        self._event = ""
+                elif line.startswith(b"data:") and self._any_line:
+                    if self._bare:
+                        self._drop_bare()
+                    self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+                else:
+                    frame = self._line(line)
+                    if frame is not None:
+                        yield frame
+        self._tail += rest
+        if len(self._tail) > MAX_LINE_BYTES:
+            raise LineTooLong
+
+    def close(self) -> Iterator[Frame]:
+        """What a body that ended cleanly still holds: hosts leave out the last blank line, or even the last newline."""
+        if self._tail:
+            frame = self._line(bytes(self._tail))
+            self._tail.clear()
+            if frame is not None:
+                yield frame
+        if self._data:
+            frame = self._dispatch(cut=True)
+            if frame is not None:
+                yield frame
+        if self._bare:
+            yield self._dispatch_bare(cut=True)
+
+    def _line(self, line: bytes) -> Frame | None:
+        if not self._any_line:
+            self._any_line = True
+            line = line.removeprefix(_BOM)
+        name, _, value = line.partition(b":")
+        if name in (b"data", b"event", b"id", b"retry", b""):
+            self._drop_bare()
+            self._field(name, value.removeprefix(b" "))
+            return None
+        return self._outside(line)
+
+    def _field(self, name: bytes, value: bytes) -> None:
+        if name == b"data":
+            self._data.append(value)
+        elif name == b"event":
+            self._event = _text(value)
+        elif name == b"id" and b"\0" not in value:
+            self.last_event_id = _text(value)
+
+    def _outside(self, line: bytes) -> Frame | None:
+        """A line that is no field: proxies and Google write an error as plain JSON, on one line or on many."""
+        stripped = line.strip()
+        if self._bare:
+            self._bare.append(line)
+            is_last = line.startswith((b"]", b"}]") if self._bare[0][:1] == b"[" else b"}")
+            return self._dispatch_bare() if is_last else None
+        if stripped[:1] in (b"{", b"["):
+            self._bare.append(stripped)
+            closer = b"}" if stripped[:1] == b"{" else b"]"
+            return self._dispatch_bare() if len(stripped) > 1 and stripped.endswith(closer) else None
+        if stripped:
+            if not self.unknown_lines and stripped.startswith(b"<"):
+                self.is_markup = True
+            self.unknown_lines += 1
+        return None
+
+    def _dispatch(self, cut: bool = False) -> Frame | None:
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        event, self._event = self._event, ""
+        self._data.clear()
+        return Frame(_checked(data), event, False, cut) if data.strip() else None
+
+    def _dispatch_bare(self, cut: bool = False) -> Frame:
+        data = b"\n".join(self._bare)
+        self._bare.clear()
+        return Frame(_checked(data), "", True, cut)
+
+    def _drop_bare(self) -> None:
+        if self._bare:
+            self._bare.clear()
+            self.unknown_lines += 1
+
+
+def _checked(data: bytes) -> bytes:
+    if not data.isascii():
+        _text(data)
+    if is_too_deep(data):
+        raise TooDeep
+    return data
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise Undecodable("the stream is not UTF-8") from None

@@ -1,0 +1,152 @@
+"""The probes under way: places under the caps, one task each, cut off when they overrun, drained at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from monitor.clock import Clock
+from monitor.probing.report import ProbeReport, Turn
+from monitor.self_metrics import SelfMetrics
+from monitor.settings import ProbingSettings
+
+logger = logging.getLogger(__name__)
+
+OVERRUN_SECONDS = 15.0  # past all its own deadlines a probe is cut off: one that hangs must not keep its place for ever
+_CANCEL_SECONDS = 2.0  # a cancelled probe closes its socket in milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """How a drain ended: probes that finished, that were cut off, and that did not even heed that."""
+
+    finished: int
+    cancelled: int
+    stuck: int
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    turn: Turn
+    began_at: float  # monotonic
+    task: asyncio.Task[ProbeReport | None] | None = field(default=None, init=False)
+    is_overrun: bool = field(default=False, init=False)
+
+
+class Flights:
+    """At most one probe per endpoint is under way. `on_landed(flight, report, reason)` is called once per probe, after
+    its place is free: with a report, or None and the reason why there is none (error, shutdown). Use from one loop."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        probe: Callable[[Turn], Awaitable[ProbeReport]],
+        on_landed: Callable[[Flight, ProbeReport | None, str], None],
+        metrics: SelfMetrics,
+    ) -> None:
+        self._clock = clock
+        self._probe = probe
+        self._on_landed = on_landed
+        self._metrics = metrics
+        self._flights: dict[str, Flight] = {}  # by endpoint, oldest first
+        self._by_provider: Counter[str] = Counter()
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+        self.configure(ProbingSettings(), {})
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def get(self, endpoint: str) -> Flight | None:
+        return self._flights.get(endpoint)
+
+    def configure(self, probing: ProbingSettings, provider_caps: Mapping[str, int | None]) -> None:
+        """New caps and deadlines hold at once; what is in flight above a lower cap finishes."""
+        self._concurrency = probing.concurrency
+        self._provider_caps = dict(provider_caps)
+        self._longest_seconds = probing.connect_timeout_seconds + probing.timeout_seconds + OVERRUN_SECONDS
+
+    def has_place(self, provider: str) -> bool:
+        if len(self._flights) >= self._concurrency:
+            return False
+        cap = self._provider_caps.get(provider)
+        return cap is None or self._by_provider[provider] < cap
+
+    def start(self, turn: Turn, armed_at: float) -> None:
+        """Send a probe that should have begun at `armed_at` (monotonic)."""
+        flight = Flight(turn, self._clock.monotonic())
+        self._flights[turn.endpoint.id] = flight
+        self._by_provider[turn.endpoint.provider] += 1
+        self._is_empty.clear()
+        self._metrics.probes_in_flight.set(len(self._flights))
+        flight.task = asyncio.create_task(self._fly(flight, armed_at), name=f"probe {turn.endpoint.id}")
+        # Not in a `finally`: a task that is cancelled before its first step never gets there.
+        flight.task.add_done_callback(lambda task: self._land(flight, task))
+
+    def cut_off_overruns(self) -> None:
+        """Cancel probes that outlived every deadline of their own; call it now and then."""
+        now = self._clock.monotonic()
+        for flight in list(self._flights.values()):
+            if now - flight.began_at <= self._longest_seconds:
+                return
+            if not flight.is_overrun:
+                logger.error(
+                    "probe_overrun endpoint=%s slot=%d seconds=%.0f: cut off",
+                    flight.turn.endpoint.id, flight.turn.slot, now - flight.began_at,
+                )  # fmt: skip
+            flight.is_overrun = True
+            if flight.task is not None:
+                flight.task.cancel("overrun")
+
+    async def drain(self, deadline_seconds: float) -> DrainReport:
+        """Wait for the probes in flight, then cancel what is left: cancelled probes yield nothing."""
+        before = len(self._flights)
+        try:
+            await self._wait_until_empty(deadline_seconds)
+        finally:
+            left = list(self._flights.values())
+            for flight in left:
+                if flight.task is not None:
+                    flight.task.cancel("drain")
+        if left:
+            await self._wait_until_empty(_CANCEL_SECONDS)
+        stuck = len(self._flights)
+        return DrainReport(finished=before - len(left), cancelled=len(left) - stuck, stuck=stuck)
+
+    async def _wait_until_empty(self, seconds: float) -> None:
+        empty = asyncio.create_task(self._is_empty.wait())
+        over = asyncio.ensure_future(self._clock.sleep(seconds))
+        try:
+            await asyncio.wait((empty, over), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            empty.cancel()
+            over.cancel()
+
+    async def _fly(self, flight: Flight, armed_at: float) -> ProbeReport | None:
+        turn = flight.turn
+        if turn.recheck == 0:
+            self._metrics.probe_start_delay.observe(max(self._clock.monotonic() - armed_at, 0.0))
+        try:
+            return await self._probe(turn)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling() > 0:
+                raise
+            logger.error("probe_broke endpoint=%s slot=%d: it cancelled itself", turn.endpoint.id, turn.slot)
+        except Exception:
+            logger.exception("probe_broke endpoint=%s slot=%d", turn.endpoint.id, turn.slot)
+        return None
+
+    def _land(self, flight: Flight, task: asyncio.Task[ProbeReport | None]) -> None:
+        endpoint = flight.turn.endpoint
+        del self._flights[endpoint.id]
+        self._by_provider[endpoint.provider] -= 1
+        self._metrics.probes_in_flight.set(len(self._flights))
+        if not self._flights:
+            self._is_empty.set()
+        was_shut_down = task.cancelled() and not flight.is_overrun
+        report = None if task.cancelled() else task.result()
+        self._on_landed(flight, report, "shutdown" if was_shut_down else "error")

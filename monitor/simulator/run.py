@@ -1,0 +1,76 @@
+"""`monitor simulate`: the fleet alone, for trying a monitor, a router or a dashboard on it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+
+from monitor.clock import Clock
+from monitor.simulator.fleet import default_fleet
+from monitor.simulator.server import FAULT_HEADER, FleetServer
+
+DEFAULT_LISTEN = "127.0.0.1:9470"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Host and port of `127.0.0.1:9470` or `[::1]:9470`; ValueError, with an example, if it is neither."""
+    host, colon, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    number = int(port) if port.isascii() and port.isdigit() else -1
+    if not colon or not host or (":" in host and not is_bracketed) or not 0 <= number <= 65535:
+        raise ValueError(f'"{text}" is not an address to listen on: write for example {DEFAULT_LISTEN}')
+    return host.strip("[]"), number
+
+
+async def run_simulator(
+    listen: str,
+    seed: int,
+    clock: Clock,
+    say: Callable[[str], None],
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve the default fleet until SIGTERM, SIGINT or `stop`. `say` gets one line at a time.
+
+    ValueError if `listen` is no address, OSError if it, or one of the ports right after it, is taken."""
+    host, port = parse_listen(listen)
+    stop = stop or asyncio.Event()
+    with _stopped_by_signals(stop):
+        async with FleetServer(default_fleet(seed), clock, host, port) as server:
+            for line in _welcome(server):
+                say(line)
+            await stop.wait()
+    say("stopped")
+
+
+def _welcome(server: FleetServer) -> Iterator[str]:
+    fleet = server.fleet
+    yield (
+        f"simulated fleet, seed {fleet.seed}: {len(fleet.providers)} providers, {len(fleet.models)} models, "
+        f"{len(fleet.endpoints)} endpoints at {server.url}"
+    )
+    width = max(map(len, fleet.providers))
+    for slug, provider in fleet.providers.items():
+        yield f"  {slug:{width}}  {server.base_url(slug)}  key {provider.api_key}  ({provider.character})"
+    yield "watch it with a monitor:"
+    yield f"  curl -s {server.url}/_sim/monitor.yaml > simulated.yaml"
+    yield f'  eval "$(curl -s {server.url}/_sim/env)"; monitor run -c simulated.yaml'
+    yield "break something, and mend it:"
+    for fault in ('"stall"', "null"):
+        body = f'{{"endpoint": "northwind", "fault": {fault}}}'
+        yield f"  curl -s {server.url}/_sim/fault -d '{body}'"
+    yield f"or in one request, by a header: {FAULT_HEADER}: reset; all faults: {server.url}/_sim/faults"
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)

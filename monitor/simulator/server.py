@@ -1,0 +1,267 @@
+"""The simulated fleet on real sockets: every provider speaks openai-chat under /{provider}/v1."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from monitor.clock import Clock
+from monitor.simulator import admin
+from monitor.simulator.admin import Forced
+from monitor.simulator.behaviour import door_is_closed, script
+from monitor.simulator.connection import Connection, Play
+from monitor.simulator.doors import Door
+from monitor.simulator.faults import Fault
+from monitor.simulator.members import Fleet, SimEndpoint
+from monitor.simulator.requests import BadRequest, Request, ask_of
+from monitor.simulator.wire import Ending, Frame, json_answer, wire
+
+FAULT_HEADER = "x-sim-fault"
+_DOOR_SECONDS = 0.25  # how soon a door follows the history and `POST /_sim/fault`
+_LOGGED_REQUESTS = 1000
+_MOST_TOKENS = 4096
+_SPEEDS = (0.001, 1000.0)
+
+
+@dataclass(slots=True)
+class Seen:
+    """One request as it arrived. `first_token_seconds`: when its first token was really written, since the request."""
+
+    at: float
+    endpoint: str
+    number: int
+    fault: Fault | None
+    stream: bool
+    first_token_seconds: float | None = None
+
+
+class FleetServer:
+    """Serves a fleet on `host`:`port` (0: any free port). `hosts` gives providers addresses of their own, and so do
+    `own_door` providers have ports of their own: `port` + 1, + 2, .. For one event loop; not for several tasks."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        clock: Clock,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        hosts: Mapping[str, str] | None = None,
+        speed: float = 1.0,
+    ) -> None:
+        self.fleet = fleet
+        self._clock = clock
+        self._main = Door(host, port)
+        self._doors: dict[str, Door] = {}
+        self._plan_doors(host, port, hosts or {})
+        self._open_ones: set[Connection] = set()
+        self._numbers = {endpoint: itertools.count() for endpoint in fleet.endpoints}
+        self._by_name = {(endpoint.provider, endpoint.upstream): endpoint for endpoint in fleet.endpoints.values()}
+        self._forced: dict[str, Forced] = {}
+        self._speeds: defaultdict[str, float] = defaultdict(lambda: speed)
+        self._counts: dict[str, Counter[str]] = {endpoint: Counter() for endpoint in fleet.endpoints}
+        self.seen: deque[Seen] = deque(maxlen=_LOGGED_REQUESTS)
+        self._keeper: asyncio.Task[None] | None = None
+        self._door_lock = asyncio.Lock()
+
+    def _plan_doors(self, host: str, port: int, hosts: Mapping[str, str]) -> None:
+        unknown = sorted(hosts.keys() - self.fleet.providers.keys())
+        if unknown:
+            raise ValueError(f"hosts: no such provider: {', '.join(unknown)}")
+        sharers: defaultdict[str, list[str]] = defaultdict(list)
+        for provider, address in hosts.items():
+            sharers[address].append(provider)
+        for address, providers in sharers.items():
+            if address != host:
+                door = Door(address, port, providers[0] if len(providers) == 1 else None)
+                self._doors |= dict.fromkeys(providers, door)
+        own = [slug for slug, provider in self.fleet.providers.items() if provider.own_door and slug not in self._doors]
+        for place, provider in enumerate(own, start=1):
+            self._doors[provider] = Door(host, port + place if port else 0, provider)
+        self._doors = dict.fromkeys(self.fleet.providers, self._main) | self._doors
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Listen on every door. OSError, with nothing left open, if one of them is not to be had."""
+        try:
+            for door in self._every_door():
+                await door.open(self._protocol)
+        except BaseException:
+            self._leave()
+            raise
+        await self._mind_doors()
+        self._keeper = asyncio.create_task(self._keep_doors(), name="simulator-doors")
+
+    async def stop(self) -> None:
+        """Close every door and drop every connection; returns when all are gone. Harmless when not started."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._keeper = None
+        self._leave()
+        while self._open_ones:
+            for connection in tuple(self._open_ones):
+                connection.abort()
+            await self._clock.sleep(0)
+
+    async def __aenter__(self) -> FleetServer:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def _leave(self) -> None:
+        for door in self._every_door():
+            door.leave()
+
+    def _every_door(self) -> Iterator[Door]:
+        yield self._main
+        yield from {id(door): door for door in self._doors.values() if door is not self._main}.values()
+
+    def _protocol(self) -> Connection:
+        return Connection(self._answer, self._clock, self._open_ones)
+
+    async def _keep_doors(self) -> None:
+        while True:
+            await self._clock.sleep(_DOOR_SECONDS)
+            await self._mind_doors()
+
+    async def _mind_doors(self) -> None:
+        now = self._clock.now()
+        async with self._door_lock:
+            for door in self._every_door():
+                if door.provider is not None and self._is_shut(door.provider, now):
+                    door.close()
+                else:
+                    # Out of descriptors, at worst: the next turn tries again.
+                    with contextlib.suppress(OSError):
+                        await door.open(self._protocol)
+
+    def _is_shut(self, provider: str, now: float) -> bool:
+        forced = {self._forced.get(endpoint.id) for endpoint in self.fleet.served_by(provider)}
+        if Fault.REFUSED in forced:
+            return True
+        return admin.HEALTHY not in forced and door_is_closed(self.fleet, provider, now)
+
+    # ---- what others ask of it
+
+    @property
+    def url(self) -> str:
+        """Of the main door, where the admin controls are."""
+        return self._main.url
+
+    @property
+    def connections(self) -> int:
+        return len(self._open_ones)
+
+    def base_url(self, name: str) -> str:
+        """The API base of a provider slug or an endpoint id. KeyError if the fleet has no such one."""
+        provider = self.fleet.endpoints[name].provider if name in self.fleet.endpoints else name
+        return f"{self._doors[provider].url}/{provider}/v1"
+
+    async def force(self, target: str, fault: Forced | None) -> None:
+        """Make a target answer with `fault` ("healthy": with none) until told None. At once, doors included.
+
+        `target` is an endpoint id, a provider slug or `*`; KeyError if there is no such one."""
+        self.set_forced(target, fault)
+        await self._mind_doors()
+
+    def set_forced(self, target: str, fault: Forced | None) -> None:
+        """As `force`, but doors follow within a quarter of a second."""
+        for endpoint in self._targets(target):
+            if fault is None:
+                self._forced.pop(endpoint, None)
+            else:
+                self._forced[endpoint] = fault
+
+    def set_speed(self, target: str, factor: float) -> None:
+        """Divide every wait of a target's coming answers by `factor`. KeyError, ValueError if out of 0.001..1000."""
+        if not _SPEEDS[0] <= factor <= _SPEEDS[1]:
+            raise ValueError(f"a speed is between {_SPEEDS[0]} and {_SPEEDS[1]:g}; write for example 2.0")
+        for endpoint in self._targets(target):
+            self._speeds[endpoint] = factor
+
+    def _targets(self, target: str) -> list[str]:
+        if target == "*":
+            return list(self.fleet.endpoints)
+        if target in self.fleet.providers:
+            return [endpoint.id for endpoint in self.fleet.served_by(target)]
+        return [self.fleet.endpoints[target].id]
+
+    def log(self) -> dict[str, object]:
+        """Requests seen: counts per endpoint and fault ("none": a good answer), and the last 1,000 one by one."""
+        return {
+            "open_connections": len(self._open_ones),
+            "forced": dict(self._forced),
+            "counts": {endpoint: dict(counts) for endpoint, counts in self._counts.items() if counts},
+            "requests": [
+                {
+                    "at": seen.at,
+                    "endpoint": seen.endpoint,
+                    "number": seen.number,
+                    "fault": seen.fault,
+                    "stream": seen.stream,
+                    "first_token_seconds": seen.first_token_seconds,
+                }
+                for seen in self.seen
+            ],
+        }
+
+    # ---- answering
+
+    def _answer(self, request: Request) -> Play:
+        try:
+            if request.path == "/" or request.path.startswith("/_sim/"):
+                return _at_once(admin.answer(self, request))
+            provider, _, rest = request.path.removeprefix("/").partition("/v1/")
+            if provider not in self.fleet.providers or rest not in ("models", "chat/completions"):
+                raise BadRequest(404, f"Unknown request URL: {request.method} {request.path}.", "unknown_url")
+            if request.method != ("GET" if rest == "models" else "POST"):
+                raise BadRequest(405, f"Not allowed to {request.method} on {request.path}.", "method_not_supported")
+            if request.key != self.fleet.providers[provider].api_key:
+                shown = f"{request.key[:4]}****" if request.key else "(none)"
+                raise BadRequest(401, f"Incorrect API key provided: {shown}.", "invalid_api_key")
+            if rest == "models":
+                return _at_once(json_answer(200, self._models(provider)))
+            return self._chat(provider, request)
+        except BadRequest as refused:
+            return _at_once(json_answer(refused.status, refused.as_json()))
+
+    def _models(self, provider: str) -> dict[str, object]:
+        served = self.fleet.served_by(provider)
+        data = [{"id": one.upstream, "object": "model", "created": 1735689600, "owned_by": provider} for one in served]
+        return {"object": "list", "data": data}
+
+    def _chat(self, provider: str, request: Request) -> Play:
+        ask = ask_of(request.body, request.key)
+        endpoint = self._by_name.get((provider, ask.upstream))
+        if endpoint is None:
+            raise BadRequest(
+                404, f"The model `{ask.upstream}` does not exist or you do not have access to it.", "model_not_found"
+            )
+        forced = self._fault_asked_for(endpoint, request)
+        at, number = self._clock.now(), next(self._numbers[endpoint.id])
+        played = script(self.fleet, endpoint, number, at, min(ask.max_tokens, _MOST_TOKENS), forced)
+        seen = Seen(at, endpoint.id, number, played.fault, ask.stream)
+        self.seen.append(seen)
+        self._counts[endpoint.id][played.fault or "none"] += 1
+
+        def on_first_token(seconds: float) -> None:
+            seen.first_token_seconds = seconds
+
+        answer = wire(played, endpoint, ask, at)
+        return Play(answer.frames, answer.ending, self._speeds[endpoint.id], on_first_token)
+
+    def _fault_asked_for(self, endpoint: SimEndpoint, request: Request) -> Forced | None:
+        asked = request.headers.get(FAULT_HEADER)
+        return self._forced.get(endpoint.id) if asked is None else admin.forced_of(asked)
+
+
+def _at_once(data: bytes) -> Play:
+    return Play(iter((Frame(0.0, data),)), Ending.KEEP)

@@ -1,0 +1,68 @@
+"""The `meta` table: single facts about the whole database, by name."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from monitor.storage.schema import meta
+
+ROLLED_UNTIL = "rolled_until"  # UTC seconds: hours before it are in hourly_rollups, from it on only in raw rows
+SKEW = "start_skew"
+MADE_UP = "made_up"  # set by a demo: its past never happened
+
+# Rows are found by due time and asked for by start time. This much apart is always looked for; more is on record.
+USUAL_SKEW_MS = 60_000
+_HOUR_MS = 3_600_000
+
+
+class Skew(msgspec.Struct, frozen=True):
+    """The largest distance between due and started of any row, and until when such rows are to be expected."""
+
+    ms: int = USUAL_SKEW_MS
+    until_due_ms: int = 0
+
+
+async def read_fact(connection: AsyncConnection, name: str) -> str | None:
+    found: str | None = (await connection.execute(select(meta.c.value).where(meta.c.name == name))).scalar()
+    return found
+
+
+async def write_fact(connection: AsyncConnection, name: str, value: str | None) -> None:
+    """None removes it."""
+    if value is None:
+        await connection.execute(delete(meta).where(meta.c.name == name))
+        return
+    changed = await connection.execute(update(meta).where(meta.c.name == name).values(value=value))
+    if changed.rowcount == 0:
+        await connection.execute(insert(meta).values(name=name, value=value))
+
+
+async def read_rolled_until(connection: AsyncConnection) -> int:
+    """0 before the first hour was closed."""
+    return int(await read_fact(connection, ROLLED_UNTIL) or 0)
+
+
+async def read_skew(connection: AsyncConnection) -> Skew:
+    text = await read_fact(connection, SKEW)
+    return Skew() if text is None else msgspec.json.decode(text, type=Skew)
+
+
+async def note_skew(connection: AsyncConnection, known: Skew, distances: dict[int, int]) -> Skew:
+    """Given due_ms -> |started - due| in ms of new rows, the skew from now on; written down if it grew."""
+    unusual = {due_ms: ms for due_ms, ms in distances.items() if ms > USUAL_SKEW_MS}
+    if not unusual:
+        return known
+    # By the hour: a clock that stays wrong must not rewrite this at every batch.
+    until = (max(unusual) // _HOUR_MS + 1) * _HOUR_MS
+    grown = Skew(max(known.ms, *unusual.values()), max(known.until_due_ms, until))
+    if grown != known:
+        await write_fact(connection, SKEW, msgspec.json.encode(grown).decode())
+    return grown
+
+
+async def forget_skew(connection: AsyncConnection, oldest_due_ms: int) -> None:
+    """To be called when rows before `oldest_due_ms` are gone: an old clock error need not widen every read for ever."""
+    if (await read_skew(connection)).until_due_ms <= oldest_due_ms:
+        await write_fact(connection, SKEW, None)

@@ -1,0 +1,92 @@
+"""Reading what was kept: observations, rollups, incidents, eras and facts, in one object."""
+
+from __future__ import annotations
+
+from sqlalchemy import or_, select
+
+from monitor.outcome import Group, Outcome, group_of
+from monitor.slot import Era
+from monitor.storage import schema
+from monitor.storage.codec import HOUR, micros
+from monitor.storage.eras import EndpointAtLocation, read_eras
+from monitor.storage.facts import read_fact
+from monitor.storage.incidents import Incident
+from monitor.storage.raw_reads import LastSlot, RawReads
+from monitor.storage.rollup_reads import Rollup, RollupReads, Step
+from monitor.storage.schema import MILLION
+
+__all__ = ["History", "LastSlot", "Rollup", "Step"]
+
+_ALIVE_NAMES = [outcome.value for outcome in Outcome if group_of(outcome) is Group.OK]
+
+
+class History(RawReads, RollupReads):
+    """All reads of one database. Spans are [since, until) in UTC seconds; None is without end."""
+
+    async def incidents(
+        self,
+        endpoint: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        location: str | None = None,
+        limit: int = 1000,
+    ) -> list[Incident]:
+        """Incidents that lasted at some moment of the span, newest first."""
+        table = schema.incidents
+        query = (
+            select(
+                table.c.id,
+                schema.endpoints.c.name,
+                schema.locations.c.name,
+                table.c.state,
+                table.c.cause,
+                table.c.detail,
+                table.c.started_us,
+                table.c.ended_us,
+            )
+            .join(schema.endpoints, schema.endpoints.c.id == table.c.endpoint_id)
+            .join(schema.locations, schema.locations.c.id == table.c.location_id)
+            .order_by(table.c.started_us.desc(), table.c.id.desc())
+            .limit(limit)
+        )
+        if endpoint is not None:
+            query = query.where(schema.endpoints.c.name == endpoint)
+        if location is not None:
+            query = query.where(schema.locations.c.name == location)
+        if since is not None:
+            query = query.where(or_(table.c.ended_us.is_(None), table.c.ended_us >= micros(since)))
+        if until is not None:
+            query = query.where(table.c.started_us < micros(until))
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return [
+            Incident(*row[:6], started_at=row[6] / MILLION, ended_at=None if row[7] is None else row[7] / MILLION)
+            for row in rows
+        ]
+
+    async def eras(self) -> dict[EndpointAtLocation, tuple[Era, ...]]:
+        """Every era in order of time, by (endpoint, location)."""
+        async with self._database.read() as connection:
+            return await read_eras(connection)
+
+    async def fact(self, name: str) -> str | None:
+        """A fact about the whole database (storage.facts), None if it is not on record."""
+        async with self._database.read() as connection:
+            return await read_fact(connection, name)
+
+    async def last_success_times(self, since: float) -> dict[EndpointAtLocation, float]:
+        """When each (endpoint, location) last answered (group ok), at `since` or later; without a success it is left
+        out. To the microsecond where raw rows are still kept, else the start of its hour or day."""
+        rolled_until = await self.rolled_until()
+        buckets: dict[EndpointAtLocation, tuple[int, int]] = {}
+        async for width, rows in self.window_rows(int(since // HOUR) * HOUR, rolled_until):
+            for index, counts in enumerate(rows.counts):
+                if any(counts.get(name) for name in _ALIVE_NAMES):
+                    # Buckets come in order of time: the last one stays.
+                    buckets[rows.endpoints[index], rows.locations[index]] = (rows.bucket_starts[index], width)
+        last = {place: max(since, float(start)) for place, (start, _) in buckets.items()}
+        spans: list[tuple[float, float | None]] = [(start, start + width) for start, width in set(buckets.values())]
+        for start, end in [*spans, (float(rolled_until), None)]:
+            for place, at in (await self.successes_within(max(start, since), end)).items():
+                last[place] = max(last.get(place, at), at)
+        return last

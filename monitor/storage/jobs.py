@@ -1,0 +1,53 @@
+"""Work for the writer's task beside observations: each job in a write transaction of its own, in the order given."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from monitor.storage.database import Database, Job
+from monitor.storage.errors import is_outage
+
+T = TypeVar("T")
+
+
+class JobQueue:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: deque[tuple[Job[Any], Callable[[Any], None] | None, asyncio.Future[Any]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, job: Job[T], after_commit: Callable[[T], None] | None) -> asyncio.Future[T]:
+        """What `job` returns or raises; `after_commit` is called before anything else is written."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append((job, after_commit, future))
+        return future
+
+    async def run_all(self) -> None:
+        """Run what waits; raises only if the database fails, and then has told the job so."""
+        while self._waiting:
+            job, after_commit, future = self._waiting.popleft()
+            if future.done():
+                continue
+            try:
+                result = await self._database.run(job)
+                if after_commit is not None:
+                    after_commit(result)
+            except Exception as error:
+                if not future.done():
+                    future.set_exception(error)
+                if is_outage(error):
+                    raise
+            else:
+                if not future.done():
+                    future.set_result(result)
+
+    def refuse_all(self, error: Exception) -> None:
+        while self._waiting:
+            _, _, future = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(error)

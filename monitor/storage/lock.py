@@ -1,0 +1,75 @@
+"""One process per SQLite file: an advisory lock on `<database>.lock`, with its holder's name written inside."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+import msgspec
+
+from monitor.clock import utc_text
+from monitor.storage.errors import DatabaseHeld, explained
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """Who holds a database, as written in its lock file."""
+
+    owner: str  # "daemon", or the command
+    pid: int
+    host: str
+    since: str
+    listen: str = ""
+
+    def __str__(self) -> str:
+        where = f", listening on {self.listen}" if self.listen else ""
+        return f"the {self.owner} with pid {self.pid} on {self.host}, since {self.since}{where}"
+
+
+class FileLock:
+    """An exclusive lock that the kernel lifts when its process dies; the file itself stays."""
+
+    def __init__(self, database: Path) -> None:
+        self.path = database.with_name(database.name + ".lock")
+        self._database = database
+        self._fd: int | None = None
+
+    def acquire(self, owner: str, now: float, listen: str = "") -> None:
+        """DatabaseHeld, naming the holder, if another process (or another Database of this one) has it."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise explained(error, self._database) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            holder = read_holder(self._database)
+            raise DatabaseHeld(
+                f"database {self._database} is in use by {holder or 'another process'}; "
+                "stop it first, or give this one a `database:` of its own"
+            ) from None
+        self._fd = fd
+        holder = Holder(owner, os.getpid(), socket.gethostname(), utc_text(now, "seconds"), listen)
+        os.ftruncate(fd, 0)
+        # A full disk must not stand in the way: the lock holds without its label.
+        with contextlib.suppress(OSError):
+            os.write(fd, msgspec.json.encode(holder) + b"\n")
+
+    def release(self) -> None:
+        # Not unlinked: a process that has opened the old file would then hold a lock on nothing.
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = None
+
+
+def read_holder(database: Path) -> Holder | None:
+    """Who last took the lock of `database` and has not let go of it in order; None if nobody is named."""
+    try:
+        return msgspec.json.decode(database.with_name(database.name + ".lock").read_bytes(), type=Holder)
+    except (OSError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,110 @@
+"""Interning: endpoints, locations, kinds and providers' texts are stored once and named by a small number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from sqlalchemy import Table, bindparam, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from monitor.storage import schema
+
+_DAY_MS = 86_400_000
+# Texts known at once: beyond, a provider invents them, and the cache starts again.
+_TEXTS_KEPT = 20_000
+_CHUNK = 500  # names in one IN (...)
+
+
+class _Ids:
+    """One table's names and ids; `fresh` are those of the open transaction."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.known: dict[str, int] = {}
+        self.fresh: dict[str, int] = {}
+
+    def get(self, name: str) -> int | None:
+        found = self.known.get(name)
+        return self.fresh.get(name) if found is None else found
+
+
+class Names:
+    """Ids by name, for whoever writes. Belongs to one write transaction at a time; `committed` or `rolled_back` ends
+    it, and an id that was given in a transaction that failed is forgotten."""
+
+    def __init__(self) -> None:
+        self._endpoints: Final = _Ids(schema.endpoints)
+        self._locations: Final = _Ids(schema.locations)
+        self._kinds: Final = _Ids(schema.kinds)
+        self._texts: Final = _Ids(schema.texts)
+        self._used_ms: dict[str, int] = {}
+        self._fresh_used_ms: dict[str, int] = {}
+
+    async def endpoints(self, connection: AsyncConnection, names: Iterable[str]) -> dict[str, int]:
+        return await self._resolve(connection, self._endpoints, names)
+
+    async def locations(self, connection: AsyncConnection, names: Iterable[str]) -> dict[str, int]:
+        return await self._resolve(connection, self._locations, names)
+
+    async def kinds(self, connection: AsyncConnection, names: Iterable[str]) -> dict[str, int]:
+        return await self._resolve(connection, self._kinds, names)
+
+    async def texts(self, connection: AsyncConnection, names: Iterable[str], now: float) -> dict[str, int]:
+        """As the others; also notes that these texts are in use, at most once a day each."""
+        now_ms = round(now * 1000)
+        ids = await self._resolve(connection, self._texts, names, now_ms)
+        stale = [name for name in ids if now_ms - self._last_used(name) >= _DAY_MS]
+        if stale:
+            await connection.execute(
+                update(schema.texts).where(schema.texts.c.id == bindparam("text_id")).values(last_used_ms=now_ms),
+                [{"text_id": ids[name]} for name in stale],
+            )
+            self._fresh_used_ms.update(dict.fromkeys(stale, now_ms))
+        return ids
+
+    def forget_texts(self) -> None:
+        """To be called in the transaction that deletes texts: from here on they are looked up again."""
+        for kept in (self._texts.known, self._texts.fresh, self._used_ms, self._fresh_used_ms):
+            kept.clear()
+
+    def committed(self) -> None:
+        for ids in (self._endpoints, self._locations, self._kinds, self._texts):
+            ids.known.update(ids.fresh)
+            ids.fresh.clear()
+        self._used_ms.update(self._fresh_used_ms)
+        self._fresh_used_ms.clear()
+        if len(self._texts.known) > _TEXTS_KEPT:
+            self.forget_texts()
+
+    def rolled_back(self) -> None:
+        for ids in (self._endpoints, self._locations, self._kinds, self._texts):
+            ids.fresh.clear()
+        self._fresh_used_ms.clear()
+
+    def _last_used(self, name: str) -> int:
+        return self._fresh_used_ms.get(name, self._used_ms.get(name, 0))
+
+    async def _resolve(
+        self, connection: AsyncConnection, ids: _Ids, names: Iterable[str], now_ms: int | None = None
+    ) -> dict[str, int]:
+        wanted = set(names)
+        missing = sorted(name for name in wanted if ids.get(name) is None)
+        table = ids.table
+        for start in range(0, len(missing), _CHUNK):
+            chunk = missing[start : start + _CHUNK]
+            for row in await connection.execute(select(table).where(table.c.name.in_(chunk))):
+                ids.fresh[row.name] = row.id
+                if now_ms is not None:
+                    self._fresh_used_ms[row.name] = row.last_used_ms
+            new: list[dict[str, str | int]] = [{"name": name} for name in chunk if name not in ids.fresh]
+            if not new:
+                continue
+            if now_ms is not None:
+                new = [{**row, "last_used_ms": now_ms} for row in new]
+            added = await connection.execute(insert(table).returning(table.c.id, table.c.name), new)
+            for id_, name in added:
+                ids.fresh[name] = id_
+                if now_ms is not None:
+                    self._fresh_used_ms[name] = now_ms
+        return {name: found for name in wanted if (found := ids.get(name)) is not None}

@@ -1,0 +1,57 @@
+"""What all reads share: short transactions, and names for the ids that rows carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from monitor.storage import schema
+from monitor.storage.database import Database
+from monitor.storage.rollups import Place
+
+
+class Reader:
+    """Reads of one database. Spans are [since, until) in UTC seconds; None is without end."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._endpoints: dict[int, str] = {}
+        self._locations: dict[int, str] = {}
+        self._kinds: dict[int, str] = {}
+
+    async def _place_ids(
+        self, connection: AsyncConnection, endpoint: str | None, location: str | None
+    ) -> dict[str, int] | None:
+        places: dict[str, int] = {}
+        for table, name in ((schema.endpoints, endpoint), (schema.locations, location)):
+            if name is not None:
+                id_ = (await connection.execute(select(table.c.id).where(table.c.name == name))).scalar()
+                if id_ is None:
+                    return None
+                places[table.name.removesuffix("s")] = id_
+        return places
+
+    def _place(self, row: Any) -> Place:
+        return self._endpoints[row.endpoint_id], self._locations[row.location_id], self._kinds[row.kind_id]
+
+    async def _know(self, connection: AsyncConnection, rows: Iterable[Any]) -> None:
+        """Have the names of all ids in `rows`."""
+        if any(
+            row.endpoint_id not in self._endpoints
+            or row.location_id not in self._locations
+            or row.kind_id not in self._kinds
+            for row in rows
+        ):
+            await self._know_all(connection)
+
+    async def _know_all(self, connection: AsyncConnection) -> None:
+        for table, known in (
+            (schema.endpoints, self._endpoints),
+            (schema.locations, self._locations),
+            (schema.kinds, self._kinds),
+        ):
+            for row in await connection.execute(select(table.c.id, table.c.name)):
+                known[row.id] = row.name

@@ -1,0 +1,96 @@
+"""/api/v1 from memory: models, providers and the routing snapshot."""
+
+from __future__ import annotations
+
+from aiohttp import hdrs, web
+
+from monitor.health.view import EndpointView
+from monitor.routing.snapshot import JsonObject
+from monitor.web.answers import JSON, answer, send
+from monitor.web.errors import NotFound
+from monitor.web.openrouter import described, endpoint_object, group_by_model, model_object, provider_object
+from monitor.web.query import Query, shown
+from monitor.web.room import ROOM, Room
+
+_DEFAULT_PAGE = 500
+_LARGEST_PAGE = 1000
+
+
+def location_in(query: Query, room: Room) -> str | None:
+    """`?location=`; None = pooled over all."""
+    return query.choice("location", room.board.locations())
+
+
+async def models(request: web.Request) -> web.Response:
+    """Every model, or the page of them that `limit` and `offset` name."""
+    room = request.app[ROOM]
+    query = Query(request.query_string, ("limit", "offset", "location"))
+    location = location_in(query, room)
+    slugs = list(room.catalog.models)
+    paged = query.text("limit") is not None or query.text("offset") is not None
+    limit = query.number("limit", _DEFAULT_PAGE, 1, _LARGEST_PAGE) if paged else len(slugs)
+    offset = query.number("offset", 0, 0, 1_000_000)
+    views = group_by_model(room.catalog, room.views(location))
+    page = slugs[offset : offset + limit]
+    end = offset + limit
+    following = f"/api/v1/models?limit={limit}&offset={end}" if end < len(slugs) else None
+    content: JsonObject = {
+        "data": [model_object(room.catalog.models[slug], views[slug]) for slug in page],
+        "total_count": len(slugs),
+        "links": {"next": following},
+    }
+    return await answer(request, content)
+
+
+async def model(request: web.Request) -> web.Response:
+    room = request.app[ROOM]
+    location = location_in(Query(request.query_string, ("location",)), room)
+    slug = _model_slug(request, room)
+    found = room.catalog.models[slug]
+    return await answer(request, {"data": model_object(found, room.views(location, found.endpoints))})
+
+
+async def model_endpoints(request: web.Request) -> web.Response:
+    room = request.app[ROOM]
+    location = location_in(Query(request.query_string, ("location",)), room)
+    found = room.catalog.models[_model_slug(request, room)]
+    endpoints = [
+        endpoint_object(found, room.catalog.providers.get(view.endpoint.provider), view)
+        for view in room.views(location, found.endpoints)
+    ]
+    return await answer(request, {"data": {**described(found), "location": location, "endpoints": endpoints}})
+
+
+async def providers(request: web.Request) -> web.Response:
+    room = request.app[ROOM]
+    location = location_in(Query(request.query_string, ("location",)), room)
+    views: dict[str, list[EndpointView]] = {slug: [] for slug in room.catalog.providers}
+    for view in room.views(location):
+        views[view.endpoint.provider].append(view)
+    data = [provider_object(provider, views[slug]) for slug, provider in room.catalog.providers.items()]
+    return await answer(request, {"data": data})
+
+
+async def routing(request: web.Request) -> web.Response:
+    """The snapshot; 304 while the caller has the newest one."""
+    room = request.app[ROOM]
+    query = Query(request.query_string, ("location", "model"))
+    location = location_in(query, room)
+    slug = query.text("model")
+    if slug is not None and slug not in room.catalog.models:
+        raise NotFound(f"no model '{shown(slug)}': GET /api/v1/models lists them")
+    document = room.routing(location, slug)
+    tag = f'W/"{document.etag}"'
+    wanted = request.if_none_match or ()
+    if any(each.value in (document.etag, "*") for each in wanted):
+        return web.Response(status=304, headers={hdrs.ETAG: tag, hdrs.VARY: hdrs.ACCEPT_ENCODING})
+    response = await send(request, document.body, JSON)
+    response.headers[hdrs.ETAG] = tag
+    return response
+
+
+def _model_slug(request: web.Request, room: Room) -> str:
+    slug = f"{request.match_info['author']}/{request.match_info['slug']}"
+    if slug not in room.catalog.models:
+        raise NotFound(f"no model '{shown(slug)}': GET /api/v1/models lists them")
+    return slug

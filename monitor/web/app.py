@@ -1,0 +1,128 @@
+"""The aiohttp application: which path leads where, and the handlers that are about the process itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+
+from aiohttp import hdrs, web
+
+from monitor import __version__
+from monitor.clock import Clock
+from monitor.config.problem import Problem
+from monitor.health.board import Board
+from monitor.routing.snapshot import JsonObject
+from monitor.self_metrics import SelfMetrics
+from monitor.settings import Settings
+from monitor.storage.history import History
+from monitor.web import api, api_history, page
+from monitor.web.answers import answer, send
+from monitor.web.errors import Forbidden, Refused
+from monitor.web.exposition import CONTENT_TYPE
+from monitor.web.guard import add_security_headers, guard
+from monitor.web.ports import Check, DaemonStatus, Reload, ReloadResult
+from monitor.web.room import ROOM, Room
+
+# No route reads a body; a request that brings one is not kept in memory.
+_LARGEST_BODY = 64 * 1024
+_CHECK_SECONDS = 5.0
+_RELOAD_LOCK = web.AppKey("reload_lock", asyncio.Lock)
+
+
+def create_app(
+    board: Board,
+    settings_of: Callable[[], Settings],
+    history: History,
+    metrics: SelfMetrics,
+    status: DaemonStatus,
+    reload: Reload,
+    *,
+    clock: Clock,
+    notice: str | None = None,
+) -> web.Application:
+    """The whole web room. While it runs it takes up the board's views by itself, once a second and off the requests'
+    path. `notice` marks every answer; a location named `made-up` brings one of its own."""
+    app = web.Application(middlewares=[guard], client_max_size=_LARGEST_BODY)
+    app[ROOM] = Room(board, settings_of, history, metrics, status, reload, clock, notice)
+    app[page.PAGE] = page.Page.load()
+    app[_RELOAD_LOCK] = asyncio.Lock()
+    app.on_response_prepare.append(add_security_headers)
+    app.cleanup_ctx.append(_refreshing)
+    app.router.add_get("/", page.index)
+    app.router.add_get("/static/{name}", page.static)
+    app.router.add_get("/metrics", metrics_page)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_post("/-/reload", reload_settings)
+    app.router.add_get("/api/v1/models", api.models)
+    app.router.add_get("/api/v1/models/{author}/{slug}", api.model)
+    app.router.add_get("/api/v1/models/{author}/{slug}/endpoints", api.model_endpoints)
+    app.router.add_get("/api/v1/providers", api.providers)
+    # An endpoint's id has slashes of its own.
+    app.router.add_get("/api/v1/endpoints/{endpoint:.+}/observations", api_history.observations)
+    app.router.add_get("/api/v1/endpoints/{endpoint:.+}/history", api_history.history)
+    app.router.add_get("/api/v1/incidents", api_history.incidents)
+    app.router.add_get("/api/v1/routing", api.routing)
+    return app
+
+
+async def _refreshing(app: web.Application) -> AsyncIterator[None]:
+    await app[ROOM].refresh()
+    task = asyncio.create_task(app[ROOM].keep_fresh(), name="web.refresh")
+    yield
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def metrics_page(request: web.Request) -> web.Response:
+    room = request.app[ROOM]
+    return await send(request, room.exposition.page(room.notice), CONTENT_TYPE)
+
+
+async def healthz(request: web.Request) -> web.Response:
+    return await answer(request, {"status": "alive", "version": __version__})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """200 once everything holds; else 503 and what is missing."""
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            checks: Sequence[Check] = await request.app[ROOM].status.checks()
+    except TimeoutError:
+        checks = (Check("database", False, f"no answer within {_CHECK_SECONDS:g} s"),)
+    missing = [f"{check.name}: {check.message or 'not yet'}" for check in checks if not check.ok]
+    content: JsonObject = {
+        "ready": not missing,
+        "checks": {check.name: {"ok": check.ok, "message": check.message} for check in checks},
+    }
+    if missing:
+        content["error"] = {"code": 503, "message": "; ".join(missing)}
+    return await answer(request, content, 503 if missing else 200)
+
+
+async def reload_settings(request: web.Request) -> web.Response:
+    """Load the configuration again, swap it whole or keep the old one."""
+    if hdrs.ORIGIN in request.headers:
+        raise Forbidden("a reload is not for browsers: send it without an Origin header, as curl -X POST does")
+    # Shielded: a caller who has waited long enough must not leave a configuration half swapped.
+    result = await asyncio.shield(_reload_alone(request.app))
+    if result.problems:
+        raise Refused([_problem_object(problem) for problem in result.problems])
+    return await answer(request, {"reloaded": True})
+
+
+async def _reload_alone(app: web.Application) -> ReloadResult:
+    async with app[_RELOAD_LOCK]:
+        return await app[ROOM].reload()
+
+
+def _problem_object(problem: Problem) -> JsonObject:
+    return {
+        "file": problem.file,
+        "line": problem.line,
+        "path": problem.path,
+        "message": problem.message,
+        "example": problem.example,
+    }

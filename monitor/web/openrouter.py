@@ -1,0 +1,210 @@
+"""The shapes of OpenRouter's API: models, providers and endpoints, field for field, and ours beside them. Pure.
+
+There `latency_last_30m` is the time to first token in milliseconds, uptimes are 0..100, and a throughput's p90 is what
+nine of ten requests beat: the slow side. Prices are text, USD per token. Unknown is null; an optional price that does
+not exist is left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from monitor.catalog.model import Catalog, Endpoint, Model, Price, Provider
+from monitor.health.state import State
+from monitor.health.uptime import percent, ratio
+from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, WindowFigures, mirrored
+from monitor.routing.snapshot import JsonObject, stamp
+
+_TOKENS_PER_PRICE = Decimal(1_000_000)
+_MILLISECONDS = 1000
+
+# OpenRouter does not say what its negative numbers mean; readers take 0 as well and anything below as not.
+STATUS_UNUSABLE = -10
+STATUS_OF: Mapping[State, int | None] = {
+    State.OPERATIONAL: 0,
+    State.DEGRADED: -1,
+    State.DOWN: -5,
+    State.UNKNOWN: None,
+}
+_UPTIME_FIELDS = {
+    "uptime_last_5m": "5m",
+    "uptime_last_30m": "30m",
+    "uptime_last_1d": "1d",
+    "uptime_last_7d": "7d",
+    "uptime_last_30d": "30d",
+}
+
+
+def price_text(usd_per_million: float | None) -> str | None:
+    """USD per token as text: exact, without an exponent. 0.15 -> "0.00000015"."""
+    if usd_per_million is None:
+        return None
+    # repr first: Decimal(0.15) would be 0.1499999999999999944.
+    per_token = Decimal(repr(float(usd_per_million))) / _TOKENS_PER_PRICE
+    text = f"{per_token:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def pricing_object(price: Price | None) -> JsonObject:
+    known = price or Price()
+    pricing: JsonObject = {"prompt": price_text(known.input), "completion": price_text(known.output)}
+    for name, usd in (("input_cache_read", known.cache_read), ("input_cache_write", known.cache_write)):
+        if usd is not None:
+            pricing[name] = price_text(usd)
+    return pricing | {"discount": 0}
+
+
+def endpoint_object(model: Model, provider: Provider | None, view: EndpointView) -> JsonObject:
+    """One endpoint of `model` as OpenRouter lists it; `endpoint` and everything from `uptime_last_7d` on is ours."""
+    endpoint = view.endpoint
+    provider_name = provider.name if provider else endpoint.provider
+    recent = view.windows.get(API_PERFORMANCE_WINDOW)
+    latency = _percentiles(recent, "ttft_seconds", _MILLISECONDS)
+    throughput = _percentiles(recent, "throughput_tokens_per_second", 1)
+    uptimes = {field: _uptime(view.windows.get(window)) for field, window in _UPTIME_FIELDS.items()}
+    return {
+        "name": f"{provider_name} | {model.slug}",
+        "model_id": model.slug,
+        "model_name": model.name,
+        "context_length": model.context_length,
+        "pricing": pricing_object(endpoint.price),
+        "provider_name": provider_name,
+        "tag": endpoint.tag,
+        "quantization": endpoint.quantization,
+        "max_completion_tokens": endpoint.max_completion_tokens,
+        "max_prompt_tokens": None,
+        "supported_parameters": list(endpoint.supported_parameters),
+        "status": status_of(view),
+        **uptimes,
+        "supports_implicit_caching": None,
+        "supports_voice_cloning": False,
+        "supports_image_reference": False,
+        "supports_multiple_audio_references": False,
+        "supports_tool_choice": None,
+        "native_tools": {},
+        "latency_last_30m": latency,
+        "throughput_last_30m": throughput,
+        "perf_last_30m_by_workload": None
+        if recent is None or not recent.seen
+        else {"text_generation": {"request_count": recent.seen, "latency": latency, "throughput": throughput}},
+        "endpoint": endpoint.id,
+        "samples": {window: figures.samples for window, figures in view.windows.items()},
+        "coverage": {window: figures.coverage_ratio for window, figures in view.windows.items()},
+        "state": view.state.value,
+        "cause": view.cause,
+        "state_since": stamp(view.state_since),
+        "usable": view.usable,
+        "unusable_cause": view.unusable_cause,
+        "interval_seconds": view.interval_seconds,
+        "observed_at": stamp(view.last_probe_at),
+    }
+
+
+def status_of(view: EndpointView) -> int | None:
+    return STATUS_OF[view.state] if view.usable else STATUS_UNUSABLE
+
+
+def _uptime(figures: WindowFigures | None) -> float | None:
+    return None if figures is None else percent(figures.uptime_ratio)
+
+
+def _percentiles(figures: WindowFigures | None, figure: str, factor: float) -> dict[str, float] | None:
+    values = {} if figures is None else figures.quantiles.get(figure, {})
+    if not values:
+        return None
+    return {
+        f"p{quantile * 100:g}": round(values[mirrored(figure, quantile)] * factor, 2)
+        for quantile in API_QUANTILES
+        if mirrored(figure, quantile) in values
+    }
+
+
+def described(model: Model) -> JsonObject:
+    """What a model's own page and its list of endpoints share."""
+    return {
+        "id": model.slug,
+        "name": model.name,
+        "created": _released(model.released),
+        "description": model.description,
+        "architecture": {
+            "modality": f"{'+'.join(model.input_modalities)}->{'+'.join(model.output_modalities)}",
+            "input_modalities": list(model.input_modalities),
+            "output_modalities": list(model.output_modalities),
+            "tokenizer": None,
+            "instruct_type": None,
+        },
+    }
+
+
+def model_object(model: Model, views: Sequence[EndpointView]) -> JsonObject:
+    """One model as OpenRouter lists it, priced as its cheapest endpoint; `endpoint_count` and what follows is ours."""
+    endpoints = model.endpoints
+    longest = [endpoint.max_completion_tokens for endpoint in endpoints if endpoint.max_completion_tokens is not None]
+    parameters = dict.fromkeys(name for endpoint in endpoints for name in endpoint.supported_parameters)
+    return {
+        **described(model),
+        "canonical_slug": model.slug,
+        "context_length": model.context_length,
+        "pricing": pricing_object(_cheapest(endpoints)),
+        "top_provider": {
+            "context_length": model.context_length,
+            "max_completion_tokens": max(longest, default=None),
+            "is_moderated": False,
+        },
+        "per_request_limits": None,
+        "supported_parameters": list(parameters),
+        "default_parameters": None,
+        "supported_voices": None,
+        "knowledge_cutoff": model.knowledge_cutoff,
+        "links": {"details": f"/api/v1/models/{model.slug}/endpoints"},
+        "endpoint_count": len(endpoints),
+        **summary(views),
+    }
+
+
+def provider_object(provider: Provider, views: Sequence[EndpointView]) -> JsonObject:
+    """One provider as OpenRouter lists it; `endpoint_count` and what follows is ours."""
+    return {
+        "name": provider.name,
+        "slug": provider.slug,
+        "privacy_policy_url": None,
+        "terms_of_service_url": None,
+        "status_page_url": None,
+        "headquarters": None,
+        "datacenters": None,
+        "endpoint_count": len(views),
+        **summary(views),
+    }
+
+
+def group_by_model(catalog: Catalog, views: Sequence[EndpointView]) -> dict[str, list[EndpointView]]:
+    grouped: dict[str, list[EndpointView]] = {slug: [] for slug in catalog.models}
+    for view in views:
+        grouped[view.endpoint.model].append(view)
+    return grouped
+
+
+def summary(views: Sequence[EndpointView]) -> JsonObject:
+    """Endpoints by state, and uptime pooled from counts."""
+    states = Counter(view.state for view in views)
+    month = [view.windows["30d"] for view in views if "30d" in view.windows]
+    samples = sum(figures.samples for figures in month)
+    return {
+        "states": {state.value: states[state] for state in State},
+        "usable_count": sum(view.usable for view in views),
+        "uptime_last_30d": percent(ratio(sum(figures.successes for figures in month), samples)),
+        "samples_last_30d": samples,
+    }
+
+
+def _cheapest(endpoints: Sequence[Endpoint]) -> Price | None:
+    priced = [price for endpoint in endpoints if (price := endpoint.price) is not None]
+    whole = [price for price in priced if price.input is not None and price.output is not None]
+    return min(whole or priced, key=lambda price: (price.input or 0.0) + (price.output or 0.0), default=None)
+
+
+def _released(day: str | None) -> int | None:
+    return None if day is None else int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())

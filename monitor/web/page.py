@@ -1,0 +1,236 @@
+"""The page: what is down, since when and why, on one screen. Rendered on the server, without a script."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import hdrs, web
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from monitor.catalog.model import Price
+from monitor.clock import utc_text
+from monitor.health.state import State
+from monitor.health.uptime import percent
+from monitor.health.view import API_PERFORMANCE_WINDOW, EndpointView, WindowFigures
+from monitor.web.answers import send
+from monitor.web.api import location_in
+from monitor.web.errors import NotFound
+from monitor.web.openrouter import group_by_model, summary
+from monitor.web.query import Query
+from monitor.web.room import ROOM
+
+REFRESH_SECONDS = 30
+UNUSABLE = "unusable"
+_STATES = (*(state.value for state in State), UNUSABLE)
+# The order of trouble, for the counts on top.
+_SHOWN_STATES = (State.DOWN, State.DEGRADED, State.OPERATIONAL, State.UNKNOWN)
+_NOTHING = "–"
+# Template pieces between two turns of the loop: a row has some 40, and ten rows take half a millisecond.
+_PIECES = 400
+_HERE = Path(__file__).parent
+_TYPES = {".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The template and the static files, read once: a handler never touches the disk."""
+
+    template: Template
+    files: dict[str, bytes]
+    version: str  # changes with the files, so that a browser may keep them for ever
+
+    @classmethod
+    def load(cls) -> Page:
+        environment = Environment(
+            loader=FileSystemLoader(_HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        files = {path.name: path.read_bytes() for path in sorted((_HERE / "static").iterdir())}
+        version = hashlib.blake2b(b"".join(files.values()), digest_size=6).hexdigest()
+        return cls(environment.get_template("index.html"), files, version)
+
+
+PAGE = web.AppKey("page", Page)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One endpoint as text."""
+
+    endpoint: str
+    tag: str
+    state: str
+    usable: bool
+    why: str
+    since: str
+    detail: str
+    uptime: str
+    uptime_band: str  # good, fair, poor or nothing: OpenRouter's bands, 95 and 80 %
+    samples: str
+    ttft_p50: str
+    ttft_p90: str
+    output_speed: str
+    throughput: str
+    price: str
+    last_probe: str
+    last_probe_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRows:
+    slug: str
+    name: str
+    uptime: str
+    rows: list[Row]
+
+
+async def index(request: web.Request) -> web.Response:
+    room, page = request.app[ROOM], request.app[PAGE]
+    query = Query(request.query_string, ("model", "provider", "state", "location"))
+    model = query.choice("model", room.catalog.models)
+    provider = query.choice("provider", room.catalog.providers)
+    state = query.choice("state", _STATES)
+    location = location_in(query, room)
+    now = room.clock.now()
+    everything = room.views(location)
+    views = [view for view in everything if _is_wanted(view, model, provider, state)]
+    names = {slug: found.name for slug, found in room.catalog.models.items()}
+    grouped = group_by_model(room.catalog, views)
+    states = Counter(view.state for view in everything)
+    counts = [(state.value, states[state]) for state in _SHOWN_STATES]
+    counts.append((UNUSABLE, sum(not view.usable for view in everything)))
+    pieces = page.template.generate(
+        notice=room.notice,
+        counts=counts,
+        # Rows are made as the template asks for them, so that this work is cut into slices with the rest.
+        models=(_model_rows(slug, names[slug], grouped[slug], now) for slug in names if grouped[slug]),
+        shown=len(views),
+        total=len(everything),
+        model_slugs=list(room.catalog.models),
+        provider_slugs=list(room.catalog.providers),
+        states=_STATES,
+        locations=room.board.locations(),
+        model=model,
+        provider=provider,
+        state=state,
+        location=location,
+        now=utc_text(now, "seconds").replace("T", " ").replace("Z", " UTC"),
+        refresh_seconds=REFRESH_SECONDS,
+        version=page.version,
+    )
+    html: list[str] = []
+    for number, piece in enumerate(pieces):
+        html.append(piece)
+        if number % _PIECES == _PIECES - 1:
+            await room.clock.sleep(0)
+    return await send(request, "".join(html).encode(errors="replace"), "text/html; charset=utf-8")
+
+
+async def static(request: web.Request) -> web.Response:
+    name = request.match_info["name"]
+    page = request.app[PAGE]
+    if name not in page.files:
+        raise NotFound("no such file")
+    response = await send(request, page.files[name], _TYPES[Path(name).suffix])
+    if request.query.get("v") == page.version:
+        response.headers[hdrs.CACHE_CONTROL] = "public, max-age=31536000, immutable"
+    return response
+
+
+def _is_wanted(view: EndpointView, model: str | None, provider: str | None, state: str | None) -> bool:
+    return (
+        model in (None, view.endpoint.model)
+        and provider in (None, view.endpoint.provider)
+        and (state in (None, view.state.value) or (state == UNUSABLE and not view.usable))
+    )
+
+
+def _model_rows(slug: str, name: str, views: Sequence[EndpointView], now: float) -> ModelRows:
+    pooled = summary(views)["uptime_last_30d"]
+    uptime = f"{pooled:.2f} %" if isinstance(pooled, float) else _NOTHING
+    return ModelRows(slug, name, uptime, [row_of(view, now) for view in views])
+
+
+def row_of(view: EndpointView, now: float) -> Row:
+    recent = view.windows.get(API_PERFORMANCE_WINDOW)
+    month = view.windows.get("30d")
+    uptime = percent(month.uptime_ratio) if month else None
+    return Row(
+        endpoint=view.endpoint.id,
+        tag=view.endpoint.tag,
+        state=view.state.value,
+        usable=view.usable,
+        why=", ".join(_words(cause) for cause in _causes(view)),
+        since="" if view.state_since is None else age_text(now - view.state_since),
+        detail=view.detail or "",
+        uptime=_NOTHING if uptime is None else f"{uptime:.2f} %",
+        uptime_band=_band(uptime),
+        samples=f"{month.samples:,}" if month and month.samples else "",
+        ttft_p50=_quantile(recent, "ttft_seconds", 0.5, seconds_text),
+        ttft_p90=_quantile(recent, "ttft_seconds", 0.9, seconds_text),
+        output_speed=_quantile(recent, "output_tokens_per_second", 0.5, speed_text),
+        throughput=_quantile(recent, "throughput_tokens_per_second", 0.5, speed_text),
+        price=price_text(view.endpoint.price),
+        last_probe="never" if view.last_probe_at is None else f"{age_text(now - view.last_probe_at)} ago",
+        last_probe_at="" if view.last_probe_at is None else utc_text(view.last_probe_at, "seconds"),
+    )
+
+
+def _causes(view: EndpointView) -> Iterable[str]:
+    if view.cause:
+        yield view.cause
+    if not view.usable:
+        yield view.unusable_cause or UNUSABLE
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _band(uptime: float | None) -> str:
+    if uptime is None:
+        return "nothing"
+    return "good" if uptime >= 95 else "fair" if uptime >= 80 else "poor"
+
+
+def _quantile(figures: WindowFigures | None, figure: str, quantile: float, text: Callable[[float], str]) -> str:
+    value = None if figures is None else figures.quantiles.get(figure, {}).get(quantile)
+    return _NOTHING if value is None else text(value)
+
+
+def seconds_text(seconds: float) -> str:
+    """Three digits, as a person says it: 446 ms, 1.25 s, 12.3 s."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.3g} ms"
+    return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
+
+
+def speed_text(tokens_per_second: float) -> str:
+    return f"{tokens_per_second:.1f}" if tokens_per_second < 9.95 else f"{tokens_per_second:,.0f}"
+
+
+def age_text(seconds: float) -> str:
+    """The largest whole unit: 45 s, 12 min, 5 h, 3 d. A clock that was stepped back makes it 0 s."""
+    seconds = max(seconds, 0.0)
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def price_text(price: Price | None) -> str:
+    """USD per million tokens, in and out."""
+    if price is None or (price.input is None and price.output is None):
+        return _NOTHING
+    return " / ".join(_NOTHING if usd is None else _dollars(usd) for usd in (price.input, price.output))
+
+
+def _dollars(usd: float) -> str:
+    return f"${usd:.2f}" if round(usd, 2) == usd else f"${usd:.6g}"

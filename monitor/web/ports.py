@@ -1,0 +1,34 @@
+"""What the web room asks of the rest of the house: the daemon hands these in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from monitor.config.problem import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One condition of /readyz. `message` says what is awaited or wrong; empty when all is well."""
+
+    name: str
+    ok: bool
+    message: str = ""
+
+
+class DaemonStatus(Protocol):
+    """How far the process is: `database`, `catalog` and `windows`, in this order."""
+
+    async def checks(self) -> Sequence[Check]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadResult:
+    """No problems: the new configuration is in force. Any: the old one still is."""
+
+    problems: tuple[Problem, ...] = ()
+
+
+Reload = Callable[[], Awaitable[ReloadResult]]

@@ -1,0 +1,87 @@
+"""Query parameters, read strictly: what is not understood is refused, with a word on what to write instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from datetime import datetime
+from urllib.parse import parse_qsl
+
+from monitor.duration import parse_duration
+from monitor.web.errors import BadRequest
+
+# Longer texts are cut in messages: an error never echoes a whole page back.
+_SHOWN = 60
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
+# fromisoformat of 3.11 also takes week dates, bare dates and no zone, which are not RFC 3339.
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)")
+
+
+def shown(text: str) -> str:
+    """`text` for an error message: printable and short."""
+    cut = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+    return "".join(character if character.isprintable() else "?" for character in cut)
+
+
+class Query:
+    """One request's parameters. BadRequest for a name that is not in `known` and for one given twice."""
+
+    def __init__(self, query_string: str, known: Collection[str]) -> None:
+        pairs = parse_qsl(query_string, keep_blank_values=True, max_num_fields=64, errors="replace")
+        self._values: dict[str, str] = {}
+        for name, value in pairs:
+            if name not in known:
+                words = ", ".join(known) if known else "none"
+                raise BadRequest(f"unknown parameter '{shown(name)}': this route takes {words}")
+            if name in self._values:
+                raise BadRequest(f"parameter '{name}' is given twice: write it once")
+            self._values[name] = value
+
+    def text(self, name: str) -> str | None:
+        """None if left out or empty, as a form's untouched field is."""
+        return self._values.get(name) or None
+
+    def number(self, name: str, default: int, smallest: int, largest: int) -> int:
+        text = self._values.get(name)
+        if text is None:
+            return default
+        if not _WHOLE_NUMBER.fullmatch(text) or not smallest <= int(text) <= largest:
+            raise BadRequest(
+                f"{name}: '{shown(text)}' is not a whole number from {smallest} to {largest}: "
+                f"write for example {name}={default}"
+            )
+        return int(text)
+
+    def choice(self, name: str, choices: Collection[str], default: str | None = None) -> str | None:
+        text = self.text(name)
+        if text is None:
+            return default
+        if text not in choices:
+            raise BadRequest(f"{name}: '{shown(text)}' is not one of {', '.join(choices)}")
+        return text
+
+    def instant(self, name: str, now: float, default: float) -> float:
+        """UTC seconds: a duration is that long before `now`, else RFC 3339."""
+        text = self.text(name)
+        if text is None:
+            return default
+        try:
+            # A `+` that was not written %2B arrives as a space: `2026-01-31T12:00:00 01:00`.
+            return now - parse_duration(text) if _RFC_3339.fullmatch(text) is None else _instant(text)
+        except (ValueError, OverflowError):
+            raise BadRequest(
+                f"{name}: '{shown(text)}' is neither a duration nor an RFC 3339 time: "
+                f"write for example {name}=1h or {name}=2026-01-31T12:00:00Z"
+            ) from None
+
+    def span(self, now: float, default_seconds: float) -> tuple[float, float]:
+        """`since` and `until`; by default the last `default_seconds`."""
+        until = self.instant("until", now, now)
+        since = self.instant("since", now, until - default_seconds)
+        if since >= until:
+            raise BadRequest("since must lie before until: write for example since=2h&until=1h")
+        return since, until
+
+
+def _instant(text: str) -> float:
+    return datetime.fromisoformat(text.upper()).timestamp()

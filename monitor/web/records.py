@@ -1,0 +1,82 @@
+"""History's records as JSON objects: the field names of an export, instants in RFC 3339. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from monitor.clock import utc_text
+from monitor.health.sketch import FIGURES, rank_of
+from monitor.health.tally import Tally, merged
+from monitor.health.uptime import grouped
+from monitor.health.view import API_QUANTILES, WindowFigures, mirrored
+from monitor.observation import EXPORT_FIELDS, Observation
+from monitor.outcome import group_of
+from monitor.routing.snapshot import JsonObject, counts_object, quantiles_object, stamp
+from monitor.storage.history import Rollup
+from monitor.storage.incidents import Incident
+
+
+def observation_object(observation: Observation, policy: str) -> JsonObject:
+    """Every field of an export; `group` is the one under `policy`."""
+    row: JsonObject = {name: getattr(observation, name) for name in EXPORT_FIELDS}
+    return row | {
+        "started_at": utc_text(observation.started_at, "microseconds"),
+        "recheck": observation.recheck > 0,
+        "outcome": observation.outcome.value,
+        "group": group_of(observation.outcome, policy).value,
+    }
+
+
+def incident_object(incident: Incident) -> JsonObject:
+    ended_at = incident.ended_at
+    return {
+        "id": incident.id,
+        "endpoint": incident.endpoint,
+        "location": incident.location,
+        "state": incident.state,
+        "cause": incident.cause,
+        "detail": incident.detail,
+        "started_at": utc_text(incident.started_at),
+        "ended_at": stamp(ended_at),
+        "duration_seconds": None if ended_at is None else round(ended_at - incident.started_at, 3),
+    }
+
+
+def bucket_object(rollups: Iterable[Rollup], policy: str) -> JsonObject:
+    """Rollups of one endpoint and one hour or day, pooled over their locations. ValueError if there are none."""
+    pooled = list(rollups)
+    if not pooled:
+        raise ValueError("a bucket needs at least one rollup")
+    tally = merged(rollup.tally for rollup in pooled)
+    figures = WindowFigures.of(
+        grouped(tally.outcomes, policy),
+        tally.answers_asked,
+        tally.answers_ok,
+        sum(rollup.expected for rollup in pooled),
+        _quantiles(tally),
+    )
+    return {
+        "start": utc_text(pooled[0].start, "seconds"),
+        **counts_object(figures),
+        **quantiles_object(figures),
+        "outcomes": {outcome.value: count for outcome, count in tally.outcomes.items() if count},
+        "output_tokens": tally.output_tokens,
+        "cost_usd": round(tally.cost_usd, 12),
+    }
+
+
+def _quantiles(tally: Tally) -> dict[str, dict[float, float]]:
+    found: dict[str, dict[float, float]] = {}
+    for figure, counts in tally.sketches.items():
+        if samples := sum(counts.values()):
+            wanted = [mirrored(figure, quantile) for quantile in API_QUANTILES]
+            found[figure] = {quantile: _value_at(figure, counts, rank_of(quantile, samples)) for quantile in wanted}
+    return found
+
+
+def _value_at(figure: str, counts: Mapping[int, int], rank: int) -> float:
+    for bin_ in sorted(counts):
+        rank -= counts[bin_]
+        if rank <= 0:
+            return FIGURES[figure].value_of(bin_)
+    raise ValueError(f"{figure}: rank beyond the samples")

@@ -1,0 +1,191 @@
+"""What the storage tests share: observations made to order, and a database with its writer running."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import func, select
+
+from monitor.clock import Clock, FakeClock
+from monitor.health.tally import Tally
+from monitor.observation import Observation
+from monitor.outcome import Outcome
+from monitor.self_metrics import SelfMetrics
+from monitor.settings import DatabaseSettings
+from monitor.slot import Cadence
+from monitor.storage import schema
+from monitor.storage.codec import as_stored
+from monitor.storage.database import Database
+from monitor.storage.history import History
+from monitor.storage.writer import Writer
+
+# A UTC midnight, so that hours and days are easy to count from.
+MIDNIGHT = 1_700_006_400
+HOUR = 3600
+DAY = 86400
+
+
+def observation(number: int = 0, at: float = MIDNIGHT, **fields: Any) -> Observation:
+    """The `number`th slot of a minute's cadence from `at` on, a success unless told otherwise."""
+    due_at = at + number * 60
+    usual: dict[str, Any] = {
+        "endpoint": "openai/gpt-4o-mini@acme",
+        "location": "local",
+        "slot": int(due_at // 60),
+        "due_at": due_at,
+        "started_at": due_at + 0.005,
+        "outcome": Outcome.SUCCESS,
+    }
+    if fields.get("outcome", Outcome.SUCCESS) is Outcome.SUCCESS:
+        usual |= {
+            "http_status": 200,
+            "connect_seconds": 0.041,
+            "headers_seconds": 0.31,
+            "first_event_seconds": 0.315,
+            "ttft_seconds": 0.32,
+            "first_answer_seconds": 0.32,
+            "latency_seconds": 1.25,
+            "max_gap_seconds": 0.05,
+            "output_tokens": 48,
+            "token_source": "usage",
+            "output_tokens_per_second": 51.25,
+            "throughput_tokens_per_second": 38.4,
+            "prompt_tokens": 60,
+            "cached_tokens": 0,
+            "reasoning_tokens": 0,
+            "cost_usd": 0.0000378,
+            "clock": "kernel",
+            "answer_ok": True,
+            "response_id": "chatcmpl-0123456789abcdef0123456789abc",
+            "response_model": "gpt-4o-mini-2024-07-18",
+            "finish_reason": "stop",
+        }
+    return Observation(**(usual | fields))
+
+
+def varied(seed: int, count: int, at: float = MIDNIGHT, span: float = DAY, endpoints: int = 3) -> list[Observation]:
+    """`count` different observations of some endpoints within `span` seconds from `at`, rechecks and faults among
+    them, in no order."""
+    chance = random.Random(seed)
+    made = []
+    seen = set()
+    while len(made) < count:
+        endpoint = f"author/model@provider-{chance.randrange(endpoints)}"
+        cadence = Cadence.of(endpoint, 60)
+        slot = cadence.slot_at(at + chance.random() * span) + 1
+        recheck = chance.choice((0, 0, 0, 0, 1))
+        if (endpoint, slot, recheck) in seen:
+            continue
+        seen.add((endpoint, slot, recheck))
+        due_at = cadence.due_at(slot)
+        outcome = chance.choice((Outcome.SUCCESS,) * 5 + (Outcome.REASONING_CUT, Outcome.SERVER_ERROR, Outcome.AUTH))
+        fields: dict[str, Any] = {}
+        if outcome is Outcome.SUCCESS:
+            fields = {
+                "ttft_seconds": chance.lognormvariate(-1, 0.7),
+                "latency_seconds": chance.lognormvariate(0.5, 0.7),
+                "output_tokens_per_second": chance.choice((None, chance.lognormvariate(4, 0.5))),
+                "throughput_tokens_per_second": chance.lognormvariate(3, 0.5),
+                "answer_ok": chance.choice((True, False, None)),
+                "cost_usd": chance.choice((None, chance.random() / 1000)),
+            }
+        made.append(
+            observation(
+                endpoint=endpoint,
+                slot=slot,
+                due_at=due_at,
+                started_at=due_at + chance.random() * 3,
+                recheck=recheck,
+                outcome=outcome,
+                **fields,
+            )
+        )
+    return made
+
+
+@dataclass
+class Stage:
+    """A database with its writer running, and what the writer reported."""
+
+    database: Database
+    writer: Writer
+    history: History
+    metrics: SelfMetrics
+    running: asyncio.Task[None]
+    committed: list[Observation] = field(default_factory=list)
+    shown_again: list[Observation] = field(default_factory=list)
+    spilled: list[Observation] = field(default_factory=list)
+
+    async def write(self, observations: Sequence[Observation]) -> None:
+        for each in observations:
+            self.writer.put(each)
+        await self.writer.flush()
+
+    async def rows(self) -> list[Observation]:
+        return [each async for chunk in self.history.stream() for each in chunk]
+
+    async def count(self, table: str) -> int:
+        async with self.database.read() as connection:
+            found: int = (
+                await connection.execute(select(func.count()).select_from(schema.metadata.tables[table]))
+            ).scalar_one()
+            return found
+
+
+@asynccontextmanager
+async def stage(
+    settings: DatabaseSettings, clock: Clock | None = None, *, busy_timeout_ms: int = 5000, **options: Any
+) -> AsyncIterator[Stage]:
+    clock = clock or FakeClock(now=MIDNIGHT)
+    database = await Database.open(settings, clock, busy_timeout_ms=busy_timeout_ms)
+    metrics = SelfMetrics("test")
+    made: list[Stage] = []
+
+    def committed(rows: Sequence[Observation], already_shown: bool) -> None:
+        (made[0].shown_again if already_shown else made[0].committed).extend(rows)
+
+    def spilled(rows: Sequence[Observation]) -> None:
+        made[0].spilled.extend(rows)
+
+    writer = Writer(database, clock, metrics, committed, spilled, **options)
+    running = asyncio.create_task(writer.run())
+    made.append(Stage(database, writer, History(database), metrics, running))
+    try:
+        yield made[0]
+    finally:
+        if not running.done():
+            await writer.close()
+            await running
+        await database.close()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Return once `condition` holds, of something that happens in another thread or process."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def stored(observations: Sequence[Observation]) -> list[Observation]:
+    """In the order and the form in which they are read back."""
+    return sorted((as_stored(each) for each in observations), key=lambda each: (each.due_at, each.key))
+
+
+def in_order(observations: Sequence[Observation]) -> list[Observation]:
+    return sorted(observations, key=lambda each: (each.due_at, each.key))
+
+
+def same_tally(one: Tally, other: Tally) -> bool:
+    """Counts and sketches alike, money within a pico-dollar for each addition."""
+    return (
+        +one.outcomes == +other.outcomes
+        and (one.answers_asked, one.answers_ok, one.output_tokens)
+        == (other.answers_asked, other.answers_ok, other.output_tokens)
+        and one.sketches == other.sketches
+        and abs(one.cost_usd - other.cost_usd) < 1e-9
+    )

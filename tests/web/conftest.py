@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from blockbuster import blockbuster_ctx
+from web_stage import Stage, stage
+
+
+@pytest.fixture(autouse=True)
+def _no_blocking_calls_on_the_loop() -> Iterator[None]:
+    with blockbuster_ctx("monitor.web"):
+        yield
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[Stage]:
+    async with stage() as opened:
+        yield opened
