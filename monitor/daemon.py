@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from aiohttp import web
 
 from monitor import __version__
-from monitor.clock import Clock, SystemClock, utc_text
+from monitor.clock import Clock, SystemClock, suspended_seconds, utc_text
 from monitor.config.problem import Problem, SettingsError
 from monitor.health.board import Board
 from monitor.health.incidents import IncidentEvent, IncidentLedger
@@ -33,6 +33,7 @@ from monitor.scheduling.dispatcher import Dispatcher
 from monitor.scheduling.gate import Gate
 from monitor.scheduling.jobs import Chores
 from monitor.scheduling.lag import LagSampler
+from monitor.scheduling.schedule_clock import ScheduleClock
 from monitor.secret import SecretError
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings, all_secrets
@@ -113,6 +114,7 @@ class Daemon:
         load: Callable[[], Settings],
         *,
         clock: Clock | None = None,
+        redactor: Redactor | None = None,
         notice: str | None = None,
         before_start: Callable[[Database, Writer], Awaitable[None]] | None = None,
     ) -> None:
@@ -126,7 +128,8 @@ class Daemon:
         self._notice = notice
         self._before_start = before_start
         self._notifier = Notifier(self.clock)
-        self._redactor = Redactor(())
+        self._redactor = redactor or Redactor(())
+        self._is_recording = False  # what is committed before the restore is found by it
         self._reload_lock = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._side_tasks: set[asyncio.Task[None]] = set()
@@ -186,14 +189,12 @@ class Daemon:
         now = clock.now()
         spent = await history.spent_since(now // DAY * DAY, settings.location)
         gate = Gate(Budget(settings.probing.budget_usd_per_day, now, spent))
-        own = [
-            slot
-            for (_, location, _), slot in (await history.last_slots(now - DAY)).items()
-            if location == settings.location
-        ]
+        last_slots = (await history.last_slots(now - DAY)).items()
+        own = [slot.due_at for (_, location, _), slot in last_slots if location == settings.location]
+        last_due_at = max(own, default=None)
         dispatcher = Dispatcher(
             clock, prober.probe, self._on_report, metrics, gate,
-            last_due_at=max((slot.due_at for slot in own), default=None),
+            schedule=ScheduleClock(clock, last_due_at, suspended_seconds), last_due_at=last_due_at,
         )  # fmt: skip
         return _Rooms(
             database=database,
@@ -235,7 +236,15 @@ class Daemon:
         await rooms.writer.close_hours(floor_hour(self.clock.now() - CLOSE_AFTER_SECONDS))
         incidents = await still_open(rooms.history, self.clock.now())
         rooms.ledger = IncidentLedger(incidents)
-        for transition in await restore_board(rooms.board, rooms.history, self.clock.now(), incidents):
+
+        async def restore(_connection: object) -> list[Transition]:
+            # In the writer's task: no row may be committed between what is read here and what is recorded after.
+            return await restore_board(rooms.board, rooms.history, self.clock.now(), incidents)
+
+        def from_now_on(_standings: object) -> None:
+            self._is_recording = True
+
+        for transition in await rooms.writer.submit(restore, from_now_on):
             self._on_transition(transition)
         await self._refresh()
         rooms.progress.windows_restored = True
@@ -258,6 +267,9 @@ class Daemon:
         await rooms.prober.start()
         rooms.dispatcher.set_catalog(self.settings.catalog, self.settings.probing)
         rooms.board.interval_of = rooms.dispatcher.interval_seconds
+        for view in rooms.board.views():
+            if not view.usable and view.location == self.settings.location:
+                rooms.dispatcher.set_unusable(view.endpoint.id, True)
         self._chores = Chores(self.clock, rooms.dispatcher.tick)
         self._chores.add("refresh", REFRESH_SECONDS, self._refresh)
         self._chores.add("expire", EXPIRE_SECONDS, self._expire)
@@ -308,11 +320,12 @@ class Daemon:
             log.error("incident_not_written endpoint=%s error=%s", events[0].incident.endpoint, error)
 
     def _on_committed(self, rows: Sequence[Observation], already_shown: bool) -> None:
-        if not already_shown:
+        if self._is_recording and not already_shown:
             self.rooms.board.record(rows)
 
     def _on_spilled(self, rows: Sequence[Observation]) -> None:
-        self.rooms.board.record(rows)
+        if self._is_recording:
+            self.rooms.board.record(rows)
 
     # --- chores
 
@@ -431,11 +444,13 @@ class Daemon:
     async def shutdown(self) -> None:
         """Stop probing, wait for what is in flight, write it, stop serving. A second signal cuts the waiting short."""
         self._notifier.stopping("draining")
+        if self._rooms is not None:
+            # The tick goes on meanwhile: slots that fall due in the drain are counted, and the watchdog is fed.
+            await self._rooms.dispatcher.drain(DRAIN_SECONDS)
         if self._chores is not None:
             await self._chores.stop(5.0)
         if self._rooms is not None:
             rooms = self._rooms
-            await rooms.dispatcher.drain(DRAIN_SECONDS)
             await rooms.prober.close()
             if self._side_tasks:
                 await asyncio.wait(self._side_tasks, timeout=5.0)

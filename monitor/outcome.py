@@ -62,7 +62,7 @@ class Outcome(StrEnum):
     OFFLINE = "offline"
     OVERLOAD = "overload"
     CLOCK = "clock"
-    SECRET_MISSING = "secret_missing"  
+    SECRET_MISSING = "secret_missing"
     SHUTDOWN = "shutdown"
 
 

@@ -18,6 +18,7 @@ from monitor.commands.terminal import complain, log_to_stderr, say
 from monitor.daemon import Daemon, DaemonError
 from monitor.duration import duration_text, parse_duration
 from monitor.health.windows import HOUR, floor_hour
+from monitor.probing.redaction import Redactor
 from monitor.settings import Settings, parse_settings
 from monitor.simulator.config import fleet_env, fleet_yaml
 from monitor.simulator.fleet import default_fleet
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    log_to_stderr()
+    log_to_stderr(Redactor(()))
     try:
         return asyncio.run(_live(arguments))
     except DaemonError as error:

@@ -7,6 +7,7 @@ import asyncio
 
 from monitor.commands.terminal import add_config, complain, log_to_stderr
 from monitor.daemon import Daemon, DaemonError
+from monitor.probing.redaction import Redactor
 from monitor.settings import load_settings
 
 
@@ -17,10 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     settings = load_settings(arguments.config)
-    log_to_stderr(arguments.verbose)
+    redactor = Redactor(())
+    log_to_stderr(redactor, arguments.verbose)
 
     async def live() -> None:
-        await Daemon(settings, lambda: load_settings(arguments.config)).run()
+        await Daemon(settings, lambda: load_settings(arguments.config), redactor=redactor).run()
 
     try:
         asyncio.run(live())

@@ -8,6 +8,7 @@ import signal
 
 from monitor.clock import SystemClock
 from monitor.commands.terminal import complain, log_to_stderr, say
+from monitor.probing.redaction import Redactor
 from monitor.simulator.config import fleet_env, fleet_yaml
 from monitor.simulator.fleet import default_fleet
 from monitor.simulator.server import FleetServer
@@ -29,7 +30,7 @@ def host_and_port(text: str) -> tuple[str, int]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    log_to_stderr()
+    log_to_stderr(Redactor(()))
     return asyncio.run(_serve(arguments))
 
 

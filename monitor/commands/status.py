@@ -67,7 +67,7 @@ async def _from_database(settings: Settings) -> dict[str, Any]:
         board = Board(settings, clock)
         await restore_board(board, History(database), clock.now())
         await board.refresh()
-        body = snapshot((Part.of(view) for view in board.views()), clock.now(), None, None)
+        body = snapshot((Part.of(view, board.performance_windows) for view in board.views()), clock.now(), None, None)
         decoded: dict[str, Any] = msgspec.json.decode(body)
         return decoded
     finally:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from monitor.probing.redaction import Redactor
+
 DEFAULT_CONFIG = Path("monitor.yaml")
 
 
@@ -35,15 +37,25 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def log_to_stderr(verbose: bool = False) -> None:
-    """The daemon's log: an event word and key=value pairs. The journal adds its own stamp."""
+class _Redacting(logging.Formatter):
+    """A traceback may show what a line of ours would never say."""
+
+    def __init__(self, layout: str, redactor: Redactor) -> None:
+        super().__init__(layout)
+        self._redactor = redactor
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._redactor.redact(super().format(record))
+
+
+def log_to_stderr(redactor: Redactor, verbose: bool = False) -> None:
+    """The daemon's log: an event word and key=value pairs, without any secret that `redactor` knows by then. The
+    journal adds its own stamp."""
     stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format=stamp + "%(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
-    for chatty in ("aiohttp.access", "aiosqlite", "asyncio", "alembic"):
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Redacting(stamp + "%(levelname)s %(name)s %(message)s", redactor))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+    for chatty in ("aiohttp.access", "aiosqlite", "asyncio", "alembic", "apscheduler"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

@@ -133,13 +133,16 @@ def only_throttled(standing: Standing) -> Standing:
 
 
 def _throttled(standing: Standing, reading: Reading, rule: StateRule, forget_seconds: float) -> Standing:
+    fresh = _fresh(standing.countable, reading, forget_seconds)
+    # A state that was restored has no readings of its own yet; that makes it neither throttled nor unknown.
+    nothing_else = not fresh and (bool(standing.countable) or standing.state is State.UNKNOWN)
     standing = standing._replace(
-        countable=_fresh(standing.countable, reading, forget_seconds),
+        countable=fresh,
         throttled_run=standing.throttled_run + 1,
         throttled_since=reading.started_at if standing.throttled_run == 0 else standing.throttled_since,
         relevant=reading,
     )
-    if standing.throttled_run >= rule.down_of or not standing.countable:
+    if standing.throttled_run >= rule.down_of or nothing_else:
         return only_throttled(standing)
     return standing
 
@@ -147,7 +150,6 @@ def _throttled(standing: Standing, reading: Reading, rule: StateRule, forget_sec
 def _counted(standing: Standing, reading: Reading, rule: StateRule, policy: str, forget_seconds: float) -> Standing:
     groups = POLICIES[policy]
     kept = max(rule.down_of, rule.up_of)
-    was_throttled = standing.throttled_run > 0
     countable = (*_fresh(standing.countable, reading, forget_seconds), reading)[-kept:]
     standing = standing._replace(countable=countable, throttled_run=0, throttled_since=None, relevant=reading)
     recent = countable[-rule.down_of :]
@@ -160,12 +162,14 @@ def _counted(standing: Standing, reading: Reading, rule: StateRule, policy: str,
         # A state that came without any fault (throttled from the start) is over with its first ok, as unknown is.
         first = standing.state is State.UNKNOWN or (standing.state is not State.DOWN and len(oks) == len(countable))
         if first or len(oks) >= rule.up_successes:
-            return _well(standing, oks, reading if first or was_throttled else oks[0])
+            return _well(standing, oks)
         if standing.state is State.DEGRADED and not many_faults:
-            return _well(standing, oks, reading)
+            return _well(standing, oks[-1:])
     elif len(faults) >= rule.down_failures:
         if standing.state is not State.DOWN:
-            standing = standing._replace(state=State.DOWN, since=faults[0].started_at)
+            # What was degraded before this run began (throttled, say) was not down yet.
+            run = [one for one in faults if standing.since is None or one.started_at >= standing.since]
+            standing = standing._replace(state=State.DOWN, since=(run or faults)[0].started_at)
     elif standing.state is State.OPERATIONAL and many_faults:
         standing = standing._replace(state=State.DEGRADED, since=faults[0].started_at)
     if standing.state in (State.DEGRADED, State.DOWN) and faults:
@@ -173,9 +177,11 @@ def _counted(standing: Standing, reading: Reading, rule: StateRule, policy: str,
     return standing
 
 
-def _well(standing: Standing, oks: Sequence[Reading], first: Reading) -> Standing:
+def _well(standing: Standing, oks: Sequence[Reading]) -> Standing:
     if standing.state is State.OPERATIONAL:
         return standing
+    # An ok from before the state that is over helped to end it, but did not begin what follows.
+    first = next((one for one in oks if standing.since is None or one.started_at > standing.since), oks[-1])
     return standing._replace(
         state=State.OPERATIONAL,
         since=first.started_at,

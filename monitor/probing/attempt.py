@@ -63,6 +63,8 @@ class Attempt:
         self._exchange = Exchange(self._connected)
         self._wire: Wire | None = None
         self._alarm: asyncio.Timeout | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._due_at = 0.0
         self._due_outcome = Outcome.TIMEOUT_CONNECT
         self._unreadable_lines = 0
@@ -90,6 +92,7 @@ class Attempt:
                 return self._judge(Ending.TERMINAL)
             return Verdict(Outcome.MALFORMED, str(error))
         finally:
+            self._disarm()
             if self._wire is not None:
                 self._wire.drop()
 
@@ -192,8 +195,9 @@ class Attempt:
         encoding = wire.headers.get("content-encoding")
         inflater = inflater_of(encoding)
         body = bytearray()
-        assert self._alarm is not None
-        self._alarm.reschedule(None)
+        self._disarm()
+        if self._alarm is not None:
+            self._alarm.reschedule(None)
         left = max(self._t0 + self._deadlines.total - self._clock.monotonic(), 0.0)
         try:
             async with asyncio.timeout(min(ERROR_BODY_SECONDS, left)):
@@ -210,11 +214,30 @@ class Attempt:
         self._arm(*self._deadlines.next_due(t0, None))
 
     def _arm(self, due_at: float, outcome: Outcome) -> None:
-        """Set the one alarm. Its time base may be another than the clock's, so it is told the span."""
-        assert self._alarm is not None
+        """Set the deadline. The timer stays where it is while the deadline only moves away: a stream moves it often."""
         self._due_at, self._due_outcome = due_at, outcome
-        loop = asyncio.get_running_loop()
-        self._alarm.reschedule(loop.time() + max(due_at - self._clock.monotonic(), 0.0))
+        if self._timer is None or due_at < self._timer_at:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = self._due_at
+        # The loop's time base may be another than the clock's, so it is told the span.
+        span = max(self._due_at - self._clock.monotonic(), 0.0)
+        self._timer = asyncio.get_running_loop().call_later(span, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._clock.monotonic() < self._due_at:
+            self._set_timer()
+        elif self._alarm is not None:
+            self._alarm.reschedule(asyncio.get_running_loop().time())
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _overdue(self) -> Verdict:
         late = self._clock.monotonic() - self._due_at

@@ -108,7 +108,7 @@ class Dispatcher:
             self._turn_away(self._waiters_of(gone), "late")
             self.gate.forget(gone)
         # A slot that fell due just now must not come again because the schedule clock was then set back by 50 ms.
-        after = now
+        after = max(now, self._last_fallen_due) if self._last_fallen_due < now + HORIZON_SECONDS else now
         for endpoint in catalog.endpoints.values():
             self._watch(endpoint, after)
         self._flights.configure(

@@ -111,6 +111,7 @@ class _Past:
             due_at=due,
             started_at=started,
             outcome=Outcome.OFFLINE,
+            cost_usd=self._endpoint.price.cost_usd(0, 0, 0),
             detail="every endpoint failed to connect at once: our own network",
         )
 

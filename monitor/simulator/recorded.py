@@ -7,7 +7,7 @@ from itertools import cycle, islice
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.probing.events import CONTROL, Content, Finish, FinishKind, Payload, Reasoning, Refusal, Usage
-from monitor.probing.measure import Figures, Tape, figures_of
+from monitor.probing.measure import Tape, figures_of
 from monitor.probing.prompt import new_nonce, prompt_text
 from monitor.settings import ProbingSettings
 from monitor.simulator.behaviour import Script
@@ -22,19 +22,33 @@ PROMPT_TOKENS = prompt_tokens(PROMPT)
 WIRE_SECONDS = 0.0008
 
 _ASK = Ask("", PROMPT, stream=True, include_usage=True, max_tokens=64)
+_TOLD_BY_FINISH = (Outcome.STREAM_ERROR, Outcome.CONTENT_FILTER)
 _KINDS = {"stop": FinishKind.STOP, "length": FinishKind.LENGTH, "error": FinishKind.ERROR}
+# In the prober's words, with its default settings.
 _DETAILS = {
-    Outcome.CONNECT: "Connection refused",
-    Outcome.TIMEOUT_FIRST_TOKEN: "no token in time",
-    Outcome.TIMEOUT_IDLE: "no further token in time",
-    Outcome.TIMEOUT_TOTAL: "not finished in time",
-    Outcome.RESET: "connection reset",
-    Outcome.TRUNCATED: "closed without a terminal event",
-    Outcome.EMPTY: "the stream ended without a token",
-    Outcome.MALFORMED: "not a stream of this dialect",
+    Outcome.CONNECT: "ECONNREFUSED: Connect call failed",
+    Outcome.TIMEOUT_FIRST_TOKEN: "no token within 20 s",
+    Outcome.TIMEOUT_IDLE: "no payload for 15 s after {events} payload events",
+    Outcome.TIMEOUT_TOTAL: "not done within 60 s, after {events} payload events",
+    Outcome.RESET: "connection reset after {events} payload events",
+    Outcome.TRUNCATED: "closed without a terminal event after {events} payload events",
+    Outcome.EMPTY: "the stream ended without a token, finish reason stop",
+    Outcome.MALFORMED: "an event is not JSON",
     Outcome.STREAM_ERROR: "finish reason error",
     Outcome.CONTENT_FILTER: "finish reason content_filter",
-    Outcome.REASONING_CUT: "all of max_tokens went into reasoning",
+    Outcome.REASONING_CUT: "all of max_tokens 64 went into reasoning",
+}
+_DETAILS_OF_FAULTS = {
+    Fault.SILENT: "no headers within 20 s",
+    Fault.CLOSE_BEFORE_STATUS: "closed before a status line",
+    Fault.RESET_BEFORE_STATUS: "ECONNRESET: Connection reset by peer",
+    Fault.EMPTY_BODY: "the body ended without an event",
+    Fault.HUGE_LINE: "a line is longer than 1048576 bytes",
+    Fault.HUGE_BODY: "the body is longer than 8388608 bytes",
+    Fault.DEEP_JSON: "JSON is nested deeper than 64",
+    Fault.HEADER_FLOOD: "the headers are longer than 65536 bytes",
+    Fault.HTML_PAGE: "a body that is neither a stream nor JSON",
+    Fault.REDIRECT: "HTTP 302 to /login: redirects are not followed",
 }
 
 
@@ -45,13 +59,16 @@ def outcome_of(script: Script, worked_before: bool) -> Outcome:
     return Outcome.SUCCESS if script.answer_chunks else Outcome.REASONING_CUT
 
 
-def detail_of(fault: Fault | None, outcome: Outcome, upstream: str) -> tuple[str | None, str | None]:
+def _told(fault: Fault | None, outcome: Outcome, upstream: str, tape: Tape) -> tuple[str | None, str | None]:
     """The observation's `error_code` and `detail`."""
     error = NATURES[fault].error if fault is not None else None
-    if error is None:
-        return None, _DETAILS.get(outcome)
-    message = error.message.replace("{key}", "[redacted]").replace("{model}", upstream)
-    return error.telling, f"{error.telling}: {message}"
+    if error is not None:
+        message = error.message.replace("{key}", "***").replace("{model}", upstream)
+        return error.telling, f"{error.telling}: {message}"
+    detail = _DETAILS_OF_FAULTS.get(fault) if fault is not None else None
+    detail = detail or _DETAILS.get(outcome)
+    code = tape.finish.reason if tape.finish and outcome in _TOLD_BY_FINISH else None
+    return code, None if detail is None else detail.format(events=tape.payload_events)
 
 
 def observed(
@@ -65,26 +82,25 @@ def observed(
     connect_seconds: float,
     worked_before: bool,
 ) -> Observation:
-    """The observation of a script that was played to a prober with default settings."""
+    """The observation of a script that was played to a prober with default settings. Only `dribble` is told as if it
+    came by tokens."""
     fault = script.fault
     outcome = outcome_of(script, worked_before)
     nature = NATURES[fault] if fault is not None else None
     reach = nature.reach if nature is not None else Reach.COMPLETE
-    error_code, detail = detail_of(fault, outcome, endpoint.upstream)
     tape, terminal_at = Tape(), None
     if reach.value >= Reach.EVENTS.value:
         terminal_at = _play(tape, script)
+    error_code, detail = _told(fault, outcome, endpoint.upstream, tape)
     # The clock of these figures starts at t0 = 0.
-    figures = Figures()
-    if reach.value >= Reach.ANSWERED.value:
-        figures = figures_of(
-            tape,
-            t0=0.0,
-            terminal_at=terminal_at,
-            outcome=outcome,
-            price=endpoint.price,
-            prompt_bytes=len(PROMPT.encode()),
-        )
+    figures = figures_of(
+        tape,
+        t0=0.0,
+        terminal_at=terminal_at,
+        outcome=outcome,
+        price=endpoint.price,
+        prompt_bytes=len(PROMPT.encode()),
+    )
     answered = reach.value >= Reach.EVENTS.value
     return Observation(
         endpoint=endpoint.id,
@@ -94,10 +110,10 @@ def observed(
         started_at=started_at,
         outcome=outcome,
         detail=detail,
-        error_code=error_code or (tape.finish.reason if tape.finish and outcome in _TOLD_BY_FINISH else None),
+        error_code=error_code,
         http_status=nature.status if nature is not None else 200,
         connect_seconds=None if reach is Reach.NOTHING else connect_seconds,
-        headers_seconds=_spent(script.headers_seconds) if reach.value >= Reach.ANSWERED.value else None,
+        headers_seconds=_rounded(_headers_at(script)) if reach.value >= Reach.ANSWERED.value else None,
         first_event_seconds=_rounded(figures.first_event_seconds),
         ttft_seconds=_rounded(figures.ttft_seconds),
         first_answer_seconds=_rounded(figures.first_answer_seconds),
@@ -118,7 +134,6 @@ def observed(
     )
 
 
-_TOLD_BY_FINISH = (Outcome.STREAM_ERROR, Outcome.CONTENT_FILTER)
 _NO_GOOD_END = (
     Fault.STALL,
     Fault.CRAWL,
@@ -133,20 +148,22 @@ _NO_GOOD_END = (
 def _play(tape: Tape, script: Script) -> float | None:
     """Put the script's events on the tape; the time of the terminal event, None if there is none."""
     fault = script.fault
-    tape.begin_read(_spent(script.headers_seconds))
     is_whole = fault is Fault.WHOLE_ANSWER
     if is_whole:
         tape.is_streamed = False
     else:
+        tape.begin_read(_headers_at(script))
         tape.add(CONTROL)
     at = script.ttft_seconds + WIRE_SECONDS
     if fault is not None and NATURES[fault].reach is Reach.EVENTS:
         if fault is not Fault.EMPTY_ANSWER:
             return None
     elif is_whole:
-        at += sum(script.gaps_seconds)
+        at = _headers_at(script)
         tape.begin_read(at)
-        tape.add(Content("".join(texts_of(script, _ASK)[1])))
+        for kind, texts in zip((Reasoning, Content), texts_of(script, _ASK), strict=True):
+            if texts:
+                tape.add(kind("".join(texts)))
     else:
         for step, (gap, payload) in enumerate(zip(_gaps(script), _payloads(script), strict=False)):
             at += gap if step else 0.0
@@ -186,8 +203,10 @@ def _usage(script: Script) -> Usage:
     return Usage(prompt_tokens=PROMPT_TOKENS, cached_tokens=0, output_tokens=told, reasoning_tokens=reasoning)
 
 
-def _spent(seconds: float) -> float:
-    return round(seconds + WIRE_SECONDS, 6)
+def _headers_at(script: Script) -> float:
+    if script.fault is Fault.WHOLE_ANSWER:
+        return script.ttft_seconds + sum(script.gaps_seconds) + WIRE_SECONDS
+    return script.headers_seconds + WIRE_SECONDS
 
 
 def _rounded(value: float | None) -> float | None:

@@ -11,22 +11,12 @@ from monitor.clock import Clock
 from monitor.simulator.fleet import default_fleet
 from monitor.simulator.server import FAULT_HEADER, FleetServer
 
-DEFAULT_LISTEN = "127.0.0.1:9470"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def parse_listen(text: str) -> tuple[str, int]:
-    """Host and port of `127.0.0.1:9470` or `[::1]:9470`; ValueError, with an example, if it is neither."""
-    host, colon, port = text.rpartition(":")
-    is_bracketed = host.startswith("[") and host.endswith("]")
-    number = int(port) if port.isascii() and port.isdigit() else -1
-    if not colon or not host or (":" in host and not is_bracketed) or not 0 <= number <= 65535:
-        raise ValueError(f'"{text}" is not an address to listen on: write for example {DEFAULT_LISTEN}')
-    return host.strip("[]"), number
-
-
 async def run_simulator(
-    listen: str,
+    host: str,
+    port: int,
     seed: int,
     clock: Clock,
     say: Callable[[str], None],
@@ -34,8 +24,7 @@ async def run_simulator(
 ) -> None:
     """Serve the default fleet until SIGTERM, SIGINT or `stop`. `say` gets one line at a time.
 
-    ValueError if `listen` is no address, OSError if it, or one of the ports right after it, is taken."""
-    host, port = parse_listen(listen)
+    OSError if `port`, or one of those right after it, is not to be had."""
     stop = stop or asyncio.Event()
     with _stopped_by_signals(stop):
         async with FleetServer(default_fleet(seed), clock, host, port) as server:

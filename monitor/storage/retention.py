@@ -71,11 +71,10 @@ async def prune(database: Database, submit: Submit, clock: Clock, retention: Ret
 
     async def texts(connection: AsyncConnection) -> int:
         oldest_ms = (await connection.execute(select(func.min(schema.raw_observations.c.due_ms)))).scalar()
-        if oldest_ms is None:
-            oldest_ms = round(now * 1000)
-        await forget_skew(connection, oldest_ms)
-        # Their last use is noted by the day, and a row may have been due a day before it was written.
-        unused = schema.texts.c.last_used_ms < oldest_ms - 3 * _DAY_MS
+        now_ms = round(now * 1000)
+        await forget_skew(connection, now_ms if oldest_ms is None else oldest_ms)
+        # Their last use is noted by the day; and a row may be due later than now, if the clock went back.
+        unused = schema.texts.c.last_used_ms < min(now_ms, oldest_ms or now_ms) - 3 * _DAY_MS
         removed = await _delete_some(connection, schema.texts, unused)
         if removed:
             database.names.forget_texts()
@@ -114,13 +113,12 @@ async def _delete_some(connection: AsyncConnection, table: Table, condition: Any
 
 async def _give_back(database: Database, clock: Clock) -> int:
     unused, whole = await database.free_pages()
-    given = 0
+    before = whole
     while unused > whole * _FREE_SHARE:
         await database.vacuum_step(min(PAGES_A_STEP, unused))
         left, whole = await database.free_pages()
         if left >= unused:
-            break  # a reader holds them, or the file was made without incremental vacuum
-        given += unused - left
+            break  # the file was made without incremental vacuum
         unused = left
         await clock.sleep(_PAUSE_SECONDS)
-    return given
+    return before - whole

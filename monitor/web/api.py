@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from aiohttp import hdrs, web
 
 from monitor.health.view import EndpointView
@@ -33,7 +35,8 @@ async def models(request: web.Request) -> web.Response:
     views = group_by_model(room.catalog, room.views(location))
     page = slugs[offset : offset + limit]
     end = offset + limit
-    following = f"/api/v1/models?limit={limit}&offset={end}" if end < len(slugs) else None
+    place = "" if location is None else f"&location={quote(location)}"
+    following = f"/api/v1/models?limit={limit}&offset={end}{place}" if end < len(slugs) else None
     content: JsonObject = {
         "data": [model_object(room.catalog.models[slug], views[slug]) for slug in page],
         "total_count": len(slugs),

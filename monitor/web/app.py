@@ -17,7 +17,7 @@ from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
 from monitor.storage.history import History
 from monitor.web import api, api_history, page
-from monitor.web.answers import answer, send
+from monitor.web.answers import answer, send_pieces
 from monitor.web.errors import Forbidden, Refused
 from monitor.web.exposition import CONTENT_TYPE
 from monitor.web.guard import add_security_headers, guard
@@ -78,7 +78,7 @@ async def _refreshing(app: web.Application) -> AsyncIterator[None]:
 
 async def metrics_page(request: web.Request) -> web.Response:
     room = request.app[ROOM]
-    return await send(request, room.exposition.page(room.notice), CONTENT_TYPE)
+    return await send_pieces(request, room.exposition.page(room.notice), CONTENT_TYPE)
 
 
 async def healthz(request: web.Request) -> web.Response:

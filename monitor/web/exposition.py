@@ -61,7 +61,7 @@ class Exposition:
         self._clock = clock
         self._rendered: dict[tuple[str, str], _Rendered] = {}
         self._export: ExportSettings | None = None
-        self._endpoints = b""
+        self._families: list[bytes] = []
 
     async def refresh(self, views: Sequence[EndpointView], export: ExportSettings) -> None:
         """Render the views that are not the very objects of last time, and join all. Not to be run twice at once."""
@@ -75,17 +75,17 @@ class Exposition:
                 await self._clock.sleep(0)
         families: list[bytes] = []
         for place, family in enumerate(ENDPOINT_FAMILIES):
-            lines = b"".join(each.lines[place] for each in rendered.values())
+            lines = b"".join([each.lines[place] for each in rendered.values()])
             if lines:
                 families.append(family.header().encode() + lines)
             await self._clock.sleep(0)
         self._rendered, self._export = rendered, export
-        self._endpoints = b"".join(families)
+        self._families = families
 
-    def page(self, notice: str | None) -> bytes:
-        """The whole page: the endpoints as of the last refresh, the monitor's own figures as of now."""
+    def page(self, notice: str | None) -> list[bytes]:
+        """The whole page in pieces: the endpoints as of the last refresh, the monitor's own figures as of now."""
         comment = f"# {' '.join(notice.split())}\n".encode(errors="replace") if notice else b""
-        return comment + self._endpoints + generate_latest(self._own_metrics)
+        return [comment, *self._families, generate_latest(self._own_metrics)]
 
 
 def render(view: EndpointView, export: ExportSettings) -> Lines:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,8 @@ class Row:
     tag: str
     state: str
     usable: bool
-    why: str
+    cause: str
+    unusable_cause: str
     since: str
     detail: str
     uptime: str
@@ -167,7 +168,8 @@ def row_of(view: EndpointView, now: float) -> Row:
         tag=view.endpoint.tag,
         state=view.state.value,
         usable=view.usable,
-        why=", ".join(_words(cause) for cause in _causes(view)),
+        cause=_words(view.cause),
+        unusable_cause=_words(view.unusable_cause),
         since="" if view.state_since is None else age_text(now - view.state_since),
         detail=view.detail or "",
         uptime=_NOTHING if uptime is None else f"{uptime:.2f} %",
@@ -183,15 +185,8 @@ def row_of(view: EndpointView, now: float) -> Row:
     )
 
 
-def _causes(view: EndpointView) -> Iterable[str]:
-    if view.cause:
-        yield view.cause
-    if not view.usable:
-        yield view.unusable_cause or UNUSABLE
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def _words(name: str | None) -> str:
+    return (name or "").replace("_", " ")
 
 
 def _band(uptime: float | None) -> str:

@@ -23,14 +23,15 @@ from monitor.web.exposition import Exposition
 from monitor.web.ports import DaemonStatus, Reload
 
 MADE_UP_LOCATION = "made-up"
-MADE_UP_NOTICE = "made up: a simulated fleet answers these probes, and its past never happened"
+MADE_UP_NOTICE = "These figures are made up: a simulated fleet answers the probes, and its past never happened."
 
 # How often the board is looked at. Nothing is rendered while it hands out the same views.
 LOOK_SECONDS = 1.0
 # A routing snapshot is made anew after this long even if nothing has changed: a router shall see that we are alive.
 SNAPSHOT_SECONDS = 5.0
-# Some 3 ms of work between two turns of the loop.
-_SLICE = 25
+# Work between two turns of the loop, in look-ups of half a microsecond: about a millisecond. To render costs more.
+_SLICE = 2000
+_RENDERING = 150
 
 _log = logging.getLogger(__name__)
 
@@ -104,15 +105,13 @@ class Room:
     async def refresh(self) -> None:
         """Take up what the board has now, in slices; cheap if it is what it was."""
         seen, export = self.board.views(), self.settings.export
-        if seen is not self.picture.seen:
-            pooled = await self._pool(seen)
-            await self._encode(seen, pooled)
-            self.picture = Picture(seen, pooled)
-            self._documents.clear()
-        elif export == self._rendered_export:
+        if seen is self.picture.seen and export == self._rendered_export:
             return
+        pooled = await self._pool(seen)
+        await self._encode(seen, pooled)
         await self.exposition.refresh(seen, export)
-        self._rendered_export = export
+        self.picture, self._rendered_export = Picture(seen, pooled), export
+        self._documents.clear()
 
     async def keep_fresh(self) -> None:
         """Refresh for ever. A failure is logged and tried again: it leaves the last good picture standing."""
@@ -154,14 +153,14 @@ class Room:
         for view in seen:
             by_endpoint.setdefault(view.endpoint.id, []).append(view)
         pooled: dict[str, tuple[tuple[EndpointView, ...], EndpointView]] = {}
+        work = 0
         for endpoint, views in by_endpoint.items():
             known = self._pooled.get(endpoint)
-            if known is not None and _same(known[0], views):
-                pooled[endpoint] = known
-                continue
-            pooled[endpoint] = (tuple(views), pooled_view(views, self._figures))
-            if len(views) > 1:
-                await self.clock.sleep(0)
+            if known is None or not _same(known[0], views):
+                known = (tuple(views), pooled_view(views, self._figures))
+                work += _RENDERING * len(views) if len(views) > 1 else 0
+            pooled[endpoint] = known
+            work = await self._breathe(work + 1)
         self._pooled = pooled
         return tuple(view for _, view in pooled.values())
 
@@ -180,11 +179,17 @@ class Room:
             known = self._parts.get(key)
             if known is None or known.view is not view:
                 known = self._part(view)
-                work += 1
-                if work % _SLICE == 0:
-                    await self.clock.sleep(0)
+                work += _RENDERING
             parts[key] = known
+            work = await self._breathe(work + 1)
         self._parts = parts
+
+    async def _breathe(self, work: int) -> int:
+        """Let others run once a slice is full; the work done since."""
+        if work < _SLICE:
+            return work
+        await self.clock.sleep(0)
+        return 0
 
 
 ROOM = web.AppKey("room", Room)

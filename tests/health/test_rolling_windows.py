@@ -56,9 +56,8 @@ class Rig:
     def take(self, of: str, late_seconds: float, outcome: Outcome, value: float, answer: bool | None) -> None:
         self.slots += 1
         figures = figures_of(value)
-        recheck, kind = (
-            (1, "chat") if self.slots % 7 == 0 else (0, "embedding") if self.slots % 11 == 0 else (0, "chat")
-        )
+        recheck = int(self.slots % 7 == 0)
+        kind = "embedding" if self.slots % 11 == 0 else "chat"
         observation = Observation(
             endpoint=of,
             location=HERE,

@@ -165,6 +165,19 @@ async def test_a_probe_that_found_no_place_begins_within_its_slot_or_not_at_all(
         assert 0.0 <= report.observation.started_at - report.turn.due_at <= 10.0
 
 
+async def test_a_place_that_comes_free_after_the_slot_is_over_comes_too_late() -> None:
+    stage = Stage()
+    first, second = fleet(2, 10.0)  # due at 0.2 and 6.138 s
+    stage.takes_seconds = 16.3  # until 16.5: the second's slot is over at 16.138, and the next tick is at 17
+    stage.load([first, second], concurrency=1)
+    await stage.run(8)
+    assert stage.dispatcher.waiting == 1
+    stage.gate.may_send = lambda turn, monotonic, utc: "budget"  # type: ignore[method-assign]
+    await stage.run(9)
+    assert [turn.endpoint for _, turn in stage.begun] == [first]
+    assert stage.dispatcher.skipped == {"budget": 2, "late": 1}
+
+
 async def test_a_raised_cap_holds_at_once() -> None:
     stage = Stage()
     stage.takes_seconds = 30.0

@@ -164,11 +164,14 @@ async def stage(
         await database.close()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Return once `condition` holds, of something that happens in another thread or process."""
+async def until(condition: Callable[[], bool], clock: FakeClock | None = None, seconds: float = 5.0) -> None:
+    """Return once `condition` holds, of something that happens in another thread or process; `clock` goes on
+    meanwhile."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        while not condition():
+            if clock is not None:
+                await clock.advance(0.05)
+            await asyncio.sleep(0.002)
 
 
 def stored(observations: Sequence[Observation]) -> list[Observation]:

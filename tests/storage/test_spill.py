@@ -66,8 +66,7 @@ async def test_a_locked_database_makes_rows_durable_in_the_spill_and_then_takes_
         await store.write(rows[20:30])
         assert spilled(store) == 20
     assert in_order(store.committed) == stored(rows[:10])
-    await clock.advance(1)
-    await until(lambda: not store.writer.is_failing)
+    await until(lambda: not store.writer.is_failing, clock)
     await store.write(rows[30:])
     assert store.shown_again == stored(rows[10:30])
     assert store.committed == stored([*rows[:10], *rows[30:]])
@@ -82,13 +81,11 @@ async def test_rows_that_waited_on_disk_are_in_the_rollups_too(store: Stage, clo
     await store.write(rows[:60:2])
     with locked_by_another(store.database.path):
         await store.write(rows[1:60:2])
-    await clock.advance(1)
-    await until(lambda: store.writer.spilled == 0)
+    await until(lambda: store.writer.spilled == 0, clock)
     await store.writer.close_hours(MIDNIGHT + HOUR)
     with locked_by_another(store.database.path):
         await store.write([observation(59, recheck=1), observation(58, endpoint="late@acme"), *rows[60:]])
-    await clock.advance(1)
-    await until(lambda: store.writer.spilled == 0)
+    await until(lambda: store.writer.spilled == 0, clock)
     (first,) = [found async for found in store.history.rollups("hour")]
     tallies = {rollup.endpoint: rollup.tally for rollup in first}
     assert same_tally(tallies[rows[0].endpoint], tally_of(stored(rows[:60])))
@@ -127,7 +124,7 @@ async def test_a_spill_left_by_a_dead_process_is_replayed_as_not_shown_yet(
         assert store.database.spill_path.exists()
     async with stage(settings, clock) as store:
         await store.write([])
-        await until(lambda: store.writer.spilled == 0)
+        await until(lambda: store.writer.spilled == 0, clock)
         assert store.committed == stored(rows[10:])
         assert store.shown_again == []
         assert await store.rows() == stored(rows)
@@ -142,7 +139,7 @@ async def test_replaying_a_spill_twice_doubles_nothing(settings: DatabaseSetting
     await spill.append(rows[10:])
     async with stage(settings, clock) as store:
         await store.write([])
-        await until(lambda: store.writer.spilled == 0)
+        await until(lambda: store.writer.spilled == 0, clock)
         assert store.committed == stored(rows[15:])
         assert await store.rows() == stored(rows)
         assert same_tally(next(store.writer.hours.rows())[2], tally_of(stored(rows)))
@@ -160,7 +157,7 @@ async def test_a_torn_last_line_is_dropped_and_a_spoilt_one_is_put_aside(
     )
     async with stage(settings, clock) as store:
         await store.write([observation(3)])
-        await until(lambda: store.writer.spilled == 0)
+        await until(lambda: store.writer.spilled == 0, clock)
         assert await store.rows() == stored([observation(1), observation(2), observation(3)])
         assert store.writer.rejected == 2
         assert len(store.writer._spill.rejected_path.read_bytes().splitlines()) == 2
@@ -230,8 +227,7 @@ async def test_a_full_queue_spills_while_a_commit_hangs(settings: DatabaseSettin
         await until(lambda: store.writer.queued <= 50 and len(store.spilled) + store.writer.queued == 500)
         go_on.set()
         await job
-        await clock.advance(1)
-        await until(lambda: len(store.committed) + len(store.shown_again) == 500)
+        await until(lambda: len(store.committed) + len(store.shown_again) == 500, clock)
         assert await store.rows() == stored(rows)
         assert in_order([*store.committed, *store.shown_again]) == stored(rows)
         assert in_order(store.shown_again) == in_order(store.spilled)
@@ -263,7 +259,7 @@ async def test_at_the_deadline_of_closing_what_hangs_goes_to_the_spill(
         await store.running
     async with stage(settings, clock) as store:
         await store.write([])
-        await until(lambda: store.writer.spilled == 0)
+        await until(lambda: store.writer.spilled == 0, clock)
         assert await store.rows() == stored(rows)
 
 
@@ -276,8 +272,7 @@ async def test_a_full_disk_loses_nothing_when_there_is_room_again(store: Stage, 
         assert store.writer.is_failing
         assert store.writer.queued > 0  # the spill was full too
         assert len(store.committed) + len(store.spilled) + store.writer.queued == 4000
-    await clock.advance(60)
-    await until(lambda: len(store.committed) + len(store.shown_again) == 4000)
+    await until(lambda: len(store.committed) + len(store.shown_again) == 4000, clock)
     assert await store.rows() == stored(rows)
     assert in_order([*store.committed, *store.shown_again]) == stored(rows)
     assert store.writer.lost == 0
@@ -302,8 +297,7 @@ async def test_without_database_disk_or_memory_a_loss_is_counted_and_logged(
         assert "observation lost" in caplog.text
         go_on.set()
         await job
-        await clock.advance(1)
-        await until(lambda: len(store.committed) + len(store.shown_again) == 100)
+        await until(lambda: len(store.committed) + len(store.shown_again) == 100, clock)
         assert len(await store.rows()) == 100
 
 
@@ -318,5 +312,4 @@ async def test_a_spill_that_cannot_be_read_is_not_overwritten(settings: Database
             await store.write([observation(2)])
             assert store.writer.queued == 1
         path.rmdir()
-        await clock.advance(5)
-        await until(lambda: len(store.committed) == 2)
+        await until(lambda: len(store.committed) == 2, clock)

@@ -9,7 +9,9 @@ from web_stage import Stage, stage
 
 @pytest.fixture(autouse=True)
 def _no_blocking_calls_on_the_loop() -> Iterator[None]:
-    with blockbuster_ctx("monitor.web"):
+    with blockbuster_ctx("monitor.web") as blockbuster:
+        for function in blockbuster.functions.values():
+            function.can_block_in("monitor/web/page.py", "load")  # once, before the first request
         yield
 
 

@@ -6,8 +6,34 @@ from collections.abc import Sequence
 
 from dashboards.grafana.generate.own import self_panels
 from dashboards.grafana.generate.panels import (
-    BAD, CALM, COUNT, DEGRADED, ENDPOINT, KNOWN, OK, RATIO, SHARE, SPAN, SPEED, UP, UPTIME_STEPS, USABLE, WARN, Column,
-    Json, coloured, dashboard, each, lines, pooled_uptime, quantile, rate, stat, table, target, window,
+    BAD,
+    CALM,
+    COUNT,
+    DEGRADED,
+    ENDPOINT,
+    KNOWN,
+    OK,
+    RATIO,
+    SHARE,
+    SPAN,
+    SPEED,
+    UP,
+    UPTIME_STEPS,
+    USABLE,
+    WARN,
+    Column,
+    Json,
+    coloured,
+    dashboard,
+    each,
+    lines,
+    pooled_uptime,
+    quantile,
+    rate,
+    stat,
+    table,
+    target,
+    window,
 )  # fmt: skip
 
 _UPTIME_TEXT = (
@@ -15,39 +41,39 @@ _UPTIME_TEXT = (
     "provider faults: our own key, our own network and throttling are not in it. Few samples, little weight."
 )
 _NAMES = "{{model}} {{provider}} {{suffix}} {{location}}"
-_COVERAGE_STEPS = (*_COVERAGE_STEPS)
+_COVERAGE_STEPS = ((None, BAD), (0.9, WARN), (0.98, OK))
 
 
-def worst(metric: str, span: str, expr: str) -> str:
+def _worst(metric: str, span: str, expr: str) -> str:
     """Of `expr`, the 50 endpoints for which `metric` is lowest over `span`."""
     lowest = each(f"bottomk(50, {window(metric, span)})")
     return f"{each(expr)} and on ({ENDPOINT}) {lowest}"
 
 
-def slowest(metric: str, rank: str, expr: str) -> str:
+def _slowest(metric: str, rank: str, expr: str) -> str:
     """Of `expr`, the 50 endpoints for which the quantile of a time is highest, of a speed lowest."""
     choose = "topk" if metric.endswith("_seconds") else "bottomk"
     extreme = each(f"{choose}(50, {quantile(metric, '30m', rank)})")
     return f"{each(expr)} and on ({ENDPOINT}) {extreme}"
 
 
-def uptime_columns(order: str) -> list[Column]:
+def _uptime_columns(order: str) -> list[Column]:
     columns: list[Column] = []
     for name, span in (("30 days", "30d"), ("7 days", "7d"), ("1 day", "1d"), ("30 min", "30m")):
-        ratio = worst("llm_endpoint_uptime_ratio", order, window("llm_endpoint_uptime_ratio", span))
-        samples = worst("llm_endpoint_uptime_ratio", order, window("llm_endpoint_samples", span))
+        ratio = _worst("llm_endpoint_uptime_ratio", order, window("llm_endpoint_uptime_ratio", span))
+        samples = _worst("llm_endpoint_uptime_ratio", order, window("llm_endpoint_samples", span))
         columns.append((f"Uptime {name}", ratio, coloured(RATIO, *UPTIME_STEPS)))
         columns.append((f"Samples {name}", samples, COUNT))
     return columns
 
 
-def speed_columns(metric: str, span_defaults: Json, ranks: Sequence[tuple[str, str]]) -> list[Column]:
+def _speed_columns(metric: str, span_defaults: Json, ranks: Sequence[tuple[str, str]]) -> list[Column]:
     columns: list[Column] = [
-        (f"{name}, {span}", slowest(metric, ranks[0][0], quantile(metric, span, rank)), span_defaults)
+        (f"{name}, {span}", _slowest(metric, ranks[0][0], quantile(metric, span, rank)), span_defaults)
         for span in ("30m", "30d")
         for rank, name in ranks
     ]
-    successes = slowest(metric, ranks[0][0], window("llm_endpoint_successes", "30m"))
+    successes = _slowest(metric, ranks[0][0], window("llm_endpoint_successes", "30m"))
     return [*columns, ("Successes, 30m", successes, COUNT)]
 
 
@@ -67,7 +93,7 @@ def _now() -> list[Json]:
         ),
         stat(
             "Unknown", "Endpoints, per location, without a recent probe that speaks of the provider.",
-            f"count({KNOWN}) - count({UP})", COUNT, (None, CALM), (1, WARN),
+            f"count({KNOWN}) - (count({UP}) or vector(0))", COUNT, (None, CALM), (1, WARN),
         ),
         stat(
             "Not usable", "Endpoints that our own key, quota or configuration rules out. Not downtime.",
@@ -92,11 +118,11 @@ def _now() -> list[Json]:
 def _worst_uptime() -> list[Json]:
     return [
         table(
-            "Worst uptime over 30 days", _UPTIME_TEXT.format("30 days"), uptime_columns("30d"),
+            "Worst uptime over 30 days", _UPTIME_TEXT.format("30 days"), _uptime_columns("30d"),
             keys=ENDPOINT, sort="Uptime 30 days", descending=False,
         ),
         table(
-            "Worst uptime over the last day", _UPTIME_TEXT.format("the last day"), uptime_columns("1d"),
+            "Worst uptime over the last day", _UPTIME_TEXT.format("the last day"), _uptime_columns("1d"),
             keys=ENDPOINT, sort="Uptime 1 day", descending=False,
         ),
         lines(
@@ -121,14 +147,14 @@ def _speed() -> list[Json]:
             "Slowest first token",
             "The 50 endpoints with the highest median time to first token over 30 minutes, beside their own "
             "30 days. Successes only.",
-            speed_columns("llm_endpoint_ttft_seconds", SPAN, (("0.5", "p50"), ("0.9", "p90"))),
+            _speed_columns("llm_endpoint_ttft_seconds", SPAN, (("0.5", "p50"), ("0.9", "p90"))),
             keys=ENDPOINT, sort="p50, 30m", descending=True, width=12,
         ),
         table(
             "Slowest writers",
             "The 50 endpoints with the lowest median output speed over 30 minutes, once the first token has "
             "come; the slow tenth beside it. Successes only.",
-            speed_columns(
+            _speed_columns(
                 "llm_endpoint_output_tokens_per_second", SPEED, (("0.5", "p50"), ("0.1", "slow tenth"))
             ),
             keys=ENDPOINT, sort="p50, 30m", descending=False, width=12,
@@ -205,7 +231,7 @@ def _left_out() -> list[Json]:
             [
                 (
                     f"Coverage {name}",
-                    worst("llm_endpoint_coverage_ratio", "1d", window("llm_endpoint_coverage_ratio", span)),
+                    _worst("llm_endpoint_coverage_ratio", "1d", window("llm_endpoint_coverage_ratio", span)),
                     coloured(SHARE, *_COVERAGE_STEPS),
                 )
                 for name, span in (("1 day", "1d"), ("30 days", "30d"))

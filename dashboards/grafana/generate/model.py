@@ -5,21 +5,59 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dashboards.grafana.generate.panels import (
-    BAD, CALM, COUNT, DEGRADED, KNOWN, OFFER, OK, RATIO, SHARE, SPAN, SPEED, UP, UPTIME_STEPS, USABLE, WARN, Column,
-    Json, coloured, dashboard, each, lines, panel, pooled_uptime, quantile, rate, series, stat, steps, table, target,
+    BAD,
+    CALM,
+    COUNT,
+    DEGRADED,
+    KNOWN,
+    OFFER,
+    OK,
+    RATIO,
+    SHARE,
+    SPAN,
+    SPEED,
+    UP,
+    UPTIME_STEPS,
+    USABLE,
+    WARN,
+    Column,
+    Json,
+    coloured,
+    dashboard,
+    each,
+    lines,
+    panel,
+    pooled_uptime,
+    quantile,
+    rate,
+    series,
+    stat,
+    steps,
+    table,
+    target,
     window,
 )  # fmt: skip
 
-SETUP
-def model() -> Json:
-    state = f"clamp_min(2 * {UP} - {DEGRADED}, 0)"
-    uptime: list[Column] = []
+_NAMES = "{{provider}} {{suffix}} {{location}}"
+_COVERAGE_STEPS = ((None, BAD), (0.9, WARN), (0.98, OK))
+_HALF_AND_TENTH = (("0.5", "p50"), ("0.9", "p90"))
+_HALF_AND_SLOW = (("0.5", "p50"), ("0.1", "slow tenth"))
+_USD: Json = {"unit": "currencyUSD", "decimals": 3, "min": 0}
+_AGE: Json = {"unit": "s", "decimals": 0}
+
+
+def _uptime_columns() -> list[Column]:
+    columns: list[Column] = []
     for name, span in (("5 min", "5m"), ("30 min", "30m"), ("1 day", "1d"), ("7 days", "7d"), ("30 days", "30d")):
         ratio = each(window("llm_endpoint_uptime_ratio", span), OFFER)
         samples = each(window("llm_endpoint_samples", span), OFFER)
-        uptime.append((f"Uptime {name}", ratio, coloured(RATIO, *UPTIME_STEPS)))
-        uptime.append((f"Samples {name}", samples, COUNT))
-    performance: list[Column] = [
+        columns.append((f"Uptime {name}", ratio, coloured(RATIO, *UPTIME_STEPS)))
+        columns.append((f"Samples {name}", samples, COUNT))
+    return columns
+
+
+def _performance_columns() -> list[Column]:
+    columns: list[Column] = [
         (heading, each(quantile(metric, span, rank), OFFER), defaults)
         for heading, metric, rank, span, defaults in (
             ("TTFT p50", "llm_endpoint_ttft_seconds", "0.5", "30m", SPAN),
@@ -33,41 +71,42 @@ def model() -> Json:
             ("Throughput slow tenth", "llm_endpoint_throughput_tokens_per_second", "0.1", "30m", SPEED),
         )
     ]
-    performance.append(("Successes", each(window("llm_endpoint_successes", "30m"), OFFER), COUNT))
-    usd: Json = {"unit": "currencyUSD", "decimals": 3, "min": 0}
-    prices: list[Column] = [
-        (heading, each(series("llm_endpoint_price_usd_per_million_tokens", f'kind="{kind}"'), OFFER), usd)
-        for heading, kind in (
-            ("Input", "input"), ("Output", "output"), ("Cache read", "cache_read"), ("Cache write", "cache_write"),
-        )
-    ]  # fmt: skip
-    condition: list[Column] = [
+    return [*columns, ("Successes", each(window("llm_endpoint_successes", "30m"), OFFER), COUNT)]
+
+
+def _price_columns() -> list[Column]:
+    kinds = (("Input", "input"), ("Output", "output"), ("Cache read", "cache_read"), ("Cache write", "cache_write"))
+    return [(heading, each(_price(kind), OFFER), _USD) for heading, kind in kinds]
+
+
+def _price(kind: str) -> str:
+    return series("llm_endpoint_price_usd_per_million_tokens", f'kind="{kind}"')
+
+
+def _condition_columns() -> list[Column]:
+    return [
         ("Usable", each(USABLE, OFFER), coloured(COUNT, (None, BAD), (1, OK))),
         (
             "Coverage 1 day",
             each(window("llm_endpoint_coverage_ratio", "1d"), OFFER),
-            coloured(SHARE, (None, BAD), (0.9, WARN), (0.98, OK)),
+            coloured(SHARE, *_COVERAGE_STEPS),
         ),
         ("Throttled 1 day", each(window("llm_endpoint_throttled_ratio", "1d"), OFFER), SHARE),
         ("Answer right 1 day", each(window("llm_endpoint_answer_ok_ratio", "1d"), OFFER), SHARE),
-        ("Interval", each(KNOWN, OFFER), {"unit": "s", "decimals": 0}),
-        (
-            "Since last probe",
-            each(f"time() - {series('llm_endpoint_last_probe_timestamp_seconds')}", OFFER),
-            {"unit": "s", "decimals": 0},
-        ),
-        (
-            "Since last success",
-            each(f"time() - {series('llm_endpoint_last_success_timestamp_seconds')}", OFFER),
-            {"unit": "s", "decimals": 0},
-        ),
+        ("Interval", each(KNOWN, OFFER), _AGE),
+        ("Since last probe", each(f"time() - {series('llm_endpoint_last_probe_timestamp_seconds')}", OFFER), _AGE),
+        ("Since last success", each(f"time() - {series('llm_endpoint_last_success_timestamp_seconds')}", OFFER), _AGE),
     ]
-    timeline = panel(
+
+
+def _timeline() -> Json:
+    states = (("down", BAD), ("degraded", WARN), ("operational", OK))
+    made = panel(
         "state-timeline",
         "State",
-        "Operational, degraded or down, by provider and location; a gap is unknown: nothing recent speaks of the provider.",
+        "Operational, degraded or down, by provider and location. A gap is unknown: nothing recent speaks of it.",
         (24, 8),
-        [target(state, "{{provider}} {{suffix}} {{location}}")],
+        [target(f"clamp_min(2 * {UP} - {DEGRADED}, 0)", _NAMES)],
         {
             "unit": "short",
             "thresholds": steps((None, BAD), (1, WARN), (2, OK)),
@@ -77,15 +116,14 @@ def model() -> Json:
                 {
                     "type": "value",
                     "options": {
-                        "0": {"text": "down", "color": BAD, "index": 0},
-                        "1": {"text": "degraded", "color": WARN, "index": 1},
-                        "2": {"text": "operational", "color": OK, "index": 2},
+                        str(value): {"text": text, "color": color, "index": value}
+                        for value, (text, color) in enumerate(states)
                     },
                 }
             ],
         },
     )
-    timeline["options"] = {
+    made["options"] = {
         "alignValue": "left",
         "legend": {"displayMode": "list", "placement": "bottom", "showLegend": False},
         "mergeValues": True,
@@ -93,17 +131,14 @@ def model() -> Json:
         "showValue": "auto",
         "tooltip": {"mode": "single", "sort": "none"},
     }
-    both = (("0.5", "p50"), ("0.9", "p90"))
-    tail = (("0.5", "p50"), ("0.1", "slow tenth"))
-ENDSETUP
-def quantile_lines(title: str, text: str, metric: str, ranks: Sequence[tuple[str, str]], defaults: Json) -> Json:
+    return made
+
+
+def _quantile_lines(title: str, text: str, metric: str, ranks: Sequence[tuple[str, str]], defaults: Json) -> Json:
     return lines(
         title,
         text,
-        [
-            target(quantile(metric, "30m", rank), f"{name} {{{{provider}}}} {{{{suffix}}}} {{{{location}}}}")
-            for rank, name in ranks
-        ],
+        [target(quantile(metric, "30m", rank), f"{name} {_NAMES}") for rank, name in ranks],
         defaults,
     )
 
@@ -133,10 +168,10 @@ def _now() -> list[Json]:
         ),
         stat(
             "Lowest output price", "USD per million output tokens, at the cheapest provider.",
-            f"min({series('llm_endpoint_price_usd_per_million_tokens', 'kind="output"')})", usd,
+            f"min({_price('output')})", _USD,
             (None, CALM), width=4,
         ),
-        timeline,
+        _timeline(),
     ]  # fmt: skip
 
 
@@ -146,13 +181,13 @@ def _uptime() -> list[Json]:
             "Uptime by window",
             "Successes over samples, floored. Samples are successes and provider faults; weigh a ratio by "
             "them. An empty cell is no data, which is neither 0 nor 1.",
-            uptime, keys=OFFER, sort="Uptime 30 days", descending=True,
+            _uptime_columns(), keys=OFFER, sort="Uptime 30 days", descending=True,
         ),
         lines(
             "Uptime over 30 minutes", "The rolling window, over time.",
             [
                 target(
-                    window("llm_endpoint_uptime_ratio", "30m"), "{{provider}} {{suffix}} {{location}}"
+                    window("llm_endpoint_uptime_ratio", "30m"), _NAMES
                 )
             ], RATIO,
         ),
@@ -160,7 +195,7 @@ def _uptime() -> list[Json]:
             "Uptime over 30 days", "The rolling window, over time. Its old edge moves by the hour.",
             [
                 target(
-                    window("llm_endpoint_uptime_ratio", "30d"), "{{provider}} {{suffix}} {{location}}"
+                    window("llm_endpoint_uptime_ratio", "30d"), _NAMES
                 )
             ], RATIO,
         ),
@@ -168,7 +203,7 @@ def _uptime() -> list[Json]:
             "Condition",
             "Whether our key works there, how much of the schedule was seen, how much was throttled, and how "
             "fresh the figures are.",
-            condition, keys=OFFER, sort="Provider", descending=False,
+            _condition_columns(), keys=OFFER, sort="Provider", descending=False,
         ),
     ]  # fmt: skip
 
@@ -179,23 +214,23 @@ def _performance() -> list[Json]:
             "Performance by provider",
             "Over 30 minutes unless it says otherwise; of successes only. Nearest-rank quantiles; the slow "
             "tenth of a speed is its quantile 0.1.",
-            performance, keys=OFFER, sort="TTFT p50", descending=False,
+            _performance_columns(), keys=OFFER, sort="TTFT p50", descending=False,
         ),
-        quantile_lines(
+        _quantile_lines(
             "Time to first token", "From the request's first byte to the first generated token, 30 minutes.",
-            "llm_endpoint_ttft_seconds", both, SPAN,
+            "llm_endpoint_ttft_seconds", _HALF_AND_TENTH, SPAN,
         ),
-        quantile_lines(
+        _quantile_lines(
             "Latency", "From the request's first byte to the end of the answer, 30 minutes.",
-            "llm_endpoint_latency_seconds", both, SPAN,
+            "llm_endpoint_latency_seconds", _HALF_AND_TENTH, SPAN,
         ),
-        quantile_lines(
+        _quantile_lines(
             "Output speed", "How fast it writes once the first token has come, 30 minutes.",
-            "llm_endpoint_output_tokens_per_second", tail, SPEED,
+            "llm_endpoint_output_tokens_per_second", _HALF_AND_SLOW, SPEED,
         ),
-        quantile_lines(
+        _quantile_lines(
             "Throughput", "Output tokens over the whole wait, queueing included, 30 minutes.",
-            "llm_endpoint_throughput_tokens_per_second", tail, SPEED,
+            "llm_endpoint_throughput_tokens_per_second", _HALF_AND_SLOW, SPEED,
         ),
     ]  # fmt: skip
 
@@ -204,7 +239,7 @@ def _price_and_outcomes() -> list[Json]:
     return [
         table(
             "Price", "USD per million tokens, as configured.",
-            prices, keys=OFFER, sort="Output", descending=False, width=12,
+            _price_columns(), keys=OFFER, sort="Output", descending=False, width=12,
         ),
         lines(
             "Cost of probing", "USD per day at the present pace, by provider.",

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from dashboards.grafana.generate.panels import (
-    BAD, CALM, COUNT, OK, SHARE, SPAN, WARN, Json, lines, own_quantile, series, stat, table, target,
+    BAD,
+    CALM,
+    COUNT,
+    OK,
+    SHARE,
+    SPAN,
+    WARN,
+    Json,
+    lines,
+    own_quantile,
+    series,
+    stat,
+    table,
+    target,
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -158,73 +158,60 @@ class ChatDecoder:
         self.is_whole = False
         self.close_ends = close_ends
 
-    def decode(self, frame: Frame) -> Iterator[Event]:
+    def decode(self, frame: Frame) -> Iterable[Event]:
         data = frame.data
         if len(data) < _MAX_DONE_BYTES and data.strip() == _DONE and not frame.bare:
-            yield END
-            return
+            return (END,)
         try:
             chunk = _chunk_decoder.decode(data)
         except msgspec.ValidationError:
-            yield from _decode_unknown(data)
-            return
+            return _decode_unknown(data)
         except msgspec.DecodeError:
             try:
                 chunk = msgspec.convert(_plain(data), _Chunk)
             except msgspec.ValidationError:
-                yield from _decode_unknown(data)
-                return
+                return _decode_unknown(data)
         if self.response_id is None and chunk.id and isinstance(chunk.id, str):
             self.response_id = chunk.id
         if self.response_model is None and chunk.model and isinstance(chunk.model, str):
             self.response_model = chunk.model
-        choices = chunk.choices
+        choices = chunk.choices or []
         if chunk.error or chunk.object == "error" or (frame.event == "error" and not choices):
-            for choice in choices or ():
-                if choice.finish_reason:
-                    yield _finish(choice.finish_reason, choice.native_finish_reason)
-            yield Failed(error_facts(_plain(data)))
-            return
+            finishes = (_finish(choice) for choice in choices if choice.finish_reason)
+            return (*finishes, Failed(error_facts(_plain(data))))
         if frame.bare:
             # To an SSE reader a bare line is nothing; only a whole answer in its place is one.
-            if not choices or all(choice.message is None for choice in choices):
-                return
+            if all(choice.message is None for choice in choices):
+                return ()
             self.is_whole = True
-        if choices:
-            yield from _choices(choices)
-        else:
-            yield CONTROL
+        events = [event for choice in choices for event in _choice_events(choice)]
         usage = chunk.usage or (chunk.x_groq and chunk.x_groq.usage)
         if usage:
-            yield from _usage(usage)
+            events += _usage(usage)
         if self.is_whole:
-            yield END
+            events.append(END)
+        return events or (CONTROL,)
 
 
-def _choices(choices: list[_Choice]) -> Iterator[Event]:
-    for choice in choices:
-        if choice.error:
-            yield Failed(error_facts({"error": choice.error}))
-            return
-        delta = choice.delta or choice.message
-        if delta is None:
-            yield CONTROL
-        else:
-            yield from _payloads(delta)
-        if choice.finish_reason:
-            yield _finish(choice.finish_reason, choice.native_finish_reason)
-        if choice.usage:
-            yield from _usage(choice.usage)
+def _choice_events(choice: _Choice) -> list[Event]:
+    if choice.error:
+        return [Failed(error_facts({"error": choice.error}))]
+    delta = choice.delta or choice.message
+    events = _payloads(delta) if delta is not None else []
+    if choice.finish_reason:
+        events.append(_finish(choice))
+    if choice.usage:
+        events += _usage(choice.usage)
+    return events
 
 
-def _decode_unknown(data: bytes) -> Iterator[Event]:
+def _decode_unknown(data: bytes) -> Iterable[Event]:
     """JSON that is no chunk: an error in some other shape (Google's stands in a list), or a kind to skip."""
     decoded = _plain(data)
     for item in decoded if isinstance(decoded, list) else [decoded]:
         if isinstance(item, dict) and item.get("error"):
-            yield Failed(error_facts(item))
-            return
-    yield CONTROL
+            return (Failed(error_facts(item)),)
+    return (CONTROL,)
 
 
 def _plain(data: bytes) -> Any:
@@ -244,17 +231,17 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def _payloads(delta: _Delta) -> Iterator[Event]:
-    parts: list[Event] = []
+def _payloads(delta: _Delta) -> list[Event]:
+    events: list[Event] = []
     if reasoning := _reasoning_text(delta):
-        parts.append(Reasoning(reasoning))
+        events.append(Reasoning(reasoning))
     if delta.content:
-        parts.extend(_content_parts(delta.content))
+        events += _content_parts(delta.content)
     if delta.refusal and isinstance(delta.refusal, str):
-        parts.append(Refusal(delta.refusal))
+        events.append(Refusal(delta.refusal))
     if (delta.tool_calls or delta.function_call) and (called := _called(delta)):
-        parts.append(ToolCall(called))
-    yield from parts or (CONTROL,)
+        events.append(ToolCall(called))
+    return events
 
 
 def _reasoning_text(delta: _Delta) -> str:
@@ -268,28 +255,28 @@ def _reasoning_text(delta: _Delta) -> str:
     return "".join(_str(detail.get("text")) or _str(detail.get("summary")) for detail in details)
 
 
-def _content_parts(content: Any) -> Iterator[Payload]:
+def _content_parts(content: Any) -> list[Payload]:
     """Content as a string, or as Mistral's list of parts, in which a part may be thinking."""
     if isinstance(content, str):
-        yield Content(content)
-        return
+        return [Content(content)]
+    payloads: list[Payload] = []
     for part in content if isinstance(content, list) else ():
-        if isinstance(part, str):
-            if part:
-                yield Content(part)
-            continue
-        if not isinstance(part, dict):
-            continue
-        if "thinking" in part:
-            thinking = part["thinking"]
-            inner = thinking if isinstance(thinking, list) else [{"text": thinking}]
-            text = "".join(_str(piece.get("text")) for piece in inner if isinstance(piece, dict))
-            if text:
-                yield Reasoning(text)
-        elif _str(part.get("refusal")):
-            yield Refusal(part["refusal"])
-        elif _str(part.get("text")):
-            yield Content(part["text"])
+        if isinstance(part, str) and part:
+            payloads.append(Content(part))
+        elif isinstance(part, dict):
+            if thought := _thought(part.get("thinking")):
+                payloads.append(Reasoning(thought))
+            if refusal := _str(part.get("refusal")):
+                payloads.append(Refusal(refusal))
+            if text := _str(part.get("text")):
+                payloads.append(Content(text))
+    return payloads
+
+
+def _thought(thinking: Any) -> str:
+    if isinstance(thinking, list):
+        return "".join(_str(piece.get("text")) for piece in thinking if isinstance(piece, dict))
+    return _str(thinking)
 
 
 def _called(delta: _Delta) -> str:
@@ -303,8 +290,9 @@ def _called(delta: _Delta) -> str:
     )
 
 
-def _finish(reason: Any, native: Any) -> Finish:
+def _finish(choice: _Choice) -> Finish:
     """OpenRouter may say a benign reason beside a native one that tells of an error."""
+    reason, native = choice.finish_reason, choice.native_finish_reason
     kind = _FINISH_KINDS.get(str(reason).lower(), FinishKind.STOP)
     if kind is FinishKind.STOP and isinstance(native, str):
         native_kind = _FINISH_KINDS.get(native.lower(), FinishKind.STOP)
@@ -313,9 +301,9 @@ def _finish(reason: Any, native: Any) -> Finish:
     return Finish(str(reason), kind)
 
 
-def _usage(usage: Any) -> Iterator[Usage]:
+def _usage(usage: Any) -> list[Event]:
     if not isinstance(usage, dict):
-        return
+        return []
     prompt = _count(usage.get("prompt_tokens"))
     output = _count(usage.get("completion_tokens"))
     total = _count(usage.get("total_tokens"))
@@ -330,7 +318,7 @@ def _usage(usage: Any) -> Iterator[Usage]:
         is_apart = total is not None and prompt is not None and total == prompt + output + reasoning
         if is_apart or reasoning > output:
             output += reasoning
-    yield Usage(prompt, cached, output, reasoning)
+    return [Usage(prompt, cached, output, reasoning)]
 
 
 def _member(usage: dict[str, Any], outer: str, inner: str) -> Any:

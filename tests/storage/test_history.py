@@ -1,0 +1,259 @@
+"""Reads: what they return, in which order, in which portions, and beside which writes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+from storage_samples import DAY, HOUR, MIDNIGHT, Stage, observation, stored, varied
+
+from monitor.clock import FakeClock
+from monitor.outcome import Outcome
+from monitor.slot import Cadence, Era
+from monitor.storage.eras import record_eras
+from monitor.storage.facts import MADE_UP, read_skew, write_fact
+from monitor.storage.history import LastSlot
+from monitor.storage.incidents import record_state
+
+
+async def streamed(store: Stage, **span: Any) -> list[Any]:
+    return [each async for chunk in store.history.stream(**span) for each in chunk]
+
+
+async def test_the_newest_come_first_and_no_more_than_asked_for(store: Stage) -> None:
+    rows = varied(seed=1, count=700, span=3 * DAY)
+    await store.write(rows)
+    newest = stored(rows)[::-1]
+    assert [each.key for each in await store.history.observations(limit=150)] == [each.key for each in newest[:150]]
+    assert len(await store.history.observations(limit=10_000)) == 700
+    assert await store.history.observations(limit=0) == []
+
+
+async def test_a_span_goes_by_the_start_and_takes_in_its_first_moment_only(store: Stage) -> None:
+    rows = varied(seed=2, count=900, span=2 * DAY)
+    await store.write(rows)
+    since, until = MIDNIGHT + 7 * HOUR, MIDNIGHT + 31 * HOUR + 0.5
+    wanted = [each for each in stored(rows) if since <= each.started_at < until]
+    assert await streamed(store, since=since, until=until) == wanted
+    assert await streamed(store, since=since, until=until, newest_first=True) == wanted[::-1]
+    exact = wanted[3].started_at
+    assert wanted[3] in await streamed(store, since=exact)
+    assert wanted[3] not in await streamed(store, until=exact)
+
+
+async def test_an_endpoint_and_a_location_are_picked_out(store: Stage) -> None:
+    rows = [observation(number, endpoint=f"m@{number % 3}", location=f"at{number % 2}") for number in range(300)]
+    await store.write(rows)
+    wanted = [each for each in stored(rows) if each.endpoint == "m@1" and each.location == "at0"]
+    assert await streamed(store, endpoint="m@1", location="at0") == wanted
+    assert await store.history.observations("m@1", limit=7, location="at0") == wanted[::-1][:7]
+    assert await streamed(store, endpoint="nobody") == await store.history.observations(location="nowhere") == []
+
+
+async def test_a_long_read_comes_in_portions_and_misses_nothing_that_was_there(store: Stage) -> None:
+    # many rows due in the same millisecond, more than a portion
+    rows = [observation(0, endpoint=f"m@{number}") for number in range(250)]
+    rows += [observation(1, endpoint=f"m@{number}", recheck=number % 3) for number in range(250)]
+    await store.write(rows)
+    sizes, found = [], []
+    async for chunk in store.history.stream(chunk=40):
+        sizes.append(len(chunk))
+        found += chunk
+        if len(sizes) == 3:
+            await store.write([observation(-5000)])  # what comes meanwhile disturbs nothing
+    assert max(sizes) == 40
+    assert sorted(each.key for each in found) == sorted(each.key for each in rows)
+
+
+async def test_a_read_that_is_left_open_does_not_stop_the_writer(store: Stage) -> None:
+    await store.write([observation(number) for number in range(50)])
+    reading = store.history.stream(chunk=10)
+    await anext(reading)
+    for number in range(100, 160):
+        await store.write([observation(number)])
+    with contextlib.closing(sqlite3.connect(store.database.path)) as connection:
+        # would be busy if a read transaction were open
+        assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+    await reading.aclose()
+
+
+async def test_many_readers_and_the_writer_at_once(store: Stage) -> None:
+    rows = [observation(number, endpoint=f"m@{number % 5}") for number in range(1000)]
+
+    async def read() -> int:
+        seen = 0
+        while seen < len(rows):
+            now = len(await streamed(store))
+            assert now >= seen
+            seen = now
+        return seen
+
+    readers = [asyncio.create_task(read()) for _ in range(6)]
+    for start in range(0, len(rows), 50):
+        await store.write(rows[start : start + 50])
+    assert await asyncio.gather(*readers) == [1000] * 6
+
+
+async def test_a_row_that_started_long_after_it_was_due_is_still_found(store: Stage) -> None:
+    """The wall clock stepped by two days while the schedule's went on."""
+    rows = [observation(number) for number in range(10)]
+    rows.append(observation(10, started_at=MIDNIGHT + 2 * DAY))
+    rows.append(observation(11, started_at=MIDNIGHT - DAY))
+    await store.write(rows)
+    assert [each.slot - rows[0].slot for each in await streamed(store, since=MIDNIGHT + DAY)] == [10]
+    assert [each.slot - rows[0].slot for each in await streamed(store, until=MIDNIGHT)] == [11]
+    async with store.database.read() as connection:
+        skew = await read_skew(connection)
+    assert skew.ms == 2 * DAY * 1000 - 600_000
+    assert skew.until_due_ms == (MIDNIGHT + HOUR) * 1000
+
+
+async def test_what_was_spent_counts_rechecks_and_starts_at_the_moment_asked_for(store: Stage) -> None:
+    rows = [observation(number, recheck=number % 2, cost_usd=None if number == 4 else 0.001) for number in range(10)]
+    await store.write([*rows, observation(20, location="elsewhere", cost_usd=1.0)])
+    since = stored(rows)[3].started_at
+    assert await store.history.spent_since(since, "local") == pytest.approx(0.006)
+    assert await store.history.spent_since(since) == pytest.approx(1.006)
+    assert await store.history.spent_since(MIDNIGHT + DAY) == await store.history.spent_since(0, "nowhere") == 0
+
+
+async def test_last_slots_are_of_scheduled_probes_and_tell_when_they_were_due(store: Stage) -> None:
+    await store.write(
+        [*(observation(number) for number in range(5)), observation(9, recheck=1), observation(2, endpoint="m@x")]
+    )
+    first = observation()
+    assert await store.history.last_slots(since=MIDNIGHT) == {
+        (first.endpoint, "local", "chat"): LastSlot(first.slot + 4, MIDNIGHT + 240),
+        ("m@x", "local", "chat"): LastSlot(first.slot + 2, MIDNIGHT + 120),
+    }
+    assert await store.history.last_slots(since=MIDNIGHT + 1000) == {}
+
+
+async def test_last_successes_are_exact_where_raw_rows_are_and_by_the_hour_where_they_are_gone(
+    store: Stage, clock: FakeClock
+) -> None:
+    down = [observation(number, endpoint="m@down", outcome=Outcome.RESET) for number in range(0, 4000, 10)]
+    rows = [
+        *down,
+        observation(65, endpoint="m@down"),
+        observation(1500, endpoint="m@cut", outcome=Outcome.REASONING_CUT),
+        observation(1501, endpoint="m@cut", outcome=Outcome.AUTH),
+        *(observation(number, endpoint="m@up") for number in range(0, 4000, 30)),
+        observation(10, endpoint="m@never", outcome=Outcome.UNKNOWN_MODEL),
+    ]
+    await store.write(rows)
+    exact = {
+        ("m@down", "local"): MIDNIGHT + 65 * 60 + 0.005,
+        ("m@cut", "local"): MIDNIGHT + 1500 * 60 + 0.005,
+        ("m@up", "local"): MIDNIGHT + 3990 * 60 + 0.005,
+    }
+    assert await store.history.last_success_times(MIDNIGHT) == exact
+    await store.writer.close_hours(MIDNIGHT + 2 * DAY + HOUR)
+    assert await store.history.last_success_times(MIDNIGHT) == exact
+    async with store.database.write() as connection:
+        await connection.exec_driver_sql(f"DELETE FROM raw_observations WHERE due_ms < {(MIDNIGHT + 2 * DAY) * 1000}")
+    assert await store.history.last_success_times(MIDNIGHT) == exact | {
+        ("m@down", "local"): MIDNIGHT,
+        ("m@cut", "local"): MIDNIGHT + DAY,
+    }
+    assert await store.history.last_success_times(MIDNIGHT + 2 * DAY) == {("m@up", "local"): exact["m@up", "local"]}
+
+
+async def test_rollups_are_picked_by_span_endpoint_and_location(store: Stage) -> None:
+    await store.write([observation(number, endpoint=f"m@{number % 2}") for number in range(300)])
+    await store.writer.close_hours(MIDNIGHT + DAY)
+    found = [
+        (each.start, each.endpoint)
+        async for rows in store.history.rollups("hour", "m@1", since=MIDNIGHT + HOUR, until=MIDNIGHT + 3 * HOUR)
+        for each in rows
+    ]
+    assert found == [(MIDNIGHT + HOUR, "m@1"), (MIDNIGHT + 2 * HOUR, "m@1")]
+    assert [rows async for rows in store.history.rollups("day", location="nowhere")] == []
+
+
+async def test_facts_are_written_read_and_removed(store: Stage) -> None:
+    for value in ("yes", "still", None):
+
+        async def job(connection: AsyncConnection, value: str | None = value) -> None:
+            await write_fact(connection, MADE_UP, value)
+
+        await store.writer.submit(job)
+        assert await store.history.fact(MADE_UP) == value
+
+
+# ---- eras
+
+
+async def test_eras_begin_and_end_with_the_configuration(store: Stage) -> None:
+    names = store.database.names
+    minute, slow = Cadence(60_000, 7), Cadence(300_000, 7)
+
+    async def record(wanted: dict[str, tuple[Cadence, str]], at: float, location: str = "local") -> int:
+        return await store.writer.submit(lambda connection: record_eras(connection, names, location, wanted, at))
+
+    assert await record({"m@a": (minute, "t1"), "m@b": (minute, "t1")}, 100.5) == 2
+    assert await record({"m@a": (minute, "t1"), "m@b": (minute, "t1")}, 200) == 0
+    assert await record({"m@c": (minute, "t1")}, 250, "elsewhere") == 1
+    assert await record({"m@a": (slow, "t1")}, 300) == 3  # a new interval, and b is gone
+    assert await record({"m@a": (slow, "t2"), "m@b": (minute, "t1")}, 400) == 3  # a new target, and b is back
+    assert await store.history.eras() == {
+        ("m@a", "local"): (Era(100.5, 300, minute, "t1"), Era(300, 400, slow, "t1"), Era(400, None, slow, "t2")),
+        ("m@b", "local"): (Era(100.5, 300, minute, "t1"), Era(400, None, minute, "t1")),
+        ("m@c", "elsewhere"): (Era(250, None, minute, "t1"),),
+    }
+
+
+async def test_an_era_never_ends_before_it_began(store: Stage) -> None:
+    names = store.database.names
+    for at, interval in ((1000.0, 60_000), (900.0, 30_000)):
+        await store.writer.submit(
+            lambda connection, at=at, interval=interval: record_eras(
+                connection, names, "local", {"m@a": (Cadence(interval, 0), "t")}, at
+            )
+        )
+    ended, in_force = (await store.history.eras())["m@a", "local"]
+    if ended.until is None:
+        ended, in_force = in_force, ended
+    assert (ended.since, ended.until, in_force.since) == (1000.0, 1000.0, 900.0)
+
+
+# ---- incidents
+
+
+async def test_incidents_begin_end_and_are_found_by_the_moments_they_lasted(store: Stage) -> None:
+    names = store.database.names
+
+    async def enter(state: str | None, at: float, endpoint: str = "m@a", **why: str) -> bool:
+        return await store.writer.submit(
+            lambda connection: record_state(
+                connection, names, endpoint=endpoint, location="local", state=state, at=at, **why
+            )
+        )
+
+    assert not await enter(None, 50)
+    assert await enter("degraded", 100, cause="slow")
+    assert not await enter("degraded", 120, cause="slow")  # found again after a restart
+    assert await enter("down", 200, cause="reset", detail="x\ud800")
+    assert await enter(None, 300)
+    assert not await enter(None, 310)
+    assert await enter("down", 400, endpoint="m@b")
+    found = await store.history.incidents()
+    assert [(each.endpoint, each.state, each.cause, each.started_at, each.ended_at) for each in found] == [
+        ("m@b", "down", None, 400.0, None),
+        ("m@a", "down", "reset", 200.0, 300.0),
+        ("m@a", "degraded", "slow", 100.0, 200.0),
+    ]
+    assert found[1].detail == "x\ufffd"
+
+    async def states(**span: Any) -> list[tuple[str, str]]:
+        return [(each.endpoint, each.state) for each in await store.history.incidents(**span)]
+
+    assert await states(endpoint="m@a", limit=1) == [("m@a", "down")]
+    assert await states(since=250, until=350) == [("m@a", "down")]
+    assert await states(since=350) == [("m@b", "down")]
+    assert await states(until=150) == [("m@a", "degraded")]
+    assert await states(location="elsewhere") == []

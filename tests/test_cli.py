@@ -1,0 +1,149 @@
+"""The commands, as processes of their own: what they print and how they exit."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from daemon_stage import command, environment, fleet_config, fleet_server, get, running, settings_from, until
+
+from monitor.cli import COMMANDS, build_parser
+from monitor.observation import EXPORT_FIELDS
+from monitor.simulator.server import FleetServer
+
+pytestmark = pytest.mark.timeout(120)
+README = Path(__file__).parent.parent / "README.md"
+
+
+@pytest.fixture
+async def fleet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FleetServer]:
+    async with fleet_server() as server:
+        for name, value in environment(server).items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+def monitor(*words: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command(*words), cwd=cwd, env=os.environ, capture_output=True, timeout=60, check=False)
+
+
+async def off_loop(*words: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
+    import asyncio
+
+    return await asyncio.to_thread(monitor, *words, cwd=cwd)
+
+
+def test_the_readme_names_every_command_and_no_other() -> None:
+    text = README.read_text()
+    for name in COMMANDS:
+        assert f"| `monitor {name}" in text, f"README.md does not name `monitor {name}`"
+    named = {
+        line.split("`monitor ")[1].split()[0].strip("`") for line in text.splitlines() if line.startswith("| `monitor ")
+    }
+    assert named == set(COMMANDS)
+    build_parser()
+
+
+def test_a_wrong_word_is_a_usage_error(tmp_path: Path) -> None:
+    assert monitor("frobnicate", cwd=tmp_path).returncode == 2
+    assert monitor("export", "everything", cwd=tmp_path).returncode == 2
+    assert monitor("export", "observations", "--since", "yesterday", cwd=tmp_path).returncode == 2
+
+
+def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
+    for words in (("run",), ("probe", "a/b@c"), ("export", "observations"), ("db", "prune")):
+        result = monitor(*words, cwd=tmp_path)
+        assert result.returncode == 2, result.stderr
+        assert b"monitor.yaml" in result.stderr
+    assert monitor("check", cwd=tmp_path).returncode == 1
+
+
+async def test_check_tells_every_missing_secret(
+    fleet: FleetServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fleet_config(fleet, tmp_path)
+    assert (await off_loop("check", "-c", str(path), cwd=tmp_path)).returncode == 0
+    for name in environment(fleet):
+        monkeypatch.delenv(name)
+    result = await off_loop("check", "-c", str(path), cwd=tmp_path)
+    assert result.returncode == 1
+    for name in environment(fleet):
+        assert f"environment variable {name}".encode() in result.stderr
+
+
+async def test_a_probe_draws_its_timeline_and_exits_by_its_verdict(fleet: FleetServer, tmp_path: Path) -> None:
+    path = fleet_config(fleet, tmp_path)
+    endpoint = "openai/gpt-4o-mini@northwind"
+    drawn = await off_loop("probe", endpoint, "-c", str(path), cwd=tmp_path)
+    assert drawn.returncode == 0, drawn.stderr
+    for word in ("headers", "first event", "first token", "ttft", "output_tokens_per_second"):
+        assert word in drawn.stdout.decode()
+    shown = await off_loop("probe", endpoint, "--json", "-c", str(path), cwd=tmp_path)
+    row = json.loads(shown.stdout)
+    assert list(row) == list(EXPORT_FIELDS)
+    assert row["answer_ok"] is True
+    account = await off_loop("probe", "openai/gpt-4o-mini@atoll", "-c", str(path), cwd=tmp_path)
+    assert account.returncode == 1
+    unknown = await off_loop("probe", "openai/gpt-4o-mini@northwynd", "-c", str(path), cwd=tmp_path)
+    assert unknown.returncode == 2
+    assert b"did you mean openai/gpt-4o-mini@northwind" in unknown.stderr
+    assert not (tmp_path / "monitor.db").exists(), "a probe by hand is not recorded"
+
+
+async def test_status_and_export_tell_the_same_history_with_and_without_a_daemon(
+    fleet: FleetServer, tmp_path: Path
+) -> None:
+    path = fleet_config(fleet, tmp_path)
+    settings = settings_from(path)
+    async with running(settings) as daemon:
+        port = int(daemon.address.rsplit(":", 1)[1])
+        asking = tmp_path / "asking.yaml"
+        asking.write_text(path.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+
+        async def enough() -> bool:
+            _, body = await get(daemon, "/api/v1/routing")
+            return sum(one["windows"]["30d"]["samples"] for one in json.loads(body)["endpoints"] if one["windows"]) > 40
+
+        await until(enough, 40)
+        live = json.loads((await off_loop("status", "--json", "-c", str(asking), cwd=tmp_path)).stdout)
+        assert live["source"] == "daemon"
+        pruned = await off_loop("db", "upgrade", "-c", str(asking), cwd=tmp_path)
+        assert pruned.returncode == 1
+        assert b"pid" in pruned.stderr
+    from_database = await off_loop("status", "--json", "-c", str(asking), cwd=tmp_path)
+    assert b"no daemon answers" in from_database.stderr
+    offline = json.loads(from_database.stdout)
+    assert offline["source"] == "database"
+    assert {one["endpoint"] for one in offline["endpoints"]} == set(settings.catalog.endpoints)
+    table = await off_loop("status", "-c", str(asking), cwd=tmp_path)
+    assert b"openai/gpt-4o-mini@northwind" in table.stdout
+
+    lines = (await off_loop("export", "observations", "-c", str(path), cwd=tmp_path)).stdout.splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert list(rows[0]) == list(EXPORT_FIELDS)
+    one = [row for row in rows if row["endpoint"] == "openai/gpt-4o-mini@northwind" and not row["recheck"]]
+    samples = next(
+        found["windows"]["30d"]["samples"]
+        for found in offline["endpoints"]
+        if found["endpoint"] == "openai/gpt-4o-mini@northwind"
+    )
+    assert samples == sum(row["group"] in ("ok", "provider_fault") for row in one)
+    as_csv = (await off_loop("export", "observations", "--format", "csv", "-c", str(path), cwd=tmp_path)).stdout
+    assert len(list(csv.DictReader(io.StringIO(as_csv.decode())))) == len(rows)
+    parquet = (await off_loop("export", "observations", "--format", "parquet", "-c", str(path), cwd=tmp_path)).stdout
+    import pyarrow.parquet as pq
+
+    assert pq.read_table(io.BytesIO(parquet)).num_rows == len(rows)
+    assert (await off_loop("export", "rollups", "-c", str(path), cwd=tmp_path)).returncode == 0
+    assert (await off_loop("export", "incidents", "--since", "1h", "-c", str(path), cwd=tmp_path)).returncode == 0
+    for words in (("db", "upgrade"), ("db", "prune"), ("db", "backup", str(tmp_path / "copy.db"))):
+        result = await off_loop(*words, "-c", str(path), cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    again = await off_loop("db", "backup", str(tmp_path / "copy.db"), "-c", str(path), cwd=tmp_path)
+    assert again.returncode == 1

@@ -1,0 +1,260 @@
+"""The whole house: a real fleet on real sockets, a real daemon, a real database file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from daemon_stage import (
+    Subprocess,
+    environment,
+    fleet_config,
+    fleet_server,
+    get,
+    running,
+    settings_from,
+    until,
+)
+
+from monitor.daemon import Daemon, DaemonError
+from monitor.simulator.faults import Fault
+from monitor.simulator.server import FleetServer
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+async def fleet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FleetServer]:
+    async with fleet_server() as server:
+        for name, value in environment(server).items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+async def written(daemon: Daemon | str, at_least: int) -> int:
+    async def enough() -> int:
+        _, text = await get(daemon, "/metrics")
+        line = next(line for line in text.splitlines() if line.startswith("monitor_observations_written_total "))
+        count = int(float(line.split()[1]))
+        return count if count >= at_least else 0
+
+    return int(await until(enough, 40))
+
+
+def rows_of(directory: Path, query: str) -> list[tuple[object, ...]]:
+    with sqlite3.connect(f"file:{directory}/monitor.db?mode=ro", uri=True) as connection:
+        found = connection.execute(query).fetchall()
+    connection.close()
+    return found
+
+
+async def test_every_endpoint_is_probed_recorded_and_served(fleet: FleetServer, tmp_path: Path) -> None:
+    settings = settings_from(fleet_config(fleet, tmp_path))
+    async with running(settings) as daemon:
+        assert (await get(daemon, "/readyz"))[0] == 200
+        await written(daemon, 3 * len(settings.catalog.endpoints))
+
+        async def served() -> str:
+            _, text = await get(daemon, "/metrics")
+            return text if "llm_endpoint_ttft_seconds{" in text and 'window="30d",quantile="0.5"' in text else ""
+
+        text = await until(served)
+        assert (
+            'llm_endpoint_uptime_ratio{model="openai/gpt-4o-mini",provider="northwind",location="test",window="30d"}'
+            in text
+        )
+        _, body = await get(daemon, "/api/v1/routing")
+        routed = {one["endpoint"] for one in json.loads(body)["endpoints"]}
+    assert routed == set(settings.catalog.endpoints)
+    recorded = {name for (name,) in rows_of(tmp_path, "SELECT DISTINCT endpoint FROM observations")}
+    assert recorded == set(settings.catalog.endpoints)
+
+
+async def test_a_restart_brings_the_same_windows_back(fleet: FleetServer, tmp_path: Path) -> None:
+    settings = settings_from(fleet_config(fleet, tmp_path))
+    async with running(settings) as daemon:
+        await written(daemon, 100)
+    # Drained: what this process counted is what it has committed.
+    board = daemon.rooms.board
+
+    def counts(of: Daemon) -> dict[str, tuple[int, int, int]]:
+        found = {}
+        for endpoint in settings.catalog.endpoints:
+            figures = of.rooms.board.figures([endpoint], None, "30d")
+            found[endpoint] = (figures.samples, figures.successes, figures.seen)
+        return found
+
+    before = counts(daemon)
+    ttft = board.figures(settings.catalog.endpoints, None, "30d", (0.5, 0.9)).quantiles["ttft_seconds"]
+    assert sum(seen for _, _, seen in before.values()) >= 80
+    settings_quiet = settings_from(fleet_config(fleet, tmp_path, interval="1h"))
+    async with running(settings_quiet) as restarted:
+        assert counts(restarted) == before
+        again = restarted.rooms.board.figures(settings.catalog.endpoints, None, "30d", (0.5, 0.9))
+        assert again.quantiles["ttft_seconds"] == ttft
+
+
+async def test_uptime_says_what_sql_says(fleet: FleetServer, tmp_path: Path) -> None:
+    settings = settings_from(fleet_config(fleet, tmp_path))
+    async with running(settings) as daemon:
+        await written(daemon, 150)
+    query = """
+        SELECT endpoint, sum("group" = 'ok'), sum("group" IN ('ok', 'provider_fault'))
+        FROM observations WHERE NOT recheck GROUP BY endpoint
+    """
+    for endpoint, ok, samples in rows_of(tmp_path, query):
+        figures = daemon.rooms.board.figures([str(endpoint)], None, "30d")
+        assert (figures.successes, figures.samples) == (ok, samples)
+
+
+async def test_a_broken_provider_goes_down_within_seconds_and_comes_back(fleet: FleetServer, tmp_path: Path) -> None:
+    settings = settings_from(fleet_config(fleet, tmp_path, more="state: {recheck: 100ms}\n"))
+    endpoint = "openai/gpt-4o-mini@northwind"
+    async with running(settings) as daemon:
+
+        async def state() -> str:
+            _, body = await get(daemon, "/api/v1/routing")
+            found = {one["endpoint"]: one["state"] for one in json.loads(body)["endpoints"]}
+            return str(found.get(endpoint))
+
+        async def state_is(wanted: str) -> bool:
+            return await state() == wanted
+
+        await until(lambda: state_is("operational"), 30)
+        await fleet.force(endpoint, fault_named("server_error_500"))
+        await until(lambda: state_is("down"), 30)
+        await fleet.force(endpoint, None)
+        await until(lambda: state_is("operational"), 30)
+
+        async def incidents() -> list[dict[str, object]]:
+            _, body = await get(daemon, f"/api/v1/incidents?endpoint={endpoint}")
+            found = json.loads(body)
+            listed = found["incidents"] if isinstance(found, dict) and "incidents" in found else found["data"]
+            return [one for one in listed if one["ended_at"]]
+
+        (incident,) = await until(incidents)
+        assert incident["cause"] == "server_error"
+
+
+def fault_named(name: str) -> Fault:
+    return next(fault for fault in Fault if fault.name.lower() == name)
+
+
+async def test_a_bad_reload_changes_nothing_and_a_good_one_everything(fleet: FleetServer, tmp_path: Path) -> None:
+    path = fleet_config(fleet, tmp_path)
+    good = path.read_text()
+    async with running(settings_from(path), lambda: settings_from(path)) as daemon:
+        path.write_text(good.replace("interval: 1s", "interval: soon"))
+        async with aiohttp.ClientSession() as session:
+            url = f"http://{daemon.address}/-/reload"
+            async with session.post(url, headers={"Origin": "http://evil.example"}) as refused:
+                assert refused.status == 403
+            async with session.post(url) as bad:
+                assert bad.status == 400
+                assert "probing.interval" in await bad.text()
+            _, text = await get(daemon, "/metrics")
+            assert "monitor_config_last_reload_successful 0.0" in text
+            assert daemon.settings.probing.interval_seconds == 1.0
+            path.write_text(good.replace("interval: 1s", "interval: 2s"))
+            async with session.post(url) as held:
+                assert held.status == 200
+        _, text = await get(daemon, "/metrics")
+        assert "monitor_config_last_reload_successful 1.0" in text
+        assert daemon.settings.probing.interval_seconds == 2.0
+
+
+async def test_a_port_in_use_is_said_plainly(fleet: FleetServer, tmp_path: Path) -> None:
+    path = fleet_config(fleet, tmp_path)
+    taken = fleet.url.removeprefix("http://").rstrip("/")
+    path.write_text(path.read_text().replace("127.0.0.1:0", taken))
+    with pytest.raises(DaemonError, match=r"listen: .* cannot be used: .*; stop what listens there"):
+        async with running(settings_from(path)):
+            pass
+    assert not (tmp_path / "monitor.db.lock").exists() or _lock_is_free(tmp_path)
+
+
+def _lock_is_free(directory: Path) -> bool:
+    from monitor.storage.lock import FileLock
+
+    lock = FileLock(directory / "monitor.db")
+    lock.acquire("test", 0.0)
+    lock.release()
+    return True
+
+
+async def test_the_budget_stretches_intervals_and_is_never_exceeded(fleet: FleetServer, tmp_path: Path) -> None:
+    path = fleet_config(fleet, tmp_path)
+    path.write_text(path.read_text().replace("interval: 1s", "interval: 1s\n  budget: {usd_per_day: 0.0001}"))
+    settings = settings_from(path)
+    async with running(settings) as daemon:
+
+        async def thinned() -> bool:
+            _, text = await get(daemon, "/metrics")
+            return 'monitor_probes_skipped_total{reason="budget"} 0.0' not in text
+
+        await until(thinned, 30)
+        await daemon.rooms.writer.flush()
+    ((spent,),) = rows_of(tmp_path, "SELECT coalesce(sum(cost_usd), 0) FROM observations")
+    assert float(str(spent)) <= 0.0001
+
+
+async def test_a_hang_up_reloads_and_a_term_drains(fleet: FleetServer, tmp_path: Path) -> None:
+    path = fleet_config(fleet, tmp_path)
+    daemon = Subprocess(path, environment(fleet))
+    await daemon.start()
+    await written(daemon.address, 10)
+    daemon.signal(signal.SIGHUP)
+    await until(lambda: any("reloaded" in line for line in daemon.log))
+    assert await daemon.end(signal.SIGTERM) == 0
+    assert any("drained" in line for line in daemon.log)
+    assert not any("Traceback" in line for line in daemon.log), "\n".join(daemon.log)
+
+
+async def kill_and_look(fleet: FleetServer, directory: Path, kills: int) -> None:
+    """Kill -9 a real daemon at uneven moments: nothing that it said was written may be missing or doubled."""
+    daemon = Subprocess(fleet_config(fleet, directory), environment(fleet))
+    acknowledged = 0
+    for number in range(kills):
+        await daemon.start()
+        acknowledged += await written(daemon.address, 5 + 13 * (number % 4))
+        await daemon.end(signal.SIGKILL)
+        ((count, distinct),) = rows_of(
+            directory,
+            "SELECT count(*), count(DISTINCT printf('%d %d %d %d %d', endpoint_id, location_id, kind_id, slot, recheck)) "
+            "FROM raw_observations",
+        )
+        assert int(str(count)) >= acknowledged
+        assert count == distinct
+        acknowledged = int(str(count))
+    await daemon.start()
+    assert (await get(daemon.address, "/readyz"))[0] == 200
+    assert await daemon.end(signal.SIGTERM) == 0
+
+
+async def test_kill_9_loses_no_acknowledged_observation(fleet: FleetServer, tmp_path: Path) -> None:
+    await kill_and_look(fleet, tmp_path, kills=3)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(900)
+async def test_twenty_kills_lose_no_acknowledged_observation(fleet: FleetServer, tmp_path: Path) -> None:
+    await kill_and_look(fleet, tmp_path, kills=20)
+
+
+async def test_five_lives_leak_neither_files_nor_tasks(fleet: FleetServer, tmp_path: Path) -> None:
+    settings = settings_from(fleet_config(fleet, tmp_path, interval="1h"))
+    async with running(settings):
+        pass
+    files, tasks = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
+    for _ in range(5):
+        async with running(settings):
+            pass
+    assert len(asyncio.all_tasks()) == tasks
+    assert len(os.listdir("/proc/self/fd")) <= files + 1
