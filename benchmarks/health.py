@@ -1,6 +1,6 @@
 """How fast the windows, states and views are, and how much memory they take: shown, never asserted.
 
-    python -m benchmarks.health [series]
+python -m benchmarks.health [series]
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def main(series: int = 10_000) -> int:
     windows.restore_ranges(NOW, hour + HOUR, hour)
     with shown("windows: restore hourly rows", len(rows), "row"):
         windows.restore_hours(rows)
-    leaving = {window: rows for window in LONG_WINDOWS}
+    leaving = dict.fromkeys(LONG_WINDOWS, rows)
     slices = []
     windows.slide(hour + HOUR, leaving)
     more = True

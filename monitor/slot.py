@@ -87,9 +87,9 @@ def next_due(eras: Sequence[Era], after: float) -> float:
 
 
 def target_at(eras: Sequence[Era], at: float) -> str | None:
-    """What was probed at `at`: the target of the last era that had begun by then; None before the first."""
-    begun = [era for era in eras if era.since <= at]
-    return max(begun, key=lambda era: era.since).target if begun else None
+    """What was probed at `at`: the target of the last era that had begun by then; None before the first. `eras` are
+    oldest first."""
+    return next((era.target for era in reversed(eras) if era.since <= at), None)
 
 
 def targets_within(eras: Sequence[Era], start: float, end: float) -> set[str]:

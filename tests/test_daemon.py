@@ -227,8 +227,8 @@ async def kill_and_look(fleet: FleetServer, directory: Path, kills: int) -> None
         await daemon.end(signal.SIGKILL)
         ((count, distinct),) = rows_of(
             directory,
-            "SELECT count(*), count(DISTINCT printf('%d %d %d %d %d', endpoint_id, location_id, kind_id, slot, recheck)) "
-            "FROM raw_observations",
+            "SELECT count(*), count(DISTINCT "
+            "printf('%d %d %d %d %d', endpoint_id, location_id, kind_id, slot, recheck)) FROM raw_observations",
         )
         assert int(str(count)) >= acknowledged
         assert count == distinct

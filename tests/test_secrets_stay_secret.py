@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import signal
 from collections.abc import AsyncIterator
@@ -14,6 +15,8 @@ from daemon_stage import Subprocess, command, get, until
 
 KEY = "sk-planted-7d1f0c9e2b64-Never/Seen+Anywhere="
 
+TURNS = web.AppKey("turns", itertools.count)
+
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -21,7 +24,7 @@ async def echoing(request: web.Request) -> web.StreamResponse:
     """A provider that gives the key back in every place it can."""
     key = request.headers.get("Authorization", "").removeprefix("Bearer ")
     assert key == KEY
-    turn = request.app["turns"] = request.app["turns"] + 1
+    turn = next(request.app[TURNS])
     if turn % 3 == 0:
         body = {"error": {"message": f"Incorrect API key provided: {key}", "code": key, "type": f"t-{key}"}}
         return web.json_response(body, status=401, headers={"X-Echo": key})
@@ -42,7 +45,7 @@ async def echoing(request: web.Request) -> web.StreamResponse:
 @pytest.fixture
 async def provider() -> AsyncIterator[str]:
     app = web.Application()
-    app["turns"] = 0
+    app[TURNS] = itertools.count(1)
     app.router.add_post("/v1/chat/completions", echoing)
     runner = web.AppRunner(app)
     await runner.setup()

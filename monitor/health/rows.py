@@ -45,6 +45,23 @@ class TallyRows:
         )
 
 
+def joined(parts: Iterable[TallyRows]) -> TallyRows:
+    """All rows of `parts`, in order; their buckets must be of one width."""
+    blobs: dict[str, list[bytes]] = {name: [] for name in FIGURES}
+    whole = TallyRows(sketches=blobs)
+    for part in parts:
+        whole.bucket_starts.extend(part.bucket_starts)
+        whole.endpoints.extend(part.endpoints)
+        whole.locations.extend(part.locations)
+        whole.kinds.extend(part.kinds)
+        whole.counts.extend(part.counts)
+        whole.answers_asked.extend(part.answers_asked)
+        whole.answers_ok.extend(part.answers_ok)
+        for name, column in blobs.items():
+            column.extend(part.sketches.get(name) or [b""] * len(part))
+    return whole
+
+
 def rows_of(tallies: Iterable[tuple[int, str, str, str, Tally]]) -> TallyRows:
     """(bucket start, endpoint, location, kind, tally) in any order, as columns in the same order."""
     blobs: dict[str, list[bytes]] = {name: [] for name in FIGURES}

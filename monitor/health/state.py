@@ -39,6 +39,9 @@ from monitor.settings import StateRule
 THROTTLED = "throttled"  # the cause of a state that only throttling made
 
 
+_RELEVANT = frozenset({Group.OK, Group.PROVIDER_FAULT, Group.THROTTLED})
+
+
 class State(StrEnum):
     UNKNOWN = "unknown"
     OPERATIONAL = "operational"
@@ -96,16 +99,26 @@ def advance(
 ) -> Standing:
     """`standing` after one more reading, which is later than all before it."""
     group = POLICIES[policy][reading.outcome]
-    if standing.relevant is not None and reading.due_at - standing.relevant.due_at >= forget_seconds:
-        standing = forgotten(standing, forget_seconds)
+    standing = aged(standing, reading.due_at, forget_seconds)
     if is_about_our_key(reading.outcome):
         standing = standing._replace(usable=False, unusable_cause=reading.outcome.value)
     elif group is Group.OK:
         standing = standing._replace(usable=True, unusable_cause=None)
     if group is Group.THROTTLED:
-        return _throttled(standing, reading, rule, forget_seconds)
+        return _throttled(standing, reading, rule)
     if group in (Group.OK, Group.PROVIDER_FAULT):
-        return _counted(standing, reading, rule, policy, forget_seconds)
+        return _counted(standing, reading, rule, policy)
+    return standing
+
+
+def aged(standing: Standing, due_at: float, forget_seconds: float) -> Standing:
+    """`standing` as it is by `due_at`, by the mere passing of time: forgotten, or only throttled since `forget`."""
+    if standing.relevant is None:
+        return standing
+    if due_at - standing.relevant.due_at >= forget_seconds:
+        return forgotten(standing, forget_seconds)
+    if standing.throttled_run and standing.countable and due_at - standing.countable[-1].due_at >= forget_seconds:
+        return only_throttled(standing)._replace(countable=())
     return standing
 
 
@@ -132,25 +145,20 @@ def only_throttled(standing: Standing) -> Standing:
     )
 
 
-def _throttled(standing: Standing, reading: Reading, rule: StateRule, forget_seconds: float) -> Standing:
-    fresh = _fresh(standing.countable, reading, forget_seconds)
-    # A state that was restored has no readings of its own yet; that makes it neither throttled nor unknown.
-    nothing_else = not fresh and (bool(standing.countable) or standing.state is State.UNKNOWN)
+def _throttled(standing: Standing, reading: Reading, rule: StateRule) -> Standing:
+    # A restored state has no readings of its own yet; only out of unknown is the first throttled one all there is.
+    nothing_else = standing.state is State.UNKNOWN and not standing.countable
     standing = standing._replace(
-        countable=fresh,
         throttled_run=standing.throttled_run + 1,
         throttled_since=reading.started_at if standing.throttled_run == 0 else standing.throttled_since,
         relevant=reading,
     )
-    if standing.throttled_run >= rule.down_of or nothing_else:
-        return only_throttled(standing)
-    return standing
+    return only_throttled(standing) if nothing_else or standing.throttled_run >= rule.down_of else standing
 
 
-def _counted(standing: Standing, reading: Reading, rule: StateRule, policy: str, forget_seconds: float) -> Standing:
+def _counted(standing: Standing, reading: Reading, rule: StateRule, policy: str) -> Standing:
     groups = POLICIES[policy]
-    kept = max(rule.down_of, rule.up_of)
-    countable = (*_fresh(standing.countable, reading, forget_seconds), reading)[-kept:]
+    countable = (*standing.countable, reading)[-max(rule.down_of, rule.up_of) :]
     standing = standing._replace(countable=countable, throttled_run=0, throttled_since=None, relevant=reading)
     recent = countable[-rule.down_of :]
     faults = [one for one in recent if groups[one.outcome] is Group.PROVIDER_FAULT]
@@ -199,26 +207,20 @@ def _with_cause(standing: Standing, faults: Sequence[Reading]) -> Standing:
     return standing._replace(cause=telling.outcome.value, detail=telling.detail)
 
 
-def _fresh(countable: tuple[Reading, ...], reading: Reading, forget_seconds: float) -> tuple[Reading, ...]:
-    """What still counts beside `reading`: nothing, if the last countable one is older than `forget`."""
-    if countable and reading.due_at - countable[-1].due_at >= forget_seconds:
-        return ()
-    return countable
-
-
 class StateMachine:
     """The standing of one endpoint and location, and enough of its past to put late readings into their place.
 
     Use from one task. Ages are handed in, so that no wall-clock step makes anybody forget.
     """
 
-    __slots__ = ("_base", "_horizon", "_policy", "_readings", "_rule", "standing")
+    __slots__ = ("_base", "_horizon", "_policy", "_readings", "_rule", "_standings", "standing")
 
     def __init__(self, rule: StateRule, policy: str, standing: Standing | None = None) -> None:
         self._rule = rule
         self._policy = policy
         self._base = standing or Standing()  # what was known before the first of `_readings`
         self._readings: list[Reading] = []
+        self._standings: list[Standing] = []  # after each of them
         self._horizon: tuple[float, int] | None = None  # (due_at, recheck): what is not later is part of `_base`
         self.standing = self._base
 
@@ -232,63 +234,57 @@ class StateMachine:
         reading = Reading(
             observation.due_at, observation.recheck, observation.started_at, observation.outcome, observation.detail
         )
-        group = POLICIES[self._policy][reading.outcome]
-        relevant = group in (Group.OK, Group.PROVIDER_FAULT, Group.THROTTLED)
+        relevant = POLICIES[self._policy][reading.outcome] in _RELEVANT
         if not relevant and not is_about_our_key(reading.outcome):
             return False
+        readings = self._readings
+        place = len(readings)
+        if readings and reading[:2] <= readings[-1][:2]:
+            place = bisect_left(readings, reading[:2], key=lambda one: one[:2])
+            if readings[place][:2] == reading[:2]:
+                return False
         if self._horizon is not None and reading[:2] <= self._horizon:
             return False
-        if not self._readings or reading[:2] > self._readings[-1][:2]:
-            self._readings.append(reading)
-            self.standing = advance(self.standing, reading, self._rule, self._policy, forget_seconds)
-            self._drop_oldest(forget_seconds)
-            return relevant
-        place = bisect_left(self._readings, reading[:2], key=lambda one: one[:2])
-        if self._readings[place][:2] == reading[:2]:
-            return False
-        self._readings.insert(place, reading)
-        self.standing = self._base
-        for one in self._readings:
-            self.standing = advance(self.standing, one, self._rule, self._policy, forget_seconds)
-        self._drop_oldest(forget_seconds)
+        readings.insert(place, reading)
+        del self._standings[place:]
+        standing = self._standings[-1] if self._standings else self._base
+        for one in readings[place:]:
+            standing = advance(standing, one, self._rule, self._policy, forget_seconds)
+            self._standings.append(standing)
+        self.standing = standing
+        # Twice what the rule looks at: a reading that is later than this hardly bears on the present.
+        while len(readings) > 2 * max(self._rule.down_of, self._rule.up_of):
+            self._horizon = readings.pop(0)[:2]
+            self._base = self._standings.pop(0)
         return relevant
 
     def expire(self, age_seconds: float, forget_seconds: float) -> bool:
         """Forget what is too old: `age_seconds` is how long ago the last relevant reading was due (infinite if there
         is none). Whether the state or its cause changed."""
-        standing = self.standing
-        if age_seconds >= forget_seconds:
-            after = forgotten(standing, forget_seconds)
+        before = self.standing
+        if before.relevant is None:
+            after = forgotten(before, forget_seconds) if age_seconds >= forget_seconds else before
         else:
-            lead = self._countable_lead_seconds()
-            if lead is None or age_seconds + lead < forget_seconds:
-                return False
-            after = only_throttled(standing)
-        if standing.state is State.UNKNOWN is after.state:
-            after = standing
-        changed = (after.state, after.cause) != (standing.state, standing.cause)
-        if changed:
-            self._base = self.standing = after
-            if self._readings:
-                self._horizon = self._readings[-1][:2]
-                self._readings.clear()
-        return changed
+            after = aged(before, before.relevant.due_at + age_seconds, forget_seconds)
+        if after is before:
+            return False
+        self._base = self.standing = after
+        if self._readings:
+            self._horizon = self._readings[-1][:2]
+            self._readings.clear()
+            self._standings.clear()
+        return (after.state, after.cause) != (before.state, before.cause)
 
     def expires_after_seconds(self, forget_seconds: float) -> float | None:
         """How old the last relevant reading must be for `expire` to change anything; None if it never will."""
-        if self.standing.state is State.UNKNOWN and self.standing.throttled_run == 0:
-            return None
-        return forget_seconds - (self._countable_lead_seconds() or 0.0)
-
-    def _countable_lead_seconds(self) -> float | None:
-        """How much older than the last (throttled) reading the last countable one is; None if throttling changes
-        nothing by growing older."""
         standing = self.standing
-        if standing.throttled_run == 0 or not standing.countable or standing.relevant is None:
+        if standing.state is State.UNKNOWN and standing.throttled_run == 0:
             return None
+        if standing.relevant is None or standing.throttled_run == 0 or not standing.countable:
+            return forget_seconds
         if standing.state is State.DEGRADED and standing.cause == THROTTLED:
-            return None
-        return standing.relevant.due_at - standing.countable[-1].due_at
+            return forget_seconds
+        return forget_seconds - (standing.relevant.due_at - standing.countable[-1].due_at)
 
     def wants_recheck(self, observation: Observation) -> bool:
         """Whether `observation` is a fault that a quick recheck would help to settle: never when already down, and at
@@ -298,14 +294,3 @@ class StateMachine:
             and self.standing.state is not State.DOWN
             and observation.recheck < self._rule.down_failures - 1
         )
-
-    @property
-    def _kept(self) -> int:
-        # Twice what the rule looks at: a reading that is later than this hardly bears on the present.
-        return 2 * max(self._rule.down_of, self._rule.up_of)
-
-    def _drop_oldest(self, forget_seconds: float) -> None:
-        while len(self._readings) > self._kept:
-            oldest = self._readings.pop(0)
-            self._horizon = oldest[:2]
-            self._base = advance(self._base, oldest, self._rule, self._policy, forget_seconds)

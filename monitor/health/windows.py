@@ -71,8 +71,8 @@ class RestoreRanges:
 class Windows:
     """Not thread-safe: use from one task at a time. A series has a row number, given when it is first seen, for ever.
 
-    `now` is UTC seconds. Memory: about 13 KB per series (for times between 50 ms and 60 s), and 56 bytes for each
-    observation of the last 30 minutes.
+    `now` is UTC seconds. Memory: some 20 KB per series (of figures that spread over a factor of 500), and 56 bytes for
+    each observation of the last 30 minutes.
     """
 
     def __init__(self, now: float) -> None:
@@ -134,7 +134,7 @@ class Windows:
 
     def leaving_spans(self, to_hour: int) -> dict[str, tuple[int, int]]:
         """window -> [start, end) of the hourly rows that leave it when the edge moves to `to_hour`. Empty if it does
-        not move."""
+        not move. Every hour of these spans must have been rolled up: they are a day old or older."""
         if to_hour <= self.edge_hour:
             return {}
         return {window: (self.edge_hour - span, to_hour - span) for window, span in LONG_WINDOWS.items()}

@@ -32,7 +32,7 @@ _KEY_LIKE = re.compile(
   | \b(?:sk|pk|rk|gsk|csk|xai|hf|r8|nvapi|fw|tgp|pplx|ghp|glpat|dapi)[-_][A-Za-z0-9_.*-]{6,}
   | \bAIza[A-Za-z0-9_-]{10,}
   | \b(?:AKIA|ASIA)[A-Z0-9]{12,}
-  | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_.-]+
+  | \beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_.-]+
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -128,6 +128,7 @@ def _forms(value: str) -> Iterator[str]:
         yield quoted
         yield re.sub("%..", lambda escape: escape[0].lower(), quoted)
     yield json.dumps(value)[1:-1]
+    yield json.dumps(json.dumps(value)[1:-1])[1:-1]  # a gateway quotes its upstream's JSON in its own
     yield json.dumps(value, ensure_ascii=False)[1:-1]
     yield json.dumps(value)[1:-1].replace("/", "\\/")
     yield html.escape(value)

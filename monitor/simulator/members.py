@@ -107,10 +107,6 @@ class Fleet:
     def served_by(self, provider: str) -> tuple[SimEndpoint, ...]:
         return tuple(endpoint for endpoint in self.endpoints.values() if endpoint.provider == provider)
 
-    def find(self, provider: str, upstream: str) -> SimEndpoint | None:
-        """The endpoint that `provider` calls `upstream`; None if it serves no such model."""
-        return next((e for e in self.endpoints.values() if e.provider == provider and e.upstream == upstream), None)
-
 
 def fleet_of(
     seed: int,

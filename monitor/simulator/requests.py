@@ -54,9 +54,9 @@ class RequestReader:
     def next(self) -> Request | None:
         """The next whole request; None if more bytes are needed. BadRequest if there will never be one."""
         end = self._buffer.find(b"\r\n\r\n")
+        if (len(self._buffer) if end < 0 else end) > _HEAD_BYTES:
+            raise BadRequest(431, "The request's headers are longer than 64 KiB.")
         if end < 0:
-            if len(self._buffer) > _HEAD_BYTES:
-                raise BadRequest(431, "The request's headers are longer than 64 KiB.")
             return None
         lines = bytes(self._buffer[:end]).decode("latin-1").split("\r\n")
         words = lines[0].split(" ")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from monitor.catalog.model import Endpoint
 from monitor.slot import Cadence, Era
 from monitor.storage import schema
 from monitor.storage.codec import micros
@@ -16,13 +14,6 @@ from monitor.storage.names import Names
 from monitor.storage.schema import MILLION
 
 EndpointAtLocation = tuple[str, str]
-
-
-def target_of(endpoint: Endpoint) -> str:
-    """What is probed, in a form to compare and to keep: dialect, upstream and a digest of the base URL."""
-    # A digest: nothing stops a careless user from writing a key into the URL, and the database must hold none.
-    digest = hashlib.blake2b(endpoint.base_url.encode(), digest_size=8).hexdigest()
-    return f"{endpoint.dialect} {endpoint.upstream} {digest}"
 
 
 async def record_eras(

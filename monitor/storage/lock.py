@@ -25,7 +25,8 @@ class Holder(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         where = f", listening on {self.listen}" if self.listen else ""
-        return f"the {self.owner} with pid {self.pid} on {self.host}, since {self.since}{where}"
+        who = f"the {self.owner} with pid {self.pid} on {self.host}, since {self.since}" if self.pid else self.owner
+        return who + where
 
 
 class FileLock:
@@ -46,9 +47,8 @@ class FileLock:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
-            holder = read_holder(self._database)
             raise DatabaseHeld(
-                f"database {self._database} is in use by {holder or 'another process'}; "
+                f"database {self._database} is in use by {_written(self.path) or 'another process'}; "
                 "stop it first, or give this one a `database:` of its own"
             ) from None
         self._fd = fd
@@ -68,8 +68,23 @@ class FileLock:
 
 
 def read_holder(database: Path) -> Holder | None:
-    """Who last took the lock of `database` and has not let go of it in order; None if nobody is named."""
+    """Who holds the lock of `database`; None if nobody does, whatever a dead process left written there."""
+    path = database.with_name(database.name + ".lock")
     try:
-        return msgspec.json.decode(database.with_name(database.name + ".lock").read_bytes(), type=Holder)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _written(path) or Holder("another process", 0, socket.gethostname(), "")
+    finally:
+        os.close(fd)
+    return None
+
+
+def _written(path: Path) -> Holder | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Holder)
     except (OSError, msgspec.DecodeError):
         return None

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, func, select, tuple_
+from sqlalchemy import Select, and_, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.observation import Observation
@@ -109,7 +109,9 @@ class RawReads(Reader):
                 if len(rows) < chunk:
                     break
                 after = tuple(rows[-1][:5])
-            position = first if newest_first else last
+                # The comparison of whole keys is no bound to SQLite's planner; this is.
+                first, last = (first, after[0] + 1) if newest_first else (after[0], last)
+            position = max(position - width, low) if newest_first else min(position + width, high)
             if took < _QUICK_SECONDS:
                 width = min(width * 2, _LONGEST_SLICE_MS)
             elif took > _SLOW_SECONDS:
@@ -177,9 +179,13 @@ class RawReads(Reader):
             query = query.where(tuple_(*_KEY) < tuple_(*after) if newest_first else tuple_(*_KEY) > tuple_(*after))
         return query
 
-    async def _decoded(self, connection: AsyncConnection, rows: Sequence[Row[Any]]) -> list[Observation]:
-        await self._know(connection, rows)
-        return [observation_of(row, *self._place(row)) for row in rows]
+    async def _decoded(self, connection: AsyncConnection, rows: Sequence[Any]) -> list[Observation]:
+        endpoints, locations, kinds = self._endpoints, self._locations, self._kinds
+        try:
+            return [observation_of(row, endpoints[row[1]], locations[row[2]], kinds[row[3]]) for row in rows]
+        except KeyError:
+            await self._know_all(connection)
+            return [observation_of(row, endpoints[row[1]], locations[row[2]], kinds[row[3]]) for row in rows]
 
     async def _conditions(
         self,

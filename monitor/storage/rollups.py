@@ -43,7 +43,7 @@ ExpectedOf = Callable[[str, str, float, float], int]
 CLOSE_AFTER_SECONDS = 120.0
 
 _ROWS_A_TURN = 20  # rollup rows between two turns of the event loop: some 5 ms
-_ENDPOINTS_A_READ = 100  # endpoints whose day is merged at once: 2,400 hourly rows in memory
+_ENDPOINTS_A_READ = 20  # endpoints whose day is merged at once: 480 hourly rows
 
 
 class HourBook:

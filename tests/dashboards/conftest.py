@@ -3,64 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import socket
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-
-from tests.dashboards.sample_metrics import Monitor
+from live_prometheus import SCRAPE_INTERVAL, Prometheus
+from sample_metrics import Monitor
 
 RULES = Path(__file__).parents[2] / "dashboards" / "prometheus"
-SCRAPE_SECONDS = 0.4
-# Enough for rate() over `RATE_INTERVAL` to have its two samples.
-SCRAPES = 4
-RATE_INTERVAL = "5s"
 
 
-class Prometheus:
-    def __init__(self, port: int) -> None:
-        self.address = f"http://127.0.0.1:{port}"
-
-    def get(self, path: str, **parameters: str | float) -> Any:
-        """The answer's `data`; AssertionError with Prometheus's own words if it refuses."""
-        url = f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                body = json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise AssertionError(f"{parameters}: {json.load(error)['error']}") from None
-        assert body["status"] == "success", body
-        return body["data"]
-
-    def query(self, expr: str) -> dict[Mapping[str, str], float]:
-        """An instant query: labels (as a sorted tuple of pairs) -> value."""
-        found = self.get("query", query=expr)["result"]
-        return {tuple(sorted(each["metric"].items())): float(each["value"][1]) for each in found}  # type: ignore[misc]
-
-    def range(self, expr: str) -> list[Any]:
-        now = time.time()
-        return list(self.get("query_range", query=expr, start=now - 2, end=now, step=1)["result"])
-
-    def answers(self) -> bool:
-        try:
-            scraped = self.query('min(count_over_time(up{job="llm-provider-monitor"}[1m]))')
-            recorded = self.query("fleet:llm_model_available:ratio")
-        except (OSError, AssertionError):
-            return False
-        return bool(recorded) and min(scraped.values(), default=0) >= SCRAPES
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("promtool is not there: deploy/install-test-packages")
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -102,8 +67,7 @@ def prometheus(monitors: list[str], tmp_path_factory: pytest.TempPathFactory) ->
         pytest.skip("prometheus is not there: deploy/install-test-packages")
     folder = tmp_path_factory.mktemp("prometheus")
     config = yaml.safe_load((RULES / "prometheus.yml").read_text())
-    config["global"] = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), f"{SCRAPE_SECONDS}s")
-    config["global"] = {name: f"{int(SCRAPE_SECONDS * 1000)}ms" for name in config["global"]}
+    config["global"] = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), SCRAPE_INTERVAL)
     config["rule_files"] = [str(RULES / name) for name in config["rule_files"]]
     config["scrape_configs"][0].pop("scrape_timeout")
     config["scrape_configs"][0]["static_configs"][0]["targets"] = monitors

@@ -16,14 +16,14 @@ from monitor.settings import ExportSettings
 from monitor.web.exposition import Exposition
 
 LOCATIONS = ("fra", "iad")
-MODELS = ("openai/gpt-4o-mini", "meta/llama-3.3-70b", "acme/thinker.v2+")
+MODELS = ("openai/gpt-4o-mini", "meta/llama-3.3-70b", "acme/thinker-v2.5")
 OFFERS = (("acme", ""), ("azure", "us-east"), ("azure", "eu-west"), ("zeta", ""))
 ENDPOINTS = len(LOCATIONS) * len(MODELS) * len(OFFERS)
 INTERVAL = 60.0
 
 DOWN = ("openai/gpt-4o-mini", "zeta", "", "iad")
 DEGRADED = ("meta/llama-3.3-70b", "azure", "us-east", "fra")
-UNUSABLE = ("acme/thinker.v2+", "zeta", "", "fra")
+UNUSABLE = ("acme/thinker-v2.5", "zeta", "", "fra")
 
 _SPANS = {"5m": 300, "30m": 1800, "1d": 86_400, "7d": 604_800, "30d": 2_592_000}
 _EXPORT = ExportSettings()
@@ -127,4 +127,4 @@ class Monitor:
             metrics.probe_start_delay.observe(0.004)
             metrics.observations_written.inc()
         metrics.probes_skipped.labels("overlap").inc(ticks)
-        return self._exposition.page("a sample for the tests")
+        return b"".join(self._exposition.page("a sample for the tests"))

@@ -409,8 +409,9 @@ MINE, YOURS = replace(ONE, interval_seconds=57.3), replace(OTHER, interval_secon
 class Life:
     """A board with its storage, driven at random: what the daemon does, without the daemon."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, rows_come_late: bool) -> None:
         self.rng = rng
+        self.rows_come_late = rows_come_late
         self.clock = FakeClock(NOW)
         self.rollups = Rollups(NOW)
         self.ledger = IncidentLedger()
@@ -434,7 +435,7 @@ class Life:
                 continue
             bad = self.rng.random() < self.failing
             outcome = self.rng.choice([Outcome.CONNECT, Outcome.RATE_LIMITED, Outcome.AUTH]) if bad else Outcome.SUCCESS
-            late = 0.0 if place == HERE else self.rng.choice([0.0, 0.0, 130.0, 5000.0])
+            late = self.rng.choice([0.0, 0.0, 130.0, 5000.0]) if self.rows_come_late and place != HERE else 0.0
             started_at = self.clock.now() - late + self.rng.uniform(0, 0.1)
             batch.append(probe(started_at, outcome, of=of, location=place, **figures_of(self.rng.lognormvariate(0, 1))))
         for one in batch:
@@ -478,18 +479,23 @@ def without_process(view: EndpointView) -> EndpointView:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_restart_brings_the_same_views_back(seed: int) -> None:
-    await live(seed, minutes=240)
+    await live(seed, minutes=240, rows_come_late=False)
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_a_restart_brings_the_same_windows_back_when_rows_come_late(seed: int) -> None:
+    await live(seed, minutes=240, rows_come_late=True)
 
 
 @pytest.mark.prove
-@pytest.mark.parametrize("seed", range(12))
-async def test_many_restarts_bring_the_same_views_back(seed: int) -> None:
-    await live(100 + seed, minutes=3000)
+@pytest.mark.parametrize("seed", range(8))
+async def test_many_restarts_bring_everything_back(seed: int) -> None:
+    await live(100 + seed, minutes=3000, rows_come_late=seed % 2 == 1)
 
 
-async def live(seed: int, minutes: int) -> None:
+async def live(seed: int, minutes: int, rows_come_late: bool) -> None:
     rng = random.Random(seed)
-    life = Life(rng)
+    life = Life(rng, rows_come_late)
     for number in range(minutes):
         await life.minute()
         if rng.random() < 0.1:
@@ -500,8 +506,11 @@ async def live(seed: int, minutes: int) -> None:
         if number % 60 == 59:
             board, ledger = life.restarted()
             ours, theirs = refreshed(life.board), refreshed(board)
-            assert [without_process(view) for view in theirs] == [without_process(view) for view in ours]
-            assert set(ledger.still_open) == set(life.ledger.still_open)
+            assert [view.windows for view in theirs] == [view.windows for view in ours]
+            if not rows_come_late:
+                # A state that was made of late rows depends on when they came; it is found anew.
+                assert [without_process(view) for view in theirs] == [without_process(view) for view in ours]
+                assert ledger.still_open == life.ledger.still_open
             if rng.random() < 0.5:
                 life.board, life.ledger = board, ledger
     for view in refreshed(life.board):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.health.dense import BinMatrix, CountMatrix
-from monitor.health.rows import rows_of
+from monitor.health.rows import TallyRows, joined, rows_of
 from monitor.health.sketch import (
     FIGURES,
     SECONDS,
@@ -213,3 +214,7 @@ def test_tallies_of_parts_merge_to_the_tally_of_the_whole(rows: list[tuple[Outco
     assert {name: decode(columns.sketches[name][0]) for name in FIGURES} == whole.sketches
     assert len(columns.part(0, 1)) == 1
     assert len(columns.part(1, 5)) == 0
+    twice = joined([columns, TallyRows(), columns])
+    assert len(twice) == 2
+    assert twice.part(1, 2) == columns
+    assert joined([replace(columns, sketches={})]).sketches == {name: [b""] for name in FIGURES}

@@ -132,7 +132,7 @@ def test_under_the_openrouter_policy_an_expired_key_counts_as_a_fault_and_still_
         ("to", OPERATIONAL, None, 1),
         ("ootttto", OPERATIONAL, None, 6),
         ("ottttF", DEGRADED, "server_error", 1),
-        ("FtttttttFF", DOWN, "server_error", 0),
+        ("FtttttttFF", DOWN, "server_error", 8),
         ("otamttpt", DEGRADED, THROTTLED, 1),
         ("o......t.......t", DEGRADED, THROTTLED, 7),
     ],
@@ -197,6 +197,14 @@ def test_only_throttled_since_the_time_to_forget_is_degraded_though_they_were_fe
     assert (machine.standing.state, machine.standing.cause, minute(machine.standing)) == (DEGRADED, THROTTLED, 6)
     assert machine.expires_after_seconds(FORGET) == FORGET
     assert machine.expire(FORGET, FORGET)
+    assert machine.standing.state is UNKNOWN
+
+
+def test_a_state_that_was_never_known_is_forgotten_once_and_not_looked_at_again() -> None:
+    machine = machine_of("FFt")
+    assert machine.expires_after_seconds(FORGET) == FORGET - 60
+    assert not machine.expire(2 * FORGET, FORGET)
+    assert machine.expires_after_seconds(FORGET) is None
     assert machine.standing.state is UNKNOWN
 
 

@@ -7,7 +7,6 @@ import json
 import socket
 import ssl
 import struct
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -82,6 +81,10 @@ class Conn:
 
     def fin(self) -> None:
         self.writer.close()
+
+    def fin_without_goodbye(self) -> None:
+        """TCP's end alone, as from a process that was killed: TLS has one of its own, which is missing then."""
+        self.writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
         sock = self.writer.get_extra_info("socket")
@@ -191,7 +194,7 @@ class Stage:
     probing: ProbingSettings = PATIENT
     worked_before: bool = False
     endpoint: Mapping[str, Any] = field(default_factory=dict)
-    quirks: Quirks = Quirks()
+    quirks: Quirks = field(default_factory=Quirks)
     secrets: tuple[str, ...] = ()
     clock: Clock = field(default_factory=SystemClock)
     nonce: str = NONCE
@@ -256,34 +259,11 @@ def replying(status: str, body: Any, **headers: str) -> Script:
     return script
 
 
-class Authority:
-    """Certificates for 127.0.0.1, made with the openssl command: a good one and its broken sisters."""
+CERTIFICATES = Path(__file__).parent / "certificates"
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self.ca = directory / "ca.pem"
-        self._openssl(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test-authority "
-            "-keyout ca.key -out ca.pem -addext keyUsage=critical,keyCertSign"
-        )
 
-    def server_context(self, san: str = "IP:127.0.0.1", is_expired: bool = False) -> ssl.SSLContext:
-        name = f"{san.replace(':', '-')}-{is_expired}"
-        if not (self._directory / f"{name}.pem").exists():
-            (self._directory / f"{name}.ext").write_text(f"subjectAltName={san}\n")
-            self._openssl(
-                f"req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=test -keyout {name}.key "
-                f"-out {name}.csr"
-            )
-            # A span that lies in the past needs `openssl ca`; a signature of -1 days does as well.
-            days = "-1" if is_expired else "2"
-            self._openssl(
-                f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days} "
-                f"-extfile {name}.ext -out {name}.pem"
-            )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._directory / f"{name}.pem", self._directory / f"{name}.key")
-        return context
-
-    def _openssl(self, arguments: str) -> None:
-        subprocess.run(["openssl", *arguments.split()], cwd=self._directory, check=True, capture_output=True)
+def server_context(certificate: str) -> ssl.SSLContext:
+    """TLS for a provider that shows one of `certificates/`, by its name without `.pem`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATES / f"{certificate}.pem")
+    return context

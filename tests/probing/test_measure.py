@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -277,5 +278,5 @@ def test_streaming_figures_equal_those_reckoned_from_the_whole_list(reads: list[
         assert tape.first_payload_at == (stamps[0] if stamps else None)
     assert tape.last_payload_at == (stamps[-1] if stamps else None)
     if len(stamps) > 1:
-        gaps = max(after - before for before, after in zip(stamps, stamps[1:], strict=False))
+        gaps = max(after - before for before, after in itertools.pairwise(stamps))
         assert tape.max_gap_seconds == pytest.approx(gaps, abs=1e-9)

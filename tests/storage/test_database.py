@@ -74,8 +74,13 @@ async def test_another_process_is_named_and_its_death_frees_the_database(
         assert holder.stdout.readline() == b"open\n"
         with pytest.raises(DatabaseHeld, match=f"pid {holder.pid} "):
             await Database.open(settings, clock)
+        named = read_holder(path_of(settings.url))
+        assert named is not None
+        assert named.pid == holder.pid
         holder.kill()
         holder.wait()
+    assert (path_of(settings.url).with_name("monitor.db.lock")).read_bytes() != b""
+    assert read_holder(path_of(settings.url)) is None
     database = await Database.open(settings, clock)
     await database.close()
 
@@ -222,9 +227,10 @@ async def test_a_reader_works_beside_a_daemon_and_sees_what_it_commits(
         await beside.close()
 
 
-async def test_a_reader_needs_a_database_that_is_there(settings: DatabaseSettings, clock: FakeClock) -> None:
+async def test_a_reader_needs_a_database_that_is_there(tmp_path: Path, clock: FakeClock) -> None:
     with pytest.raises(DatabaseMissing, match="no such file; `monitor run` creates it"):
-        await Database.open_read_only(settings, clock)
+        await Database.open_read_only(DatabaseSettings(f"sqlite:///{tmp_path / 'none.db'}"), clock)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_migrations_are_told_with_the_places_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

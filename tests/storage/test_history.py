@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,12 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from storage_samples import DAY, HOUR, MIDNIGHT, Stage, observation, stored, varied
 
 from monitor.clock import FakeClock
+from monitor.health.incidents import Incident
+from monitor.health.state import State
 from monitor.outcome import Outcome
 from monitor.slot import Cadence, Era
 from monitor.storage.eras import record_eras
 from monitor.storage.facts import MADE_UP, read_skew, write_fact
 from monitor.storage.history import LastSlot
 from monitor.storage.incidents import record_state
+from monitor.storage.recorded import record_incident
 
 
 async def streamed(store: Stage, **span: Any) -> list[Any]:
@@ -257,3 +261,21 @@ async def test_incidents_begin_end_and_are_found_by_the_moments_they_lasted(stor
     assert await states(since=350) == [("m@b", "down")]
     assert await states(until=150) == [("m@a", "degraded")]
     assert await states(location="elsewhere") == []
+
+
+async def test_an_incident_is_one_row_however_often_it_is_written(store: Stage) -> None:
+    begun = Incident("m@a", "local", State.DEGRADED, "throttled", 100.0, detail="slow down")
+    for one in (
+        begun,
+        replace(begun, state=State.DOWN, cause="reset"),
+        replace(begun, state=State.DOWN, ended_at=160.5),
+    ):
+        await store.writer.submit(lambda connection, one=one: record_incident(connection, store.database.names, one))
+    (found,) = await store.history.incidents()
+    assert (found.state, found.cause, found.detail, found.started_at, found.ended_at) == (
+        "down",
+        "throttled",
+        "slow down",
+        100.0,
+        160.5,
+    )

@@ -203,7 +203,7 @@ async def test_a_model_has_openrouters_fields_and_sums_up_its_endpoints(web: Sta
     listed = await web.json("/api/v1/models")
     assert (listed["total_count"], listed["links"]) == (2, {"next": None})
     mini, llama = listed["data"]
-    assert OPENROUTER_MODEL < set(mini)
+    assert set(mini) > OPENROUTER_MODEL
     assert mini["pricing"] == {"prompt": "0.0000001", "completion": "0.0000004", "discount": 0}
     assert mini["top_provider"] == {"context_length": 128000, "max_completion_tokens": 16384, "is_moderated": False}
     assert mini["supported_parameters"] == ["temperature", "max_tokens", "stop"]

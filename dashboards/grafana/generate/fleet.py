@@ -211,7 +211,7 @@ def _left_out() -> list[Json]:
             ], SHARE,
         ),
         table(
-            "Not usable",
+            "Not usable, and how often asked",
             "Endpoints that our own key, quota or configuration rules out; they are asked again at least "
             "every 15 minutes.",
             [

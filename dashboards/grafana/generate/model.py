@@ -111,7 +111,7 @@ def _timeline() -> Json:
             "unit": "short",
             "thresholds": steps((None, BAD), (1, WARN), (2, OK)),
             "color": {"mode": "thresholds"},
-            "custom": {"fillOpacity": 70, "lineWidth": 0, "spanNulls": False},
+            "custom": {"fillOpacity": 70, "lineWidth": 0},
             "mappings": [
                 {
                     "type": "value",

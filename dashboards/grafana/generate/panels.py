@@ -196,7 +196,6 @@ def variable(name: str, label: str, query: str, *, several: bool) -> Json:
         "name": name,
         "label": label,
         "datasource": DATASOURCE,
-        "definition": query,
         "query": {"query": query, "refId": f"Variable-{name}"},
         "refresh": 2,  # when the time range changes, so that new endpoints turn up
         "sort": 1,

@@ -1,0 +1,224 @@
+"""Three deadlines that only generated payload moves, and one for connecting."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from probing_stage import DONE, ROLE, STOP, Conn, Stage, delta, probed, saying, text, usage
+
+from monitor.observation import Observation
+from monitor.outcome import Outcome
+
+SHORT = 0.12
+
+
+@contextmanager
+def lasting(at_least: float, at_most: float) -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    assert at_least <= time.monotonic() - begun <= at_most
+
+
+async def repeating(conn: Conn, *said: Any) -> None:
+    """The same event every 10 ms, for as long as anyone listens."""
+    while True:
+        await conn.events(*said)
+        await asyncio.sleep(0.01)
+
+
+async def test_silence_before_the_headers_is_a_first_token_timeout() -> None:
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.hang()
+
+    with lasting(SHORT, 2.0):
+        observation = await probed(script, first_token_timeout_seconds=SHORT)
+    assert observation.outcome is Outcome.TIMEOUT_FIRST_TOKEN
+    assert observation.headers_seconds is None
+    assert "no headers within 0.12 s" in (observation.detail or "")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [ROLE, {"choices": []}, usage(), ": keep-alive", delta(content=""), {"type": "ping"}],
+    ids=["role", "empty choices", "usage", "data that is no JSON object", "empty text", "ping"],
+)
+async def test_no_chatter_without_a_token_moves_the_first_token_deadline(said: Any) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        if said == ": keep-alive":
+            while True:
+                await conn.write(": keep-alive\n\n")
+                await asyncio.sleep(0.01)
+        await repeating(conn, said)
+
+    with lasting(SHORT, 2.0):
+        observation = await probed(script, first_token_timeout_seconds=SHORT)
+    assert observation.outcome is Outcome.TIMEOUT_FIRST_TOKEN
+    assert observation.ttft_seconds is None
+    assert (observation.first_event_seconds is None) == (said == ": keep-alive")
+
+
+async def stalled(conn: Conn) -> None:
+    await conn.request()
+    await conn.head()
+    await conn.events(text("a"))
+    while True:
+        await conn.write(": OPENROUTER PROCESSING\n\n")
+        await conn.events(ROLE)
+        await asyncio.sleep(0.01)
+
+
+async def test_a_stall_in_mid_stream_is_an_idle_timeout_whatever_else_is_said() -> None:
+    with lasting(SHORT, 2.0):
+        observation = await probed(stalled, idle_timeout_seconds=SHORT)
+    assert observation.outcome is Outcome.TIMEOUT_IDLE
+    assert observation.ttft_seconds is not None
+    assert observation.latency_seconds is None
+    assert "after 1 payload events" in (observation.detail or "")
+
+
+async def test_a_finish_reason_without_an_end_is_an_idle_timeout() -> None:
+    observation = await probed(saying_and_hanging(text("a"), STOP), idle_timeout_seconds=SHORT)
+    assert observation.outcome is Outcome.TIMEOUT_IDLE
+
+
+def saying_and_hanging(*chunks: Any) -> Any:
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        await conn.events(*chunks)
+        await conn.hang()
+
+    return script
+
+
+async def test_payload_moves_the_idle_deadline_and_never_the_whole_probes() -> None:
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        await repeating(conn, text("a"))
+
+    with lasting(3 * SHORT, 2.0):
+        observation = await probed(script, idle_timeout_seconds=SHORT, timeout_seconds=3 * SHORT)
+    assert observation.outcome is Outcome.TIMEOUT_TOTAL
+    assert observation.max_gap_seconds is not None
+    assert observation.max_gap_seconds < SHORT
+
+
+@pytest.mark.parametrize(
+    "chunk", [delta(reasoning="hm"), delta(refusal="no"), delta(tool_calls=[{"function": {"arguments": "{"}}])]
+)
+async def test_every_channel_of_payload_moves_the_idle_deadline(chunk: Any) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        for _ in range(8):
+            await conn.events(chunk)
+            await asyncio.sleep(0.03)
+        await conn.events(STOP, DONE)
+
+    observation = await probed(script, idle_timeout_seconds=0.15, first_token_timeout_seconds=0.5)
+    assert observation.outcome is Outcome.SUCCESS
+
+
+async def test_a_port_that_does_not_answer_is_a_connect_timeout() -> None:
+    # A full backlog drops the SYN: Linux answers nothing.
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        await asyncio.sleep(0.02)
+        stage = Stage()
+        stage.probing = type(stage.probing)(connect_timeout_seconds=SHORT)
+        with lasting(SHORT, 2.0):
+            report = await stage.send(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+        for filler in fillers:
+            filler.close()
+    assert report.observation.outcome is Outcome.TIMEOUT_CONNECT
+    assert report.observation.connect_seconds is None
+
+
+async def test_a_handshake_that_never_ends_is_a_connect_timeout() -> None:
+    from probing_stage import provider
+
+    async def script(conn: Conn) -> None:
+        await conn.hang()
+
+    stage = Stage()
+    stage.probing = type(stage.probing)(connect_timeout_seconds=SHORT)
+    async with provider(script) as port:
+        with lasting(SHORT, 2.0):
+            report = await stage.send(f"https://127.0.0.1:{port}/v1")
+    assert report.observation.outcome is Outcome.TIMEOUT_CONNECT
+
+
+async def test_a_refusal_whose_body_never_ends_is_judged_by_what_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monitor.probing.attempt.ERROR_BODY_SECONDS", 0.05)
+
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head("429 X", False, content_length="5000")
+        await conn.write('{"error": "Too many requests')
+        await conn.hang()
+
+    observation = await probed(script, first_token_timeout_seconds=0.5)
+    assert observation.outcome is Outcome.RATE_LIMITED
+
+
+async def test_no_timeout_of_a_gateway_is_one_of_ours() -> None:
+    from probing_stage import replying
+
+    for status in ("504 X", "522 X", "524 X", "408 X"):
+        assert (await probed(replying(status, {}))).outcome is Outcome.SERVER_ERROR
+
+
+async def test_a_deadline_that_our_own_loop_slept_through_is_not_the_providers() -> None:
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        await conn.events(text("a"))
+        asyncio.get_running_loop().call_later(0.01, time.sleep, 1.3)
+        await conn.hang()
+
+    observation = await probed(script, idle_timeout_seconds=SHORT)
+    assert observation.outcome is Outcome.OVERLOAD
+    assert "timeout_idle" in (observation.detail or "")
+
+
+async def test_a_deadline_is_reckoned_by_the_stamp_and_not_by_the_timer() -> None:
+    """The next token comes just after its deadline, while the loop is too busy to notice that it passed."""
+
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        await conn.events(text("a"))
+
+        def late() -> None:
+            time.sleep(SHORT + 0.05)
+            conn.writer.write(b"%x\r\n%s\r\n" % (5, b"data:"))
+
+        asyncio.get_running_loop().call_later(0.02, late)
+        await conn.hang()
+
+    observation: Observation = await probed(script, idle_timeout_seconds=SHORT)
+    assert observation.outcome is Outcome.TIMEOUT_IDLE
+
+
+async def test_a_stream_of_many_slow_tokens_outlives_every_deadline_but_the_total() -> None:
+    observation = await probed(
+        saying(*[text("a")] * 12, STOP, usage(), DONE, pause=0.03),
+        idle_timeout_seconds=0.2,
+        first_token_timeout_seconds=0.2,
+    )
+    assert observation.outcome is Outcome.SUCCESS

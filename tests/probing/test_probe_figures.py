@@ -1,0 +1,269 @@
+"""The figures of whole probes, over sockets with known pauses."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from probing_stage import (
+    DONE,
+    NONCE,
+    ROLE,
+    STOP,
+    Conn,
+    Stage,
+    delta,
+    endpoint_at,
+    probed,
+    provider,
+    replying,
+    report_of,
+    saying,
+    text,
+    turn_of,
+    usage,
+)
+
+from monitor import __version__
+from monitor.catalog.model import Price
+from monitor.clock import SystemClock
+from monitor.outcome import Outcome
+
+# Loopback and a busy machine together; every pause below is longer.
+SLACK = 0.03
+
+
+async def timed(conn: Conn) -> None:
+    """Headers at 20 ms, a role, reasoning at 60, an answer at 100, 140, 180, the end at 220 ms."""
+    await conn.request()
+    await asyncio.sleep(0.02)
+    await conn.head()
+    await conn.events(ROLE)
+    await asyncio.sleep(0.04)
+    await conn.events(delta(reasoning="hm"))
+    for word in (NONCE, " 1", " 2"):
+        await asyncio.sleep(0.04)
+        await conn.events(text(word))
+    await asyncio.sleep(0.04)
+    await conn.events(STOP, usage(30, 13, reasoning=4, cached=10), DONE)
+    await conn.end()
+
+
+async def test_a_streamed_answer_gives_every_figure() -> None:
+    price = Price(input=1.0, output=10.0, cache_read=0.5)
+    before = SystemClock().now()
+    observation = await probed(timed, endpoint={"price": price})
+    assert observation.outcome is Outcome.SUCCESS
+    assert before <= observation.started_at <= SystemClock().now()
+    assert (observation.endpoint, observation.location) == ("acme/small@acme", "here")
+    assert (observation.slot, observation.due_at, observation.kind, observation.recheck) == (7, 420.0, "chat", 0)
+    spans = [
+        (observation.headers_seconds, 0.02),
+        (observation.first_event_seconds, 0.02),
+        (observation.ttft_seconds, 0.06),
+        (observation.first_answer_seconds, 0.1),
+        (observation.latency_seconds, 0.22),
+    ]
+    for span, expected in spans:
+        assert span is not None
+        assert expected - 0.005 <= span <= expected + 5 * SLACK
+    assert observation.connect_seconds is not None
+    assert 0 < observation.connect_seconds < SLACK * 5
+    assert observation.max_gap_seconds == pytest.approx(0.04, abs=SLACK)
+    assert observation.output_tokens == 13
+    assert observation.token_source == "usage"
+    assert observation.output_tokens_per_second == pytest.approx(12 / 0.12, rel=0.3)
+    assert observation.throughput_tokens_per_second == pytest.approx(13 / 0.18, rel=0.3)
+    assert (observation.prompt_tokens, observation.cached_tokens, observation.reasoning_tokens) == (30, 10, 4)
+    assert observation.cost_usd == pytest.approx((20 + 10 * 0.5 + 13 * 10) / 1e6)
+    assert (observation.clock, observation.first_token_shared) == ("userspace", False)
+    assert (observation.response_id, observation.response_model) == ("chatcmpl-1", "small-1")
+    assert (observation.finish_reason, observation.http_status) == ("stop", 200)
+    assert observation.answer_ok
+    assert observation.detail is None
+    assert observation.error_code is None
+
+
+async def test_the_request_is_what_a_client_would_send() -> None:
+    seen: list[Conn] = []
+
+    async def script(conn: Conn) -> None:
+        seen.append(await conn.request())
+        await saying_rest(conn)
+
+    await probed(script)
+    (conn,) = seen
+    assert conn.path == "/v1/chat/completions"
+    assert conn.headers["accept-encoding"] == "identity"
+    assert conn.headers["content-type"] == "application/json"
+    assert conn.headers["user-agent"] == f"llm-provider-monitor/{__version__}"
+    assert conn.body["messages"][0]["content"].startswith(NONCE)
+    assert conn.body["stream"] is True
+
+
+async def saying_rest(conn: Conn) -> None:
+    await conn.head()
+    await conn.events(text("a"), STOP, DONE)
+    await conn.end()
+
+
+async def test_an_answer_without_the_nonce_is_a_success_that_is_not_ok() -> None:
+    observation = await probed(saying(text("something else"), STOP, DONE))
+    assert observation.outcome is Outcome.SUCCESS
+    assert observation.answer_ok is False
+
+
+async def test_the_nonce_is_found_across_chunks_and_not_in_reasoning() -> None:
+    half = len(NONCE) // 2
+    assert (await probed(saying(text(NONCE[:half]), text(NONCE[half:]), STOP, DONE))).answer_ok
+    assert (await probed(saying(delta(reasoning=NONCE), text("no"), STOP, DONE))).answer_ok is False
+
+
+async def test_nothing_but_a_success_is_asked_for_its_answer() -> None:
+    assert (await probed(saying(text(NONCE)))).answer_ok is None
+    assert (await probed(replying("500 X", {}))).answer_ok is None
+
+
+async def test_without_usage_tokens_and_cost_are_estimated() -> None:
+    observation = await probed(saying(text("12345"), STOP, DONE), endpoint={"price": Price(input=1.0, output=10.0)})
+    assert (observation.output_tokens, observation.token_source) == (2, "estimated")
+    assert observation.output_tokens_per_second is None
+    assert observation.prompt_tokens is None
+    assert observation.cost_usd is not None
+    assert observation.cost_usd > 2 * 10 / 1e6
+
+
+async def test_a_refused_request_costs_nothing() -> None:
+    observation = await probed(replying("401 X", {}), endpoint={"price": Price(input=1.0, output=10.0)})
+    assert observation.cost_usd == 0.0
+
+
+async def test_usage_that_comes_after_the_terminal_event_is_waited_for() -> None:
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        await conn.events(text("a"), STOP, DONE)
+        await asyncio.sleep(0.05)
+        await conn.events(usage(20, 10))
+        await conn.hang()
+
+    observation = await probed(script)
+    assert observation.output_tokens == 10
+    assert observation.latency_seconds is not None
+    assert observation.latency_seconds < 0.05
+
+
+async def test_a_body_left_open_after_done_and_usage_is_not_waited_for() -> None:
+    begun = SystemClock().monotonic()
+    observation = await probed(saying(text("a"), STOP, usage(), DONE, ends=False))
+    assert observation.outcome is Outcome.SUCCESS
+    assert SystemClock().monotonic() - begun < 1.0
+
+
+async def test_usage_is_waited_for_no_longer_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monitor.probing.attempt.USAGE_SECONDS", 0.05)
+
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        await conn.events(text("a"), STOP, DONE)
+        await conn.hang()
+
+    observation = await probed(script)
+    assert observation.outcome is Outcome.SUCCESS
+    assert observation.token_source == "estimated"
+
+
+async def test_a_first_token_that_shares_its_read_is_told_and_set_back() -> None:
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        await asyncio.sleep(0.2)
+        await conn.events(text("a"), text("b"), text("c"))
+        for _ in range(6):
+            await asyncio.sleep(0.03)
+            await conn.events(text("d"))
+        await conn.events(STOP, DONE)
+        await conn.end()
+
+    observation = await probed(script)
+    assert observation.first_token_shared
+    assert observation.ttft_seconds == pytest.approx(0.14, abs=SLACK)
+
+
+async def test_the_timeline_runs_from_before_t0_to_the_end() -> None:
+    report = await report_of(timed)
+    labels = [mark.label for mark in report.timeline]
+    assert labels == [
+        "begin",
+        "connected",
+        "headers",
+        "first event",
+        "first token",
+        "first answer",
+        "last token",
+        "terminal event",
+        "end",
+    ]
+    stamps = [mark.at_seconds for mark in report.timeline]
+    assert stamps == sorted(stamps)
+    assert stamps[0] < 0.0 == stamps[1]
+
+
+async def test_a_timeline_without_a_connection_counts_from_the_beginning() -> None:
+    report = await Stage().send("http://127.0.0.1:1/v1")
+    assert [(mark.label, mark.at_seconds >= 0) for mark in report.timeline] == [("begin", True), ("end", True)]
+
+
+async def test_openrouters_id_is_taken_from_its_header_where_the_body_has_none() -> None:
+    observation = await probed(replying("502 X", {}, x_generation_id="gen-1"))
+    assert observation.response_id == "gen-1"
+
+
+async def test_a_reused_connection_has_no_cost_of_connecting_and_a_fresh_one_always() -> None:
+    connections = 0
+
+    async def script(conn: Conn) -> None:
+        nonlocal connections
+        connections += 1
+        while True:
+            await conn.request()
+            await conn.head()
+            await conn.events(text("a"), STOP, usage(), DONE)
+            await conn.send(b"0\r\n\r\n")
+
+    for mode, expected in (("reuse", 1), ("fresh", 3)):
+        connections = 0
+        stage = Stage()
+        stage.probing = type(stage.probing)(connection=mode)  # type: ignore[arg-type]
+        async with provider(script) as port, stage.prober() as prober:
+            turn = turn_of(endpoint_at(f"http://127.0.0.1:{port}/v1"))
+            seen = [(await prober.probe(turn)).observation for _ in range(3)]
+        assert [observation.outcome for observation in seen] == [Outcome.SUCCESS] * 3
+        assert connections == expected
+        assert [observation.connect_seconds is None for observation in seen] == [False, *[mode == "reuse"] * 2]
+
+
+async def test_a_pooled_connection_that_was_just_closed_is_no_fault_of_the_provider() -> None:
+    asked = 0
+
+    async def script(conn: Conn) -> None:
+        nonlocal asked
+        await conn.request()
+        asked += 1
+        await conn.head()
+        await conn.events(text("a"), STOP, usage(), DONE)
+        await conn.send(b"0\r\n\r\n")
+        # It dies under the next request, unanswered.
+        await conn.reader.readexactly(1)
+        conn.reset()
+
+    stage = Stage()
+    stage.probing = type(stage.probing)(connection="reuse")
+    async with provider(script) as port, stage.prober() as prober:
+        turn = turn_of(endpoint_at(f"http://127.0.0.1:{port}/v1"))
+        await prober.probe(turn)
+        observation = (await prober.probe(turn)).observation
+    assert observation.outcome is Outcome.SUCCESS
+    assert observation.connect_seconds is not None
+    assert asked == 2

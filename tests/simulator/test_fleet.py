@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from simulator_stage import FLEET
+
+from monitor.outcome import Group, group_of
+from monitor.settings import parse_settings
+from monitor.simulator.config import fleet_env, fleet_yaml
+from monitor.simulator.faults import EXPECTED
+from monitor.simulator.fleet import default_fleet
+from monitor.simulator.members import fleet_of
+
+
+def _url(provider: str) -> str:
+    return f"http://127.0.0.1:9470/{provider}/v1"
+
+
+def test_the_fleet_is_as_large_as_promised() -> None:
+    assert len(FLEET.providers) >= 8
+    assert len(FLEET.models) >= 6
+    assert len(FLEET.endpoints) >= 28
+    assert {endpoint.provider for endpoint in FLEET.endpoints.values()} == set(FLEET.providers)
+    assert {endpoint.model for endpoint in FLEET.endpoints.values()} == set(FLEET.models)
+
+
+def test_nobody_takes_a_simulated_provider_for_a_real_one() -> None:
+    assert all(provider.name.endswith("(simulated)") for provider in FLEET.providers.values())
+
+
+def test_some_model_is_offered_twice_by_one_provider() -> None:
+    tags = [(endpoint.model, endpoint.provider) for endpoint in FLEET.endpoints.values()]
+    assert len(set(tags)) < len(tags)
+
+
+def test_the_seed_moves_times_and_nothing_else() -> None:
+    other = default_fleet(99)
+    for name, endpoint in FLEET.endpoints.items():
+        ratio = other.endpoints[name].profile.ttft_seconds / endpoint.profile.ttft_seconds
+        assert 0.85 / 1.15 < ratio < 1.15 / 0.85
+        assert ratio != 1.0
+        assert other.endpoints[name].price == endpoint.price
+
+
+def test_every_group_happens_to_somebody() -> None:
+    faults = {fault for endpoint in FLEET.endpoints.values() for fault in endpoint.profile.rates}
+    faults |= {cycle.fault for endpoint in FLEET.endpoints.values() for cycle in endpoint.profile.cycles}
+    groups = {group_of(EXPECTED[fault]) for fault in faults}
+    assert groups >= {Group.OK, Group.PROVIDER_FAULT, Group.THROTTLED, Group.ACCOUNT, Group.PROBE_DEFECT}
+    assert FLEET.offline is not None, "the sixth group is our own, in the past"
+
+
+def test_the_configuration_is_one_that_the_monitor_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = fleet_yaml(FLEET, _url, listen="127.0.0.1:1234", database="sqlite:///x.db", location="here", interval="15s")
+    settings = parse_settings(text, Path("monitor.yaml"))
+    assert list(settings.catalog.endpoints) == [
+        endpoint.id for slug in FLEET.models for endpoint in FLEET.endpoints.values() if endpoint.model == slug
+    ]
+    assert (settings.listen_port, settings.database.url, settings.location) == (1234, "sqlite:///x.db", "here")
+    for name, value in fleet_env(FLEET).items():
+        monkeypatch.setenv(name, value)
+    for name, endpoint in settings.catalog.endpoints.items():
+        simulated = FLEET.endpoints[name]
+        assert endpoint.interval_seconds == 15.0
+        assert endpoint.price == simulated.price
+        assert endpoint.upstream == simulated.upstream
+        assert endpoint.base_url == _url(endpoint.provider)
+        assert endpoint.api_key is not None
+        assert endpoint.api_key.reveal() == FLEET.providers[endpoint.provider].api_key
+    for slug, model in settings.catalog.models.items():
+        assert (model.name, model.released) == (FLEET.models[slug].name, FLEET.models[slug].released)
+
+
+def test_the_configuration_says_what_it_is_and_holds_no_key() -> None:
+    text = fleet_yaml(FLEET, _url)
+    assert "No figure here is a real one" in text.splitlines()[0]
+    assert yaml.safe_load(text)["location"] == "made-up"
+    assert not any(provider.api_key in text for provider in FLEET.providers.values())
+
+
+def test_a_fleet_that_contradicts_itself_is_refused() -> None:
+    providers, models = tuple(FLEET.providers.values()), tuple(FLEET.models.values())
+    endpoints = tuple(FLEET.endpoints.values())
+    with pytest.raises(ValueError, match="the same model, provider and suffix"):
+        fleet_of(1, providers, models, (*endpoints, endpoints[0]))
+    with pytest.raises(ValueError, match="not in the fleet"):
+        fleet_of(1, providers[1:], models, endpoints)
