@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from alembic import context
 from sqlalchemy import Connection
 
+from monitor.clock import SystemClock
 from monitor.storage import sqlite
 from monitor.storage.lock import FileLock
 from monitor.storage.schema import metadata
@@ -34,7 +34,7 @@ async def migrate_by_command() -> None:
     path = sqlite.path_of(url or "")
     sqlite.check_place(path, must_exist=False)
     lock = FileLock(path)
-    lock.acquire("alembic command", time.time())
+    lock.acquire("alembic command", SystemClock().now())
     engine = sqlite.write_engine(path, migrating=True)
     try:
         async with engine.begin() as connection:

@@ -20,7 +20,7 @@ from monitor.clock import Clock, SystemClock, suspended_seconds, utc_text
 from monitor.config.problem import Problem, SettingsError
 from monitor.health.board import Board
 from monitor.health.incidents import IncidentEvent, IncidentLedger
-from monitor.health.rows import TallyRows
+from monitor.health.rows import TallyRows, joined
 from monitor.health.state import Transition, is_about_our_key
 from monitor.health.windows import DAY, HOUR, floor_hour
 from monitor.observation import Observation
@@ -210,7 +210,7 @@ class Daemon:
         rooms = self.rooms
         app = create_app(
             rooms.board, lambda: self.settings, rooms.history, self.metrics, rooms.progress, self.reload,
-            clock=self.clock, notice=self._notice,
+            clock=self.clock, notice=self._notice, prune=self._prune_now,
         )  # fmt: skip
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await self._runner.setup()
@@ -359,6 +359,9 @@ class Daemon:
 
     async def _retain(self) -> None:
         await self.prune()
+
+    async def _prune_now(self) -> dict[str, int]:
+        return asdict(await self.prune())
 
     async def prune(self) -> Pruned:
         """Drop what is older than the retention; what was dropped, by table."""
@@ -521,18 +524,3 @@ class Daemon:
         task = asyncio.create_task(watched())
         self._side_tasks.add(task)
         task.add_done_callback(self._side_tasks.discard)
-
-
-def joined(parts: Sequence[TallyRows]) -> TallyRows:
-    """The rows of several buckets in one."""
-    whole = TallyRows(sketches={})
-    sketches: dict[str, list[bytes]] = {}
-    for part in parts:
-        for name in ("bucket_starts", "endpoints", "locations", "kinds", "counts", "answers_asked", "answers_ok"):
-            getattr(whole, name).extend(getattr(part, name))
-        for figure, column in part.sketches.items():
-            sketches.setdefault(figure, []).extend(column)
-    return TallyRows(
-        whole.bucket_starts, whole.endpoints, whole.locations, whole.kinds, whole.counts,
-        whole.answers_asked, whole.answers_ok, sketches,
-    )  # fmt: skip

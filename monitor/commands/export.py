@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from monitor.clock import Clock, SystemClock
-from monitor.commands.rows import incident_row, observation_row, rollup_row
 from monitor.commands.terminal import add_config, complain
 from monitor.duration import parse_duration
 from monitor.settings import Settings, load_settings
 from monitor.storage.database import Database
-from monitor.storage.history import History
+from monitor.storage.history import History, Rollup
+from monitor.web.records import bucket_object, incident_object, observation_object
 
 TABLES = ("observations", "rollups", "incidents")
 FORMATS = ("jsonl", "csv", "parquet")
@@ -63,7 +63,7 @@ async def _export(settings: Settings, arguments: argparse.Namespace) -> None:
     clock = SystemClock()
     database = await Database.open_read_only(settings.database, clock)
     try:
-        rows = _rows(History(database), clock, arguments)
+        rows = _rows(History(database), clock, arguments, settings.uptime_policy)
         write = {"jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}[arguments.format]
         with _progress() as progress:
             task = progress.add_task(arguments.table, total=None)
@@ -85,16 +85,21 @@ async def _counted(rows: Rows, progress: Progress, task: Any) -> Rows:
         yield chunk
 
 
-async def _rows(history: History, clock: Clock, arguments: argparse.Namespace) -> Rows:
+async def _rows(history: History, clock: Clock, arguments: argparse.Namespace, policy: str) -> Rows:
     since = None if arguments.since is None else clock.now() - arguments.since
     if arguments.table == "observations":
         async for found in history.stream(since, endpoint=arguments.endpoint):
-            yield [observation_row(one) for one in found]
+            yield [observation_object(one, policy) for one in found]
     elif arguments.table == "rollups":
         async for rollups in history.rollups(arguments.step, arguments.endpoint, since):
-            yield [rollup_row(one) for one in rollups]
+            yield [_rollup_object(one, policy) for one in rollups]
     else:
-        yield [incident_row(one) for one in await history.incidents(arguments.endpoint, since, limit=1_000_000)]
+        yield [incident_object(one) for one in await history.incidents(arguments.endpoint, since, limit=1_000_000)]
+
+
+def _rollup_object(rollup: Rollup, policy: str) -> dict[str, Any]:
+    place = {"endpoint": rollup.endpoint, "location": rollup.location, "step": rollup.step, "kind": rollup.kind}
+    return place | bucket_object([rollup], policy)
 
 
 async def _write_jsonl(rows: Rows, out: BinaryIO) -> None:
@@ -125,7 +130,7 @@ def _cell(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
-        return msgspec.json.encode(value).decode()
+        return _flat(value)
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
         return "'" + value  # a provider's text must not become a formula in somebody's spreadsheet
     return value
@@ -142,14 +147,15 @@ async def _write_parquet(rows: Rows, out: BinaryIO) -> None:
         nonlocal writer, pending
         if not pending:
             return
-        flat = [
-            {k: msgspec.json.encode(v).decode() if isinstance(v, dict) else v for k, v in r.items()} for r in pending
-        ]
-        # Types come from the names: a first batch without a single token count must not make its column null.
-        schema = pa.schema([(name, _arrow_type(pa, name)) for name in flat[0]])
         if writer is None:
+            nested = {name for row in pending for name, value in row.items() if isinstance(value, dict)}
+            # Types come from the names: a first batch without a single token count must not make its column null.
+            schema = pa.schema(
+                [(name, pa.string() if name in nested else _arrow_type(pa, name)) for name in pending[0]]
+            )
             writer = pq.ParquetWriter(out, schema, compression="zstd")
-        writer.write_table(pa.Table.from_pylist(flat, schema=schema))
+        flat = [{name: _flat(value) for name, value in row.items()} for row in pending]
+        writer.write_table(pa.Table.from_pylist(flat, schema=writer.schema))
         pending = []
 
     async for chunk in rows:
@@ -164,11 +170,19 @@ async def _write_parquet(rows: Rows, out: BinaryIO) -> None:
     out.flush()
 
 
+def _flat(value: Any) -> Any:
+    return msgspec.json.encode(value).decode() if isinstance(value, dict) else value
+
+
+_TRUTHS = {"recheck", "first_token_shared", "answer_ok"}
+_COUNTS = {"id", "slot", "http_status", "expected", "seen", "samples", "successes"}
+
+
 def _arrow_type(pa: Any, name: str) -> Any:
-    if name.endswith(("_seconds", "_per_second", "_usd", "_p50", "_p90", "_p99", "_ratio")):
+    if name.endswith(("_seconds", "_per_second", "_usd", "_ratio")):
         return pa.float64()
-    if name in ("recheck", "first_token_shared", "answer_ok"):
+    if name in _TRUTHS:
         return pa.bool_()
-    if name.endswith("_tokens") or name in ("slot", "http_status", "expected", "samples", "successes", "answers_asked"):
+    if name.endswith("_tokens") or name in _COUNTS:
         return pa.int64()
     return pa.string()

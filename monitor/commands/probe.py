@@ -11,7 +11,6 @@ from rich.table import Table
 
 from monitor.catalog.model import Endpoint
 from monitor.clock import SystemClock
-from monitor.commands.rows import observation_row
 from monitor.commands.terminal import add_config, complain, console, say, seconds_text
 from monitor.observation import EXPORT_FIELDS
 from monitor.outcome import Group
@@ -21,6 +20,7 @@ from monitor.probing.report import ProbeReport, Turn
 from monitor.secret import SecretError
 from monitor.settings import Settings, all_secrets, load_settings
 from monitor.slot import Cadence
+from monitor.web.records import observation_object
 
 _TIMELINE_COLUMNS = 60
 _TIMES = ("connect", "headers", "first_event", "ttft", "first_answer", "latency", "max_gap")
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     report = asyncio.run(_probe(settings, endpoint))
     if arguments.json:
-        say(msgspec.json.encode(observation_row(report.observation)).decode())
+        say(msgspec.json.encode(observation_object(report.observation, settings.uptime_policy)).decode())
     else:
         _draw(report)
     return 0 if report.observation.group is Group.OK else 1

@@ -169,7 +169,7 @@ QUIRKS = Keys(
         Key("min_max_tokens", v.whole_number(1, _MOST_TOKENS), "min_max_tokens: 16", "1"),
         Key("temperature", v.boolean, "temperature: false", "true"),
         Key("reasoning_off", v.request_fields(_BODY_OF_THE_PROBE), "reasoning_off: {reasoning_effort: none}", "{}"),
-        Key("expect_done", v.boolean, "expect_done: false", "true"),
+        Key("expect_done", v.boolean, "expect_done: true", "false"),
     ),
     "quirks: {include_usage: false}",
 )

@@ -123,13 +123,13 @@ class Attempt:
             return unreadable(f"the body is encoded as {encoding}, which was not accepted", self._worked_before)
 
         tape, framer = self.tape, self._framer
-        tape.begin_read(wire.headers_at)
+        tape.begin_read(wire.headers_at, wire.headers_at)
         self._read_at = wire.headers_at
         while (arrival := await wire.read()) is not None:
-            at, data = arrival
+            data, at, since = arrival
             if at > self._due_at:
                 raise _Expired
-            tape.begin_read(at)
+            tape.begin_read(at, since)
             self._read_at = at
             told = self._hear(framer.feed(data if inflater is None else inflater.feed(data)), at)
             if told is not None:
@@ -138,6 +138,7 @@ class Attempt:
                 if not self._await_rest(at):
                     return self._judge(Ending.TERMINAL)
             elif tape.last_payload_at == at:
+                wire.first_token_came()
                 self._arm(*self._deadlines.next_due(self._t0, at))
             elif framer.is_markup and tape.first_event_at is None:
                 return unreadable("HTML or XML where a stream was due", self._worked_before)
@@ -202,7 +203,7 @@ class Attempt:
         try:
             async with asyncio.timeout(min(ERROR_BODY_SECONDS, left)):
                 while len(body) < MAX_ERROR_BYTES and (arrival := await wire.read()) is not None:
-                    body += arrival[1] if inflater is None else inflater.feed(arrival[1])
+                    body += arrival[0] if inflater is None else inflater.feed(arrival[0])
         except (TimeoutError, LinkError, Unreadable):
             pass
         return bytes(body[:MAX_ERROR_BYTES])

@@ -1,7 +1,7 @@
 """The figures of one probe from what was read and when. Pure: stamps are monotonic seconds, handed in.
 
-A stamp belongs to a read, and all events of a read share it. Where the first token shares its read with later ones
-its true arrival is earlier by the gaps between them: then it is set back by the stream's own mean gap.
+A stamp belongs to a read, and all events of a read share it. Where our loop was late and the first token shares its
+read with later ones, it is set back by the stream's own mean gap, though never before the loop had last looked.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Tape:
         self.is_streamed = True  # False: the whole answer came as one document
         self._reads = 0
         self._at = 0.0
-        self._previous_at = 0.0
+        self._since = 0.0
         self._first_at = 0.0  # the read of the first payload
-        self._first_after = 0.0  # the read before it: the first payload had not come yet
+        self._first_after = 0.0  # the first payload had not come by then
         self._first_read = 0
         self._first_read_payloads = 0
         self._first_answer_at: float | None = None
@@ -69,10 +69,13 @@ class Tape:
         self._answer: list[str] = []
         self._answer_characters = 0
 
-    def begin_read(self, at: float) -> None:
-        """What `add` gets from now on was read together, at this stamp."""
+    def begin_read(self, at: float, since: float | None = None) -> None:
+        """What `add` gets from now on was read together, at this stamp. `since` is when the loop had last looked for
+        it, None or `at` if it was waiting for it."""
         self._reads += 1
-        self._previous_at, self._at = self._at, at
+        # Whatever was there before the read before this one came with that one.
+        self._since = at if since is None else max(since, self._at)
+        self._at = at
 
     def add(self, event: Event) -> None:
         at = self._at
@@ -88,7 +91,7 @@ class Tape:
 
     def _add_payload(self, event: Payload, at: float) -> None:
         if self.last_payload_at is None:
-            self._first_at, self._first_after, self._first_read = at, self._previous_at, self._reads
+            self._first_at, self._first_after, self._first_read = at, self._since, self._reads
         else:
             self._max_gap = max(self._max_gap, at - self.last_payload_at)
         if self._reads == self._first_read:
@@ -123,7 +126,7 @@ class Tape:
 
     @property
     def first_payload_at(self) -> float | None:
-        """The first payload's arrival, corrected if it shared its read; None if none came."""
+        """The first payload's arrival, corrected if it shared a late read; None if none came."""
         if self.last_payload_at is None:
             return None
         return self._first_at - self._set_back() * (self._first_read_payloads - 1)

@@ -29,7 +29,8 @@ _KEY_LIKE = re.compile(
                   |authorization|signature)
       ["']?\s*[:=]\s*["']? ) (?!bearer\b|basic\b) [^\s"',;&<>)]{6,}
   | (?P<query> [?&](?:key|token|sig|secret)= ) [^\s"'&<>]{4,}
-  | \b(?:sk|pk|rk|gsk|csk|xai|hf|r8|nvapi|fw|tgp|pplx|ghp|glpat|dapi)[-_][A-Za-z0-9_.*-]{6,}
+  | \b(?:sk|rk|gsk|csk|nvapi|pplx)[-_][A-Za-z0-9_.*-]{6,}
+  | \b(?:pk|xai|hf|r8|fw|tgp|ghp|glpat|dapi)[-_][A-Za-z0-9_.*-]{20,}
   | \bAIza[A-Za-z0-9_-]{10,}
   | \b(?:AKIA|ASIA)[A-Z0-9]{12,}
   | \beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_.-]+

@@ -34,6 +34,11 @@ _READ_BUFFER = 64 << 10
 _KEEPALIVE_SECONDS = 300.0
 
 
+# How often the loop's own pulse is taken, and from which pause on it counts as late: two beats and some noise.
+_BEAT_SECONDS = 0.005
+_LATE_SECONDS = 3 * _BEAT_SECONDS
+
+
 class LinkError(Exception):
     def __init__(self, outcome: Outcome, detail: str) -> None:
         super().__init__(detail)
@@ -52,23 +57,64 @@ class Exchange:
         self.on_connected = on_connected
 
 
+class Pulse:
+    """Whether our own loop is late, told by a timer that runs while somebody waits for a first token.
+
+    Bytes that are read together came together if the loop was waiting for them, and one by one if it was busy."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._last = self._before_last = 0.0
+
+    def begin(self) -> None:
+        self._waiting += 1
+        if self._timer is None:
+            self._last = self._clock.monotonic()
+            self._beat()
+
+    def end(self) -> None:
+        self._waiting -= 1
+        if not self._waiting and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def looked_at(self, at: float) -> float:
+        """When the loop had last looked at its sockets before the read at `at`; `at` itself if it was on time."""
+        # The last beat may belong to the very turn of the loop that read, so the one before it counts.
+        return self._before_last if at - self._before_last > _LATE_SECONDS else at
+
+    def _beat(self) -> None:
+        self._before_last, self._last = self._last, self._clock.monotonic()
+        self._timer = asyncio.get_running_loop().call_later(_BEAT_SECONDS, self._beat)
+
+
 class Wire:
-    """A response that is being read. `read` tells the stamp of every piece; `ending` how it ended, once it has.
+    """A response that is being read; `ending` tells how it ended, once it has.
 
     Stamps are taken when the loop hands over the bytes. A better clock replaces `_stamp` and Exchange's t0, no more."""
 
     clock: ClockKind = "userspace"
 
-    def __init__(self, response: _Response, clock: Clock) -> None:
+    def __init__(self, response: _Response, clock: Clock, pulse: Pulse) -> None:
         self._response = response
         self._clock = clock
+        self._pulse: Pulse | None = pulse
+        pulse.begin()
         self.headers_at = self._stamp()
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
         self.ending: Ending | None = None
+        self._closed = response.link.closed
+        if self._closed is None:
+            self._wake_reader()
+        else:
+            self._closed.add_done_callback(self._wake_reader)
 
-    async def read(self) -> tuple[float, bytes] | None:
-        """The next bytes and when they arrived; None at the end. LinkError if what comes is no HTTP."""
+    async def read(self) -> tuple[bytes, float, float] | None:
+        """(bytes, arrival, earliest possible arrival of the first of them); None at the end. LinkError if what comes is
+        no HTTP."""
         content = self._response.content
         failure: Exception | None = None
         try:
@@ -78,25 +124,45 @@ class Wire:
             data = content._read_nowait(-1) if self.ending is None else b""
             failure = error
         if data:
-            return self._stamp(), data
+            at = self._stamp()
+            return data, at, at if self._pulse is None else self._pulse.looked_at(at)
         self.ending = self._how_it_ended(failure)
         return None
 
     def header_bytes(self) -> int:
         return sum(len(name) + len(value) + 4 for name, value in self._response.raw_headers)
 
+    def first_token_came(self) -> None:
+        """From now on nobody asks how late a read was."""
+        if self._pulse is not None:
+            self._pulse.end()
+            self._pulse = None
+
     def drop(self) -> None:
         """Close at once, without TLS's goodbye. After a body's end there is nothing left to close."""
+        self.first_token_came()
+        if self._closed is not None:
+            self._closed.remove_done_callback(self._wake_reader)
         connection = self._response.connection
         if connection is not None and connection.transport is not None:
             connection.transport.abort()
         self._response.close()
+
+    def _wake_reader(self, closed: asyncio.Future[None] | None = None) -> None:
+        """aiohttp tells a reader of the end and of a lost connection, and nothing of a body that it cannot parse."""
+        if closed is not None and not closed.cancelled():
+            closed.exception()  # seen
+        content = self._response.content
+        if content.exception() is None and not content.is_eof():
+            content.set_exception(_BrokenFraming())
 
     def _stamp(self) -> float:
         return self._clock.monotonic()
 
     def _how_it_ended(self, failure: Exception | None) -> Ending:
         """A close-delimited body ends the same way for aiohttp whether it was closed or reset: the protocol knows."""
+        if isinstance(failure, _BrokenFraming):
+            raise LinkError(Outcome.MALFORMED, "the body is not framed as HTTP demands")
         lost = self._response.link.exception()
         if isinstance(lost, ssl.SSLError) or isinstance(_cause(lost), ssl.SSLError):
             raise LinkError(Outcome.TLS, _os_text(lost))
@@ -107,6 +173,10 @@ class Wire:
         if isinstance(lost, aiohttp.ServerDisconnectedError):
             return Ending.CUT
         raise LinkError(Outcome.MALFORMED, "the body is not framed as HTTP demands")
+
+
+class _BrokenFraming(aiohttp.ClientPayloadError):
+    pass
 
 
 class _Response(aiohttp.ClientResponse):
@@ -127,6 +197,7 @@ class Transport:
         self._clock = clock
         self._resolver = resolver
         self._files = files
+        self._pulse = Pulse(clock)
         self._sessions: dict[ConnectionMode, aiohttp.ClientSession] = {}
         self._contexts: dict[str, asyncio.Future[ssl.SSLContext]] = {}
 
@@ -167,7 +238,7 @@ class Transport:
         except (aiohttp.ClientError, OSError) as error:
             raise _link_error(error) from error
         assert isinstance(response, _Response)
-        wire = Wire(response, self._clock)
+        wire = Wire(response, self._clock, self._pulse)
         if wire.header_bytes() > MAX_HEADER_BYTES:
             wire.drop()
             raise LinkError(Outcome.MALFORMED, f"the headers are longer than {MAX_HEADER_BYTES} bytes")

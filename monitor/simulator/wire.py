@@ -22,6 +22,8 @@ _CHAT_OVERHEAD_TOKENS = 8  # what a chat template adds to a single message
 _COMMENT_SECONDS = 0.2
 CRAWL_SECONDS = 2.0
 _BYTE_SECONDS = 0.001
+# A reset throws away what its receiver has not read yet: without a pause, the last tokens with it.
+_BEFORE_RESET_SECONDS = 0.05
 _HUGE_LINE_BYTES = 3 << 19  # above the cap of 1 MiB a line
 _HUGE_BODY_EVENTS, _HUGE_EVENT_BYTES = 144, 65536  # 9 MiB, above the cap of 8 MiB a body
 _DEPTH = 2000
@@ -245,9 +247,11 @@ def _streamed(script: Script, endpoint: SimEndpoint, ask: Ask, at: float) -> Ite
     for gap, text, generated in _events(script, endpoint, ask, at):
         data = frame(encode(text))
         yield Frame(gap, data, generated)
-    if fault is Fault.TRUNCATED_MID_CHUNK:
+    if fault is Fault.RESET:
+        yield Frame(_BEFORE_RESET_SECONDS, b"")
+    elif fault is Fault.TRUNCATED_MID_CHUNK:
         yield Frame(0.0, data[: len(data) // 2])
-    elif chunked and fault not in (Fault.RESET, Fault.STALL, Fault.HELD_OPEN):
+    elif chunked and fault not in (Fault.STALL, Fault.HELD_OPEN):
         yield Frame(0.0, (frame(packer.flush()) if packer else b"") + b"0\r\n\r\n")
 
 

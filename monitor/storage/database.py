@@ -84,7 +84,7 @@ class Database:
         try:
             try:
                 revision = await migrate.revision_of(reading, path)
-            except DatabaseMissing:
+            except (DatabaseMissing, DatabaseNotWritable):
                 # A write-ahead log needs a shared-memory file beside it; with no log, nobody is writing.
                 if path.with_name(path.name + "-wal").exists():
                     raise

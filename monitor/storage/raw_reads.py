@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,12 +57,12 @@ class RawReads(Reader):
         found: list[Observation] = []
         if limit <= 0:
             return found
-        async for rows in self.stream(
-            since, until, endpoint, location, newest_first=True, chunk=min(limit, ROWS_A_READ)
-        ):
-            found += rows
-            if len(found) >= limit:
-                break
+        chunk = min(limit, ROWS_A_READ)
+        async with aclosing(self.stream(since, until, endpoint, location, newest_first=True, chunk=chunk)) as newest:
+            async for rows in newest:
+                found += rows
+                if len(found) >= limit:
+                    break
         return found[:limit]
 
     async def raw_tail(self, since: float) -> AsyncIterator[Sequence[Observation]]:
@@ -78,7 +79,7 @@ class RawReads(Reader):
         *,
         newest_first: bool = False,
         chunk: int = ROWS_A_READ,
-    ) -> AsyncIterator[list[Observation]]:
+    ) -> AsyncGenerator[list[Observation]]:
         """Observations in order of due time, in lists of at most `chunk`. Rows that come in or go meanwhile may be seen
         or not; no other is missed or told twice."""
         clock = self._database.clock
@@ -96,7 +97,9 @@ class RawReads(Reader):
             first, last = (
                 (max(position - width, low), position) if newest_first else (position, min(position + width, high))
             )
+            edge = first if newest_first else last
             after: tuple[int, ...] | None = None
+            is_empty = True
             while True:
                 began = clock.monotonic()
                 query = self._page(first, last, after, newest_first, chunk).where(*conditions)
@@ -105,17 +108,33 @@ class RawReads(Reader):
                     found = await self._decoded(connection, rows)
                 took = clock.monotonic() - began
                 if found:
+                    is_empty = False
                     yield found
                 if len(rows) < chunk:
                     break
                 after = tuple(rows[-1][:5])
                 # The comparison of whole keys is no bound to SQLite's planner; this is.
                 first, last = (first, after[0] + 1) if newest_first else (after[0], last)
-            position = max(position - width, low) if newest_first else min(position + width, high)
+            if is_empty:
+                # Over a gap (a monitor that was off, a clock that was decades ahead) in one leap.
+                beyond = await self._next_due(edge, newest_first)
+                if beyond is None:
+                    return
+                edge = beyond
+            position = edge
             if took < _QUICK_SECONDS:
                 width = min(width * 2, _LONGEST_SLICE_MS)
             elif took > _SLOW_SECONDS:
                 width = max(width // 2, _HOUR_MS)
+
+    async def _next_due(self, edge: int, newest_first: bool) -> int | None:
+        """Where the next slice begins that has any row; None if there is none beyond `edge`."""
+        query = select(func.max(_raw.due_ms) + 1).where(_raw.due_ms < edge)
+        if not newest_first:
+            query = select(func.min(_raw.due_ms)).where(_raw.due_ms >= edge)
+        async with self._database.read() as connection:
+            found: int | None = (await connection.execute(query)).scalar()
+        return found
 
     async def spent_since(self, at: float, location: str | None = None) -> float:
         """USD that probes, rechecks too, have cost since `at`."""

@@ -160,6 +160,7 @@ class Writer:
             overflow.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await overflow
+            await self._put_aside()
             self._jobs.refuse_all(WriterClosed("the writer has stopped"))
             _resolve(self._flushes)
 

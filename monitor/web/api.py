@@ -26,7 +26,7 @@ def location_in(query: Query, room: Room) -> str | None:
 async def models(request: web.Request) -> web.Response:
     """Every model, or the page of them that `limit` and `offset` name."""
     room = request.app[ROOM]
-    query = Query(request.query_string, ("limit", "offset", "location"))
+    query = Query(request.rel_url.raw_query_string, ("limit", "offset", "location"))
     location = location_in(query, room)
     slugs = list(room.catalog.models)
     paged = query.text("limit") is not None or query.text("offset") is not None
@@ -47,7 +47,7 @@ async def models(request: web.Request) -> web.Response:
 
 async def model(request: web.Request) -> web.Response:
     room = request.app[ROOM]
-    location = location_in(Query(request.query_string, ("location",)), room)
+    location = location_in(Query(request.rel_url.raw_query_string, ("location",)), room)
     slug = _model_slug(request, room)
     found = room.catalog.models[slug]
     return await answer(request, {"data": model_object(found, room.views(location, found.endpoints))})
@@ -55,7 +55,7 @@ async def model(request: web.Request) -> web.Response:
 
 async def model_endpoints(request: web.Request) -> web.Response:
     room = request.app[ROOM]
-    location = location_in(Query(request.query_string, ("location",)), room)
+    location = location_in(Query(request.rel_url.raw_query_string, ("location",)), room)
     found = room.catalog.models[_model_slug(request, room)]
     endpoints = [
         endpoint_object(found, room.catalog.providers.get(view.endpoint.provider), view)
@@ -66,7 +66,7 @@ async def model_endpoints(request: web.Request) -> web.Response:
 
 async def providers(request: web.Request) -> web.Response:
     room = request.app[ROOM]
-    location = location_in(Query(request.query_string, ("location",)), room)
+    location = location_in(Query(request.rel_url.raw_query_string, ("location",)), room)
     views: dict[str, list[EndpointView]] = {slug: [] for slug in room.catalog.providers}
     for view in room.views(location):
         views[view.endpoint.provider].append(view)
@@ -77,7 +77,7 @@ async def providers(request: web.Request) -> web.Response:
 async def routing(request: web.Request) -> web.Response:
     """The snapshot; 304 while the caller has the newest one."""
     room = request.app[ROOM]
-    query = Query(request.query_string, ("location", "model"))
+    query = Query(request.rel_url.raw_query_string, ("location", "model"))
     location = location_in(query, room)
     slug = query.text("model")
     if slug is not None and slug not in room.catalog.models:

@@ -27,7 +27,7 @@ _OUTCOME_WORDS = (*(outcome.value for outcome in OUTCOMES), *(group.value for gr
 async def observations(request: web.Request) -> web.Response:
     """The newest observations of one endpoint, rechecks among them."""
     room = request.app[ROOM]
-    query = Query(request.query_string, ("since", "until", "limit", "location", "outcome"))
+    query = Query(request.rel_url.raw_query_string, ("since", "until", "limit", "location", "outcome"))
     endpoint = _endpoint_id(request, room)
     since, until = query.span(room.clock.now(), _DAY)
     limit = query.number("limit", 100, 1, _LARGEST_LIMIT)
@@ -50,7 +50,7 @@ async def observations(request: web.Request) -> web.Response:
 async def history(request: web.Request) -> web.Response:
     """Closed UTC hours or days of one endpoint, oldest first."""
     room = request.app[ROOM]
-    query = Query(request.query_string, ("step", "since", "until", "location"))
+    query = Query(request.rel_url.raw_query_string, ("step", "since", "until", "location"))
     endpoint = _endpoint_id(request, room)
     step: Step = "day" if query.choice("step", ("hour", "day"), "hour") == "day" else "hour"
     since, until = query.span(room.clock.now(), _DEFAULT_SPAN[step])
@@ -66,7 +66,7 @@ async def history(request: web.Request) -> web.Response:
 async def incidents(request: web.Request) -> web.Response:
     """Incidents that lasted at some moment of the span, newest first."""
     room = request.app[ROOM]
-    query = Query(request.query_string, ("endpoint", "since", "until", "limit", "location"))
+    query = Query(request.rel_url.raw_query_string, ("endpoint", "since", "until", "limit", "location"))
     since, until = query.span(room.clock.now(), 30 * _DAY)
     limit = query.number("limit", 100, 1, _LARGEST_LIMIT)
     location = location_in(query, room)

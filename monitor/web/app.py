@@ -21,13 +21,14 @@ from monitor.web.answers import answer, send_pieces
 from monitor.web.errors import Forbidden, Refused
 from monitor.web.exposition import CONTENT_TYPE
 from monitor.web.guard import add_security_headers, guard
-from monitor.web.ports import Check, DaemonStatus, Reload, ReloadResult
+from monitor.web.ports import Check, DaemonStatus, Prune, Reload, ReloadResult
 from monitor.web.room import ROOM, Room
 
 # No route reads a body; a request that brings one is not kept in memory.
 _LARGEST_BODY = 64 * 1024
 _CHECK_SECONDS = 5.0
 _RELOAD_LOCK = web.AppKey("reload_lock", asyncio.Lock)
+_PRUNE: web.AppKey[Prune] = web.AppKey("prune")
 
 
 def create_app(
@@ -40,6 +41,7 @@ def create_app(
     *,
     clock: Clock,
     notice: str | None = None,
+    prune: Prune | None = None,
 ) -> web.Application:
     """The whole web room. While it runs it takes up the board's views by itself, once a second and off the requests'
     path. `notice` marks every answer; a location named `made-up` brings one of its own."""
@@ -55,6 +57,8 @@ def create_app(
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_post("/-/reload", reload_settings)
+    app[_PRUNE] = prune or _nothing_to_prune
+    app.router.add_post("/-/prune", prune_history)
     app.router.add_get("/api/v1/models", api.models)
     app.router.add_get("/api/v1/models/{author}/{slug}", api.model)
     app.router.add_get("/api/v1/models/{author}/{slug}/endpoints", api.model_endpoints)
@@ -104,13 +108,27 @@ async def readyz(request: web.Request) -> web.Response:
 
 async def reload_settings(request: web.Request) -> web.Response:
     """Load the configuration again, swap it whole or keep the old one."""
-    if hdrs.ORIGIN in request.headers:
-        raise Forbidden("a reload is not for browsers: send it without an Origin header, as curl -X POST does")
+    _refuse_browsers(request, "reload")
     # Shielded: a caller who has waited long enough must not leave a configuration half swapped.
     result = await asyncio.shield(_reload_alone(request.app))
     if result.problems:
         raise Refused([_problem_object(problem) for problem in result.problems])
     return await answer(request, {"reloaded": True})
+
+
+async def prune_history(request: web.Request) -> web.Response:
+    """Drop what is older than the retention now: what `monitor db prune` asks of a running daemon."""
+    _refuse_browsers(request, "prune")
+    return await answer(request, {"pruned": dict(await request.app[_PRUNE]())})
+
+
+async def _nothing_to_prune() -> dict[str, int]:
+    return {}
+
+
+def _refuse_browsers(request: web.Request, action: str) -> None:
+    if hdrs.ORIGIN in request.headers:
+        raise Forbidden(f"a {action} is not for browsers: send it without an Origin header, as curl -X POST does")
 
 
 async def _reload_alone(app: web.Application) -> ReloadResult:

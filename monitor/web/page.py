@@ -94,7 +94,7 @@ class ModelRows:
 
 async def index(request: web.Request) -> web.Response:
     room, page = request.app[ROOM], request.app[PAGE]
-    query = Query(request.query_string, ("model", "provider", "state", "location"))
+    query = Query(request.rel_url.raw_query_string, ("model", "provider", "state", "location"))
     model = query.choice("model", room.catalog.models)
     provider = query.choice("provider", room.catalog.providers)
     state = query.choice("state", _STATES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,3 +32,5 @@ class ReloadResult:
 
 
 Reload = Callable[[], Awaitable[ReloadResult]]
+# Drops what is older than the retention; rows dropped, by table.
+Prune = Callable[[], Awaitable[Mapping[str, int]]]

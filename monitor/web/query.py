@@ -12,9 +12,10 @@ from monitor.web.errors import BadRequest
 
 # Longer texts are cut in messages: an error never echoes a whole page back.
 _SHOWN = 60
+_MOST_PARAMETERS = 32
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 # fromisoformat of 3.11 also takes week dates, bare dates and no zone, which are not RFC 3339.
-_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)")
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+ -]\d\d:\d\d)")
 
 
 def shown(text: str) -> str:
@@ -26,8 +27,10 @@ def shown(text: str) -> str:
 class Query:
     """One request's parameters. BadRequest for a name that is not in `known` and for one given twice."""
 
-    def __init__(self, query_string: str, known: Collection[str]) -> None:
-        pairs = parse_qsl(query_string, keep_blank_values=True, max_num_fields=64, errors="replace")
+    def __init__(self, raw_query_string: str, known: Collection[str]) -> None:
+        if raw_query_string.count("&") > _MOST_PARAMETERS:
+            raise BadRequest(f"more than {_MOST_PARAMETERS} parameters: write each once")
+        pairs = parse_qsl(raw_query_string, keep_blank_values=True, errors="replace")
         self._values: dict[str, str] = {}
         for name, value in pairs:
             if name not in known:
@@ -66,13 +69,14 @@ class Query:
         if text is None:
             return default
         try:
-            # A `+` that was not written %2B arrives as a space: `2026-01-31T12:00:00 01:00`.
-            return now - parse_duration(text) if _RFC_3339.fullmatch(text) is None else _instant(text)
+            at = now - parse_duration(text) if _RFC_3339.fullmatch(text) is None else _instant(text)
         except (ValueError, OverflowError):
             raise BadRequest(
                 f"{name}: '{shown(text)}' is neither a duration nor an RFC 3339 time: "
                 f"write for example {name}=1h or {name}=2026-01-31T12:00:00Z"
             ) from None
+        # Nothing is older than the epoch, and a database's integers end somewhere.
+        return max(at, 0.0)
 
     def span(self, now: float, default_seconds: float) -> tuple[float, float]:
         """`since` and `until`; by default the last `default_seconds`."""
@@ -84,4 +88,6 @@ class Query:
 
 
 def _instant(text: str) -> float:
-    return datetime.fromisoformat(text.upper()).timestamp()
+    # A `+` that was not written %2B arrives as a space: `2026-01-31T12:00:00 01:00`.
+    date, time = text[:10], text[11:].replace(" ", "+")
+    return datetime.fromisoformat(f"{date}T{time.upper()}").timestamp()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from monitor.clock import SystemClock
+from monitor.simulator.config import fleet_env, fleet_yaml
+from monitor.simulator.fleet import default_fleet
+from monitor.simulator.server import FleetServer
 
 ROOT = Path(__file__).parents[2]
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -27,11 +33,21 @@ NSPAWN = [
     "/",
 ]
 LAUNCHER = f"""#!{SYSTEM_PYTHON}
-import runpy, sys
+import os, runpy, sys
 sys.path[:0] = ["/opt/llm-provider-monitor", "/opt/llm-provider-monitor/{{packages}}"]
-runpy.run_path("/opt/llm-provider-monitor/stand_in.py", run_name="__main__")
+if sys.argv[1:2] == ["run"] and not os.path.exists("/run/the-monitor-itself"):
+    runpy.run_path("/opt/llm-provider-monitor/stand_in.py", run_name="__main__")
+else:
+    from monitor.cli import main
+    sys.exit(main())
 """
-DROP_IN = "[Service]\nLoadCredential=ACME_API_KEY:/etc/llm-provider-monitor/keys/ACME_API_KEY\nWatchdogSec=4s\n"
+MONITOR = "/opt/llm-provider-monitor/.venv/bin/monitor"
+STATE = "/var/lib/llm-provider-monitor"
+FLEET = default_fleet(seed=1)
+KEYS = {"ACME_API_KEY": "sk-planted"} | fleet_env(FLEET)
+DROP_IN = "[Service]\nWatchdogSec=4s\n" + "".join(
+    f"LoadCredential={name}:/etc/llm-provider-monitor/keys/{name}\n" for name in KEYS
+)
 
 
 def why_not() -> str | None:
@@ -76,7 +92,7 @@ class Machine:
         return self.run("systemctl", "show", "monitor", "--value", "-p", name)
 
     def report(self) -> dict:
-        return json.loads(self.run("cat", "/var/lib/llm-provider-monitor/report.json"))
+        return json.loads(self.run("cat", f"{STATE}/report.json"))
 
     def until(self, true: object, what: str, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
@@ -110,16 +126,19 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     inside = f".venv/lib/{packages.parent.name}/site-packages"
 
     opt, etc, drop_ins = stage / "opt", stage / "etc", stage / "monitor.service.d"
-    for folder in (opt / inside, opt / "monitor", opt / ".venv/bin", etc / "keys", drop_ins):
+    for folder in (opt / inside, opt / "monitor", opt / "migrations", opt / ".venv/bin", etc / "keys", drop_ins):
         folder.mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("stand_in.py"), opt)
     (opt / ".venv/bin/monitor").write_text(LAUNCHER.format(packages=inside))
     (opt / ".venv/bin/monitor").chmod(0o755)
-    (etc / "monitor.yaml").write_text("# the stand-in reads none\n")
+    fleet = FleetServer(FLEET, SystemClock(), "127.0.0.1", 9470)
+    config = fleet_yaml(FLEET, fleet.base_url, interval="5s").replace("env: SIM_KEY_", "credential: SIM_KEY_")
+    (etc / "monitor.yaml").write_text(config)
     (stage / "hosts").write_text("192.0.2.7 acme.example\n")
     (stage / "nsswitch.conf").write_text("hosts: files\n")
-    (etc / "keys/ACME_API_KEY").write_text("sk-planted\n")
-    (etc / "keys/ACME_API_KEY").chmod(0o400)
+    for name, key in KEYS.items():
+        (etc / "keys" / name).write_text(key + "\n")
+        (etc / "keys" / name).chmod(0o400)
     (drop_ins / "test.conf").write_text(DROP_IN)
     # The container borrows this machine's /usr: none of its services is to start, and no network is waited for.
     (stage / "no-others.preset").write_text("disable *\n")
@@ -136,7 +155,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
                 f"--bind-ro={drop_ins}:/etc/systemd/system/monitor.service.d",
                 f"--bind-ro={opt}:/opt/llm-provider-monitor",
                 f"--bind-ro={packages}:/opt/llm-provider-monitor/{inside}",
-                f"--bind-ro={ROOT / 'monitor'}:/opt/llm-provider-monitor/monitor",
+                *(f"--bind-ro={ROOT / name}:/opt/llm-provider-monitor/{name}" for name in ("monitor", "migrations")),
                 f"--bind-ro={etc}:/etc/llm-provider-monitor",
                 "-b",
             ],
@@ -214,9 +233,45 @@ def test_a_refused_configuration_ends_the_service_at_once(machine: Machine) -> N
     machine.run("systemctl", "start", "monitor")
     machine.run("systemctl", "stop", "monitor")
     assert machine.shown("Result") == "success"
-    machine.run("touch", "/var/lib/llm-provider-monitor/refuse-to-start")
+    machine.run("touch", f"{STATE}/refuse-to-start")
     machine.run("systemctl", "start", "monitor")
     machine.until(lambda: machine.shown("ActiveState") == "failed", "failed service", 10)
     assert machine.shown("ExecMainStatus") == "2"
     assert machine.shown("NRestarts") == "0"
-    machine.run("rm", "/var/lib/llm-provider-monitor/refuse-to-start")
+    machine.run("rm", f"{STATE}/refuse-to-start")
+
+
+@pytest.mark.prove
+def test_the_monitor_itself_works_under_the_unit(machine: Machine) -> None:
+    def page(path: str) -> str:
+        ask = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:9469{path}').read().decode())"
+        return machine.run(SYSTEM_PYTHON, "-c", ask)
+
+    machine.run("touch", "/run/the-monitor-itself")
+    machine.run("systemd-run", "--unit=fleet", MONITOR, "simulate")
+    machine.run("systemctl", "start", "monitor")
+    assert machine.shown("ActiveState") == "active", machine.journal()
+    machine.until(lambda: 'outcome="success"' in page("/metrics"), "successful probe")
+    assert json.loads(page("/readyz")), machine.journal()
+
+    before = machine.shown("MainPID")
+    machine.run("systemctl", "reload", "monitor")
+    machine.until(lambda: "reloaded" in machine.journal(), "reload")
+    # Twice the watchdog's time: the real schedule feeds it.
+    fed_until = time.monotonic() + 8
+    machine.until(lambda: time.monotonic() > fed_until, "watchdog that is fed")
+    assert machine.shown("MainPID") == before
+    assert machine.shown("NRestarts") == "0"
+
+    guide = (ROOT / "deploy/README.md").read_text()
+    (backup,) = re.findall(r"^systemd-run .*?[^\\]$", guide, flags=re.MULTILINE | re.DOTALL)
+    said = machine.run("sh", "-c", backup)
+    count = (
+        "import sqlite3; print(sqlite3.connect('backup.db').execute('select count(*) from observations').fetchone()[0])"
+    )
+    rows = machine.run("sh", "-c", f'cd {STATE} && {SYSTEM_PYTHON} -c "{count}"')
+    assert rows.isdigit() and int(rows) > 0, f"{said}\n{rows}"
+
+    machine.run("systemctl", "stop", "monitor")
+    assert machine.shown("Result") == "success", machine.journal()
+    assert "stopped" in machine.journal()

@@ -187,32 +187,65 @@ def test_a_first_token_alone_in_its_read_is_exact() -> None:
     assert tape.first_payload_at == 100.5
 
 
-def test_a_first_token_that_shares_its_read_is_set_back_by_the_streams_own_gap() -> None:
-    tape = tape_of((100.0, []), (100.5, [Content("a"), Content("b"), Content("c")]), *words(10, 100.6))
+def shared(first: Sequence[Event], since: float | None, *rest: Read) -> Tape:
+    """A stream whose first tokens were read at 100.5, together, when the loop had last looked at `since`."""
+    tape = Tape()
+    tape.begin_read(100.0)
+    tape.begin_read(100.5, since)
+    for event in first:
+        tape.add(event)
+    for at, events in rest:
+        tape.begin_read(at)
+        for event in events:
+            tape.add(event)
+    return tape
+
+
+THREE = [Content("a"), Content("b"), Content("c")]
+
+
+def test_a_first_token_that_shares_a_late_read_is_set_back_by_the_streams_own_gap() -> None:
+    tape = shared(THREE, 100.1, *words(10, 100.6))
     assert tape.first_token_shared
     assert tape.first_payload_at == pytest.approx(100.5 - 2 * 0.1)
     assert tape.max_gap_seconds == pytest.approx(0.1)
 
 
+def test_a_first_token_that_the_provider_sent_together_with_others_came_when_it_came() -> None:
+    for on_time in (None, 100.5):
+        tape = shared(THREE, on_time, *words(10, 100.6))
+        assert tape.first_token_shared
+        assert tape.first_payload_at == 100.5
+
+
 def test_a_first_answer_in_the_same_read_is_set_back_by_its_own_place() -> None:
-    tape = tape_of((100.0, []), (100.5, [Reasoning("r"), Content("b"), Content("c")]), *words(10, 100.6))
+    tape = shared([Reasoning("r"), Content("b"), Content("c")], 100.1, *words(10, 100.6))
     assert tape.first_answer_at == pytest.approx(100.5 - 0.1)
 
 
-def test_a_first_token_is_never_set_back_before_the_read_that_did_not_hold_it() -> None:
-    tape = tape_of((100.45, [CONTROL]), (100.5, [Content("a"), Content("b"), Content("c")]), *words(10, 100.6))
-    assert tape.first_payload_at == pytest.approx(100.45)
+def test_a_first_token_is_never_set_back_before_the_loop_had_last_looked() -> None:
+    assert shared(THREE, 100.45, *words(10, 100.6)).first_payload_at == pytest.approx(100.45)
+    # A read in between has looked, too.
+    tape = Tape()
+    tape.begin_read(100.48)
+    tape.begin_read(100.5, 100.1)
+    for event in THREE:
+        tape.add(event)
+    for at, events in words(10, 100.6):
+        tape.begin_read(at)
+        tape.add(events[0])
+    assert tape.first_payload_at == pytest.approx(100.48)
 
 
 def test_a_provider_that_always_sends_in_bursts_is_given_no_credit() -> None:
     burst = [Content("a")] * 10
-    tape = tape_of((100.0, []), (101.0, burst), (102.0, burst), (103.0, burst))
+    tape = shared(burst, 100.1, (101.5, burst), (102.5, burst))
     assert tape.first_token_shared
-    assert tape.first_payload_at == 101.0
+    assert tape.first_payload_at == 100.5
 
 
 def test_a_stream_in_one_read_has_no_gap_to_be_set_back_by() -> None:
-    tape = tape_of((100.0, []), (100.5, [Content("a")] * 4))
+    tape = shared([Content("a")] * 4, 100.1)
     assert tape.first_token_shared
     assert tape.first_payload_at == 100.5
 
@@ -242,12 +275,19 @@ READS = st.lists(st.tuples(st.floats(0.0, 2.0), EVENTS), max_size=12).map(
 USAGES = st.builds(Usage, *[st.none() | st.integers(0, 500)] * 4)
 
 
-@given(READS, st.none() | USAGES, st.sampled_from(list(Outcome)))
+@given(READS, st.none() | USAGES, st.sampled_from(list(Outcome)), st.floats(0.0, 3.0))
 @settings(max_examples=200, deadline=None)
-def test_figures_keep_their_order_and_bounds(reads: list[Read], counted: Usage | None, outcome: Outcome) -> None:
+def test_figures_keep_their_order_and_bounds(
+    reads: list[Read], counted: Usage | None, outcome: Outcome, late: float
+) -> None:
     end = reads[-1][0] if reads else 100.0
     tail: list[Read] = [(end, [counted])] if counted is not None else []
-    tape = tape_of((100.0, []), *reads, *tail)
+    tape = Tape()
+    tape.begin_read(100.0)
+    for at, events in [*reads, *tail]:
+        tape.begin_read(at, at - late)
+        for event in events:
+            tape.add(event)
     told = figures_of(tape, t0=100.0, terminal_at=end, outcome=outcome, price=PRICE, prompt_bytes=40)
     spans = [told.ttft_seconds, told.first_answer_seconds]
     known = [span for span in spans if span is not None]

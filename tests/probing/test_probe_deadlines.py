@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from probing_stage import DONE, ROLE, STOP, Conn, Stage, delta, probed, saying, text, usage
+from probing_stage import DONE, ROLE, STOP, Conn, Stage, delta, probed, provider, replying, saying, text, usage
 
 from monitor.observation import Observation
 from monitor.outcome import Outcome
@@ -106,11 +106,10 @@ async def test_payload_moves_the_idle_deadline_and_never_the_whole_probes() -> N
         await conn.head()
         await repeating(conn, text("a"))
 
-    with lasting(3 * SHORT, 2.0):
-        observation = await probed(script, idle_timeout_seconds=SHORT, timeout_seconds=3 * SHORT)
+    with lasting(0.6, 3.0):
+        observation = await probed(script, idle_timeout_seconds=0.4, timeout_seconds=0.6)
     assert observation.outcome is Outcome.TIMEOUT_TOTAL
-    assert observation.max_gap_seconds is not None
-    assert observation.max_gap_seconds < SHORT
+    assert "not done within 0.6 s" in (observation.detail or "")
 
 
 @pytest.mark.parametrize(
@@ -122,10 +121,10 @@ async def test_every_channel_of_payload_moves_the_idle_deadline(chunk: Any) -> N
         await conn.head()
         for _ in range(8):
             await conn.events(chunk)
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.04)
         await conn.events(STOP, DONE)
 
-    observation = await probed(script, idle_timeout_seconds=0.15, first_token_timeout_seconds=0.5)
+    observation = await probed(script, idle_timeout_seconds=0.2, first_token_timeout_seconds=1.0)
     assert observation.outcome is Outcome.SUCCESS
 
 
@@ -150,8 +149,6 @@ async def test_a_port_that_does_not_answer_is_a_connect_timeout() -> None:
 
 
 async def test_a_handshake_that_never_ends_is_a_connect_timeout() -> None:
-    from probing_stage import provider
-
     async def script(conn: Conn) -> None:
         await conn.hang()
 
@@ -177,8 +174,6 @@ async def test_a_refusal_whose_body_never_ends_is_judged_by_what_came(monkeypatc
 
 
 async def test_no_timeout_of_a_gateway_is_one_of_ours() -> None:
-    from probing_stage import replying
-
     for status in ("504 X", "522 X", "524 X", "408 X"):
         assert (await probed(replying(status, {}))).outcome is Outcome.SERVER_ERROR
 
@@ -218,7 +213,7 @@ async def test_a_deadline_is_reckoned_by_the_stamp_and_not_by_the_timer() -> Non
 async def test_a_stream_of_many_slow_tokens_outlives_every_deadline_but_the_total() -> None:
     observation = await probed(
         saying(*[text("a")] * 12, STOP, usage(), DONE, pause=0.03),
-        idle_timeout_seconds=0.2,
-        first_token_timeout_seconds=0.2,
+        idle_timeout_seconds=0.3,
+        first_token_timeout_seconds=0.3,
     )
     assert observation.outcome is Outcome.SUCCESS

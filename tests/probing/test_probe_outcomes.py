@@ -368,6 +368,37 @@ async def test_what_is_not_http_is_malformed(sent: bytes) -> None:
     assert (await probed(script)).outcome is Outcome.MALFORMED
 
 
+@pytest.mark.parametrize("worth", [b"zz\r\nhello\r\n", b"5\r\nhelloXX\r\n", b"f" * 30 + b"\r\n"])
+@pytest.mark.parametrize("closes", [False, True])
+async def test_a_body_that_leaves_its_framing_in_mid_stream_is_malformed(worth: bytes, closes: bool) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        await conn.events(text("a"))
+        await asyncio.sleep(0.02)
+        await conn.events(text("b"))
+        await conn.send(worth)
+        if closes:
+            conn.fin()
+        await conn.hang()
+
+    observation = await probed(script)
+    assert observation.outcome is Outcome.MALFORMED
+    assert observation.output_tokens == 1
+
+
+async def test_a_long_answer_that_comes_at_once_is_read_to_its_end() -> None:
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        await conn.write("".join(map(sse, [*[text("word ")] * 8000, STOP, usage(), DONE])))
+        await conn.end()
+
+    observation = await probed(script)
+    assert observation.outcome is Outcome.SUCCESS
+    assert observation.output_tokens == 10
+
+
 async def test_a_refusal_before_the_request_was_read_is_still_heard() -> None:
     async def script(conn: Conn) -> None:
         await conn.reply("401 X", {"error": {"code": "invalid_api_key", "message": "m"}}, connection="close")

@@ -9,7 +9,7 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.catalog.model import Endpoint
@@ -69,6 +69,7 @@ def test_states_that_differ_make_degraded_and_those_that_know_nothing_have_no_sa
     assert all(pooled_state(order) is pooled for order in permutations(states))
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(State), min_size=1, max_size=6))
 def test_down_needs_every_location_that_knows(states: list[State]) -> None:
     known = [state for state in states if state is not State.UNKNOWN]

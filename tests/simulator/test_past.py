@@ -37,8 +37,8 @@ def test_the_past_is_the_same_each_time() -> None:
     assert past(3600, fleet=default_fleet(2)) != past(3600)
 
 
-@given(st.floats(0.0, 7200.0), st.floats(0.0, 7200.0), st.sampled_from([7.0, 60.0, 300.0]))
-@settings(max_examples=10, deadline=None)
+@given(st.floats(0.0, 3600.0), st.floats(0.0, 3600.0), st.sampled_from([20.0, 60.0, 300.0]))
+@settings(max_examples=8, deadline=None)
 def test_a_part_of_the_past_is_the_same_as_in_the_whole(first: float, second: float, interval: float) -> None:
     cut = START + min(first, second)
     end = START + max(first, second)
@@ -130,8 +130,7 @@ def test_a_month_holds_every_group_and_the_monitors_own_troubles() -> None:
     assert counts[Outcome.GONE] > 0
     assert counts[Outcome.UNKNOWN_MODEL] > 0
     due = sum(Cadence.of(endpoint, 1200.0).count_due(START, START + 30 * DAY) for endpoint in FLEET.endpoints)
-    accounts = sum(count for outcome, count in counts.items() if group_of(outcome) is Group.ACCOUNT)
-    assert counts.total() < due - accounts, "some slots passed while the monitor was not running"
+    assert counts.total() < due, "some slots passed while the monitor was not running"
 
 
 def test_outages_are_there_for_hours_and_long_ago() -> None:
@@ -164,17 +163,15 @@ def test_the_past_is_as_the_live_fleet_draws_it() -> None:
 
 
 async def test_the_live_fleet_is_as_its_past_on_the_wire() -> None:
-    """The same number at the same moment: the first token comes when the past says that it came."""
-    speed = 4.0
-    async with serving(speed=speed) as server:
-        for _ in range(6):
-            await asyncio.gather(*(chat(server, GPT) for _ in range(20)))
+    async with serving(speed=1.0) as server:
+        for _ in range(2):
+            await asyncio.gather(*(chat(server, GPT) for _ in range(50)))
         live = [seen.first_token_seconds for seen in server.seen]
         now = server.seen[-1].at
     fleet = replace(UNDISTURBED, endpoints={GPT: FLEET.endpoints[GPT]})
     before = past(1800.0, fleet=fleet, start=now - 900.0, interval=5.0)
     made = np.median([one.ttft_seconds for one in before if one.outcome is Outcome.SUCCESS])
-    assert np.median(live) * speed == pytest.approx(made, rel=0.2)
+    assert np.median(live) == pytest.approx(made, rel=0.2)
 
 
 @pytest.mark.parametrize("fault", list(Fault))

@@ -85,7 +85,7 @@ async def test_tokens_come_when_the_script_says() -> None:
         played = script(FLEET, FLEET.endpoints[GPT], 0, seen.at, 64, "healthy")
         assert heard.ended == "fin"
         assert seen.first_token_seconds is not None
-        assert played.ttft_seconds <= seen.first_token_seconds < played.ttft_seconds + 0.2
+        assert played.ttft_seconds <= seen.first_token_seconds < played.ttft_seconds + 1.0
 
 
 async def test_the_cap_is_kept_and_told() -> None:
@@ -341,6 +341,23 @@ def _descriptors() -> int:
     return len(list(Path(f"/proc/{os.getpid()}/fd").iterdir()))
 
 
+async def _a_life_cut_short() -> None:
+    server = FleetServer(FLEET, SystemClock())
+    await server.start()
+    links = [await asyncio.open_connection(*address_of(server.url)) for _ in range(4)]
+    requests = (chat_bytes(GPT), chat_bytes(GPT, fault="silent"), chat_bytes(GPT)[:50], chat_bytes(GPT, fault="crawl"))
+    for (_, writer), request in zip(links, requests, strict=True):
+        writer.write(request)
+    await eventually(lambda: server.connections == 4 and len(server.seen) == 3)
+    await server.stop()
+    assert server.connections == 0
+    for reader, writer in links:
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            await reader.readexactly(1 << 20)
+        writer.transport.abort()
+    await asyncio.sleep(0)
+
+
 async def test_stop_drops_every_stream_and_leaves_nothing() -> None:
     tasks = asyncio.all_tasks()
     server = FleetServer(FLEET, SystemClock())
@@ -350,25 +367,7 @@ async def test_stop_drops_every_stream_and_leaves_nothing() -> None:
     await server.stop()
     before = _descriptors()
     for _ in range(5):
-        server = FleetServer(FLEET, SystemClock())
-        await server.start()
-        links = [await asyncio.open_connection(*address_of(server.url)) for _ in range(4)]
-        requests = (
-            chat_bytes(GPT),
-            chat_bytes(GPT, fault="silent"),
-            chat_bytes(GPT)[:50],
-            chat_bytes(GPT, fault="crawl"),
-        )
-        for (_, writer), request in zip(links, requests, strict=True):
-            writer.write(request)
-        await eventually(lambda: server.connections == 4 and len(server.seen) == 3)
-        await server.stop()
-        assert server.connections == 0
-        for reader, writer in links:
-            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
-                await reader.readexactly(1 << 20)
-            writer.transport.abort()
-        await asyncio.sleep(0)
+        await _a_life_cut_short()
     gc.collect()
     assert asyncio.all_tasks() == tasks
     assert _descriptors() == before

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -283,3 +285,77 @@ async def test_odd_file_names_are_file_names(name: str, tmp_path: Path, clock: F
 
 def test_the_clock_of_these_tests_starts_at_a_midnight() -> None:
     assert MIDNIGHT % 86400 == 0
+
+
+async def test_a_directory_that_we_may_not_write_to_can_be_read_from(clock: FakeClock) -> None:
+    """In a process of its own, since root may write anywhere and has to become somebody else first."""
+    script = (
+        "import asyncio, os, sys\n"
+        "import aiosqlite, sqlalchemy.dialects.sqlite.aiosqlite, sqlalchemy.ext.asyncio\n"
+        "from monitor.clock import SystemClock\n"
+        "from monitor.settings import DatabaseSettings\n"
+        "from monitor.storage.database import Database\n"
+        "from monitor.storage.errors import DatabaseNotWritable\n"
+        "from monitor.storage.history import History\n"
+        "settings = DatabaseSettings(sys.argv[1])\n"
+        "async def main():\n"
+        "    await (await Database.open(DatabaseSettings(sys.argv[2]), SystemClock())).close()\n"
+        "    if os.geteuid() == 0:\n"
+        "        os.setuid(65534)\n"
+        "    database = await Database.open_read_only(settings, SystemClock())\n"
+        "    print(len(await History(database).observations()))\n"
+        "    await database.close()\n"
+        "    try:\n"
+        "        await Database.open(settings, SystemClock())\n"
+        "    except DatabaseNotWritable as error:\n"
+        "        print(error)\n"
+        "asyncio.run(main())\n"
+    )
+    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryDirectory() as other:
+        settings = DatabaseSettings(f"sqlite:///{directory}/monitor.db")
+        async with stage(settings, clock) as store:
+            await store.write([observation(1), observation(2)])
+        store.database.path.with_name("monitor.db.lock").unlink()
+        Path(directory).chmod(0o555)
+        done = subprocess.run(
+            [sys.executable, "-c", script, settings.url, f"sqlite:///{other}/warm.db"], capture_output=True, text=True
+        )
+        Path(directory).chmod(0o755)
+    assert done.stdout.splitlines()[:1] == ["2"], done.stderr
+    assert "not writable" in done.stdout
+
+
+async def test_a_row_of_a_success_takes_at_most_150_bytes_of_disk(settings: DatabaseSettings) -> None:
+    chance = random.Random(9)
+    rows = []
+    for minute in range(6):
+        for number in range(1000):
+            due_at = MIDNIGHT + minute * 60 + number * 60 / 1000
+            ttft = chance.lognormvariate(-1, 0.5)
+            rows.append(
+                observation(
+                    endpoint=f"author/model-{number}@provider",
+                    slot=int(due_at // 60),
+                    due_at=due_at,
+                    started_at=due_at + chance.random() / 100,
+                    connect_seconds=chance.random() / 5,
+                    headers_seconds=ttft - 0.002,
+                    first_event_seconds=ttft - 0.001,
+                    ttft_seconds=ttft,
+                    first_answer_seconds=ttft,
+                    latency_seconds=ttft + chance.lognormvariate(0, 0.5),
+                    max_gap_seconds=chance.random() / 10,
+                    output_tokens_per_second=chance.lognormvariate(4, 0.5),
+                    throughput_tokens_per_second=chance.lognormvariate(3.5, 0.5),
+                    cost_usd=chance.random() / 10_000,
+                    response_id=f"chatcmpl-{chance.getrandbits(116):029x}",
+                )
+            )
+    async with stage(settings) as store:
+        await store.write([observation(-1, endpoint=row.endpoint) for row in rows[:1000]])
+        before = (await store.database.free_pages())[1]
+        for start in range(0, len(rows), 25):
+            await store.write(rows[start : start + 25])
+        after = (await store.database.free_pages())[1]
+    assert len(rows[0].response_id or "") == 38
+    assert (after - before) * 4096 / len(rows) <= 150

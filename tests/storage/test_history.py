@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import sqlite3
 from dataclasses import replace
 from typing import Any
@@ -114,6 +115,32 @@ async def test_a_row_that_started_long_after_it_was_due_is_still_found(store: St
         skew = await read_skew(connection)
     assert skew.ms == 2 * DAY * 1000 - 600_000
     assert skew.until_due_ms == (MIDNIGHT + HOUR) * 1000
+
+
+async def test_a_gap_of_decades_is_leapt_over(store: Stage) -> None:
+    ahead = observation(0, at=MIDNIGHT + 70 * 365 * DAY)  # a clock that was set wrong, once
+    rows = [observation(0), observation(0, at=MIDNIGHT + 200 * DAY), ahead]
+    await store.write(rows)
+    async with asyncio.timeout(1):
+        assert await streamed(store) == stored(rows)
+        assert await store.history.observations(limit=3) == stored(rows)[::-1]
+        assert await streamed(store, endpoint="m@nobody") == []
+
+
+async def test_reads_that_are_given_up_half_way_leave_the_readers_usable(store: Stage) -> None:
+    """As when a client of the API hangs up."""
+    rows = [observation(number) for number in range(2000)]
+    await store.write(rows)
+    chance = random.Random(5)
+    for _ in range(60):
+        reading = asyncio.create_task(streamed(store))
+        for _ in range(chance.randrange(30)):
+            await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    assert len(await streamed(store)) == 2000
+    await store.write([observation(9000)])
+    assert len(await asyncio.gather(*(streamed(store) for _ in range(8)))) == 8
 
 
 async def test_what_was_spent_counts_rechecks_and_starts_at_the_moment_asked_for(store: Stage) -> None:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from web_stage import HERE, LLAMA, MINI, MINI_ACME, NOW, Stage, endpoint, probe, settings_of, stage
 
@@ -284,6 +284,7 @@ async def test_what_is_asked_wrongly_is_told_what_to_write_instead(
     assert words in await web.error(path, status)
 
 
+@settings(deadline=None)
 @given(st.decimals(min_value=0, max_value=100_000, places=6, allow_nan=False, allow_infinity=False))
 def test_a_price_per_token_is_exact_and_without_exponent(usd: Decimal) -> None:
     text = price_text(float(usd))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.clock import utc_text
@@ -34,7 +34,7 @@ def test_a_time_beyond_reason_is_refused_or_harmless(text: str) -> None:
         at = Query(f"since={text}", ("since",)).instant("since", NOW, NOW)
     except BadRequest:
         return
-    assert -1e18 < at < NOW
+    assert 0 <= at < NOW
 
 
 @pytest.mark.parametrize("text", ["٣", "1_0", " 5", "5.0", "0x5", "1e1", "５", "-0", "+5", ""])
@@ -53,6 +53,7 @@ def test_a_route_without_parameters_says_so() -> None:
         Query("x=1", ())
 
 
+@settings(deadline=None)
 @given(st.integers(0, 4_000_000_000_000))
 def test_a_time_that_we_write_is_a_time_that_we_read(milliseconds: int) -> None:
     written = utc_text(milliseconds / 1000)

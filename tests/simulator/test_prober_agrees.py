@@ -1,0 +1,123 @@
+"""The monitor's own prober on every fault: its verdict is the expected one, and the made-up past tells it alike."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from simulator_stage import FLEET, NONCE
+
+from monitor.catalog.model import Catalog, Endpoint
+from monitor.clock import SystemClock
+from monitor.observation import Observation
+from monitor.probing.probe import Prober
+from monitor.probing.redaction import Redactor
+from monitor.probing.report import Turn
+from monitor.settings import ProbingSettings, parse_settings
+from monitor.simulator.behaviour import script
+from monitor.simulator.config import fleet_env, fleet_yaml
+from monitor.simulator.faults import EXPECTED, EXPECTED_WHEN_NEW, Fault
+from monitor.simulator.recorded import observed
+from monitor.simulator.server import FAULT_HEADER, FleetServer
+
+NAME = "openai/gpt-4o-mini@halcyon"
+SPEED = 4.0
+# At this speed a late first token comes after 2.1 s at most, and a crawling one every 0.5 s.
+PROBING = ProbingSettings(
+    first_token_timeout_seconds=3.5, idle_timeout_seconds=2.0, timeout_seconds=5.5, connect_timeout_seconds=5.0
+)
+# Told by nobody but the prober, or by the clock rather than the script.
+_NOT_COMPARED = {"detail", "clock", "first_token_shared", "started_at", "due_at", "connect_seconds"}
+_AT_A_TIME = 10
+
+
+def _catalog(server: FleetServer, monkeypatch: pytest.MonkeyPatch) -> Catalog:
+    for name, value in fleet_env(FLEET).items():
+        monkeypatch.setenv(name, value)
+    return parse_settings(fleet_yaml(FLEET, server.base_url), Path("monitor.yaml")).catalog
+
+
+def _made_up(number: int, at: float, fault: Fault | None, probed: Observation) -> Observation:
+    endpoint = FLEET.endpoints[NAME]
+    return observed(
+        script(FLEET, endpoint, number, at, 64, fault or "healthy"),
+        endpoint,
+        location="made-up",
+        slot=probed.slot,
+        due_at=probed.due_at,
+        started_at=probed.started_at,
+        connect_seconds=0.001,
+        worked_before=True,
+    )
+
+
+def _fields_there(observation: Observation) -> set[str]:
+    return {name for name, value in msgspec.structs.asdict(observation).items() if value is not None}
+
+
+@pytest.mark.parametrize("worked_before", [True, False])
+async def test_the_prober_gives_every_fault_its_class_and_the_past_tells_the_same(
+    worked_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, expected = SystemClock(), EXPECTED if worked_before else EXPECTED_WHEN_NEW
+    faults: list[Fault | None] = [None, *(fault for fault in Fault if fault is not Fault.REFUSED)]
+    if not worked_before:
+        faults = [fault for fault in Fault if EXPECTED[fault] is not EXPECTED_WHEN_NEW[fault]]
+    places = asyncio.Semaphore(_AT_A_TIME)
+    async with FleetServer(FLEET, clock, speed=SPEED) as server:
+        endpoint = _catalog(server, monkeypatch).endpoints[NAME]
+        prober = Prober(PROBING, "made-up", clock, Redactor(()), lambda _: worked_before, make_nonce=lambda: NONCE)
+        await prober.start()
+
+        async def probed(slot: int, fault: Fault | None) -> Observation:
+            asked: Endpoint = replace(endpoint, headers={FAULT_HEADER: fault or "healthy"})
+            async with places:
+                return (await prober.probe(Turn(asked, slot, clock.now()))).observation
+
+        try:
+            observations = await asyncio.gather(*(probed(slot, fault) for slot, fault in enumerate(faults)))
+        finally:
+            await prober.close()
+        seen = {one.fault: one for one in server.seen}
+
+    for fault, one in zip(faults, observations, strict=True):
+        made_up = _made_up(seen[fault].number, seen[fault].at, fault, one)
+        if fault is not None:
+            assert one.outcome is expected[fault], one
+        if not worked_before:
+            continue
+        assert one.outcome is made_up.outcome, one
+        assert (one.detail is None) is (made_up.detail is None)
+        # A crawl is cut by this test's own deadlines, a reset may swallow tokens, a hurried span has no speed.
+        leave = _NOT_COMPARED | ({"output_tokens_per_second"} if _is_short(made_up) else set())
+        assert _fields_there(one) - leave == _fields_there(made_up) - leave, fault
+        for name in ("http_status", "error_code", "finish_reason", "token_source", "prompt_tokens", "cached_tokens"):
+            assert getattr(one, name) == getattr(made_up, name), (fault, name)
+        for name in ("answer_ok", "reasoning_tokens", "response_model", "output_tokens", "response_id", "cost_usd"):
+            if fault not in (Fault.CRAWL, Fault.RESET):
+                assert getattr(one, name) == getattr(made_up, name), (fault, name)
+        assert "sim-halcyon" not in repr(one), "an echoed key is redacted"
+
+
+def _is_short(made_up: Observation) -> bool:
+    speed, tokens = made_up.output_tokens_per_second, made_up.output_tokens
+    return speed is not None and tokens is not None and tokens / speed / SPEED < 0.1
+
+
+async def test_a_closed_door_is_a_failed_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "mistralai/mistral-small-3.1-24b-instruct@lanternfish"
+    clock = SystemClock()
+    async with FleetServer(FLEET, clock) as server:
+        endpoint = _catalog(server, monkeypatch).endpoints[name]
+        prober = Prober(PROBING, "made-up", clock, Redactor(()), lambda _: True)
+        await prober.start()
+        try:
+            await server.force(name, Fault.REFUSED)
+            observation = (await prober.probe(Turn(endpoint, 1, clock.now()))).observation
+        finally:
+            await prober.close()
+    assert observation.outcome is EXPECTED[Fault.REFUSED]
+    assert observation.connect_seconds is None
