@@ -38,9 +38,10 @@ from monitor.secret import SecretError
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings, all_secrets
 from monitor.storage.database import Database
+from monitor.storage.eras import record_catalog
 from monitor.storage.errors import StorageError
 from monitor.storage.history import History
-from monitor.storage.recorded import record_catalog, record_incident
+from monitor.storage.incidents import record_incident
 from monitor.storage.restore import restore_board, still_open
 from monitor.storage.retention import Pruned, prune
 from monitor.storage.rollups import CLOSE_AFTER_SECONDS

@@ -58,7 +58,7 @@ def test_whole_milliseconds_survive_a_round_trip(milliseconds: int) -> None:
     assert parse_duration(duration_text(milliseconds / 1000)) == milliseconds / 1000
 
 
-@given(st.integers(0, 10**11), st.sampled_from(["ms", "s", "m", "h", "d"]), st.integers(0, 999))
+@given(st.integers(0, 10**9), st.sampled_from(["ms", "s", "m", "h", "d"]), st.integers(0, 999))
 def test_what_was_read_is_written_so_that_it_reads_the_same(whole: int, unit: str, fraction: int) -> None:
     seconds = parse_duration(f"{whole}.{fraction:03}{unit}")
     assert parse_duration(duration_text(seconds)) == seconds

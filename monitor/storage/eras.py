@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from monitor.catalog.model import Catalog
+from monitor.catalog.target import target_of
 from monitor.slot import Cadence, Era
 from monitor.storage import schema
 from monitor.storage.codec import micros
@@ -57,6 +59,15 @@ async def record_eras(
     if new:
         await connection.execute(insert(table), new)
     return len(new) + len(in_force)
+
+
+async def record_catalog(connection: AsyncConnection, names: Names, location: str, catalog: Catalog, at: float) -> int:
+    """Make the catalog's cadences and targets the eras in force at `location`; how many changed."""
+    wanted = {
+        endpoint.id: (Cadence.of(endpoint.id, endpoint.interval_seconds), target_of(endpoint))
+        for endpoint in catalog.endpoints.values()
+    }
+    return await record_eras(connection, names, location, wanted, at)
 
 
 async def read_eras(

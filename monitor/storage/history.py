@@ -10,7 +10,7 @@ from monitor.storage import schema
 from monitor.storage.codec import HOUR, micros
 from monitor.storage.eras import EndpointAtLocation, read_eras
 from monitor.storage.facts import read_fact
-from monitor.storage.incidents import Incident
+from monitor.storage.incidents import RecordedIncident
 from monitor.storage.raw_reads import LastSlot, RawReads
 from monitor.storage.rollup_reads import Rollup, RollupReads, Step
 from monitor.storage.schema import MILLION
@@ -30,7 +30,7 @@ class History(RawReads, RollupReads):
         until: float | None = None,
         location: str | None = None,
         limit: int = 1000,
-    ) -> list[Incident]:
+    ) -> list[RecordedIncident]:
         """Incidents that lasted at some moment of the span, newest first."""
         table = schema.incidents
         query = (
@@ -60,7 +60,9 @@ class History(RawReads, RollupReads):
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
         return [
-            Incident(*row[:6], started_at=row[6] / MILLION, ended_at=None if row[7] is None else row[7] / MILLION)
+            RecordedIncident(
+                *row[:6], started_at=row[6] / MILLION, ended_at=None if row[7] is None else row[7] / MILLION
+            )
             for row in rows
         ]
 

@@ -1,12 +1,13 @@
-"""Incidents: confirmed states other than operational, with cause, start and end."""
+"""Incidents as rows: written as the ledger tells them, read back with their ids."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from monitor.health.incidents import Incident
 from monitor.storage import schema
 from monitor.storage.codec import clean_text, micros
 from monitor.storage.names import Names
@@ -15,7 +16,7 @@ _DETAIL_LIMIT = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Incident:
+class RecordedIncident:
     """`ended_at` is None while it lasts. Instants are UTC seconds."""
 
     id: int
@@ -28,41 +29,21 @@ class Incident:
     ended_at: float | None
 
 
-async def record_state(
-    connection: AsyncConnection,
-    names: Names,
-    *,
-    endpoint: str,
-    location: str,
-    state: str | None,
-    at: float,
-    cause: str | None = None,
-    detail: str | None = None,
-) -> bool:
-    """`endpoint` at `location` entered `state` at `at`: what lasted of another state ends, and an incident of this one
-    begins. `state` None says that all is well: nothing begins. True if anything changed; the same again changes
-    nothing, so that a restart may repeat what it finds."""
-    endpoint_id = (await names.endpoints(connection, [endpoint]))[endpoint]
-    location_id = (await names.locations(connection, [location]))[location]
+async def record_incident(connection: AsyncConnection, names: Names, incident: Incident) -> None:
+    """Write the incident as it is now: a new row, or the row of the same endpoint, location and start."""
     table = schema.incidents
-    here = (table.c.endpoint_id == endpoint_id, table.c.location_id == location_id)
-    at_us = micros(at)
-    lasting = (await connection.execute(select(table).where(*here, table.c.ended_us.is_(None)))).all()
-    ending = [row for row in lasting if row.state != state]
-    for row in ending:
-        ended = update(table).where(table.c.id == row.id).values(ended_us=max(at_us, row.started_us))
-        await connection.execute(ended)
-    if state is None or len(ending) < len(lasting):
-        return bool(ending)
-    values = {
-        "state": state,
-        "cause": None if cause is None else clean_text(cause, _DETAIL_LIMIT),
-        "detail": None if detail is None else clean_text(detail, _DETAIL_LIMIT),
-        "ended_us": None,
+    key = {
+        "endpoint_id": (await names.endpoints(connection, [incident.endpoint]))[incident.endpoint],
+        "location_id": (await names.locations(connection, [incident.location]))[incident.location],
+        "started_us": micros(incident.started_at),
     }
-    # Down and degraded within one microsecond, or told twice: the later word stands.
-    again = await connection.execute(update(table).where(*here, table.c.started_us == at_us).values(**values))
-    if again.rowcount == 0:
-        start = {"endpoint_id": endpoint_id, "location_id": location_id, "started_us": at_us}
-        await connection.execute(insert(table).values(**start, **values))
-    return True
+    values = {
+        "state": incident.state.value,
+        "cause": None if incident.cause is None else clean_text(incident.cause, _DETAIL_LIMIT),
+        "detail": None if incident.detail is None else clean_text(incident.detail, _DETAIL_LIMIT),
+        "ended_us": None if incident.ended_at is None else micros(incident.ended_at),
+    }
+    same = [table.c[name] == value for name, value in key.items()]
+    changed = await connection.execute(update(table).where(*same).values(**values))
+    if changed.rowcount == 0:
+        await connection.execute(insert(table).values(**key, **values))

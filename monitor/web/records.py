@@ -13,7 +13,7 @@ from monitor.observation import EXPORT_FIELDS, Observation
 from monitor.outcome import group_of
 from monitor.routing.snapshot import JsonObject, counts_object, quantiles_object, stamp
 from monitor.storage.history import Rollup
-from monitor.storage.incidents import Incident
+from monitor.storage.incidents import RecordedIncident
 
 
 def observation_object(observation: Observation, policy: str) -> JsonObject:
@@ -27,7 +27,7 @@ def observation_object(observation: Observation, policy: str) -> JsonObject:
     }
 
 
-def incident_object(incident: Incident) -> JsonObject:
+def incident_object(incident: RecordedIncident) -> JsonObject:
     ended_at = incident.ended_at
     return {
         "id": incident.id,

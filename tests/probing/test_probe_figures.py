@@ -32,9 +32,10 @@ from monitor import __version__
 from monitor.catalog.model import Price
 from monitor.clock import SystemClock
 from monitor.outcome import Outcome
+from monitor.probing.transport import Pulse
 
-# Loopback and a busy machine together; every pause below is longer.
-SLACK = 0.03
+# A pause is never shorter than it was asked for; how much longer is up to a busy machine.
+EARLY, LATE = 0.005, 0.5
 
 
 async def timed(conn: Conn) -> None:
@@ -70,14 +71,17 @@ async def test_a_streamed_answer_gives_every_figure() -> None:
     ]
     for span, expected in spans:
         assert span is not None
-        assert expected - 0.005 <= span <= expected + 5 * SLACK
+        assert expected - EARLY <= span <= expected + LATE
     assert observation.connect_seconds is not None
-    assert 0 < observation.connect_seconds < SLACK * 5
-    assert observation.max_gap_seconds == pytest.approx(0.04, abs=SLACK)
+    assert 0 < observation.connect_seconds < LATE
+    assert observation.max_gap_seconds is not None
+    assert 0.04 - EARLY <= observation.max_gap_seconds < LATE
     assert observation.output_tokens == 13
     assert observation.token_source == "usage"
-    assert observation.output_tokens_per_second == pytest.approx(12 / 0.12, rel=0.3)
-    assert observation.throughput_tokens_per_second == pytest.approx(13 / 0.18, rel=0.3)
+    assert observation.output_tokens_per_second is not None
+    assert 12 / LATE < observation.output_tokens_per_second < 12 / (0.12 - EARLY)
+    assert observation.throughput_tokens_per_second is not None
+    assert 13 / LATE < observation.throughput_tokens_per_second < 13 / (0.18 - EARLY)
     assert (observation.prompt_tokens, observation.cached_tokens, observation.reasoning_tokens) == (30, 10, 4)
     assert observation.cost_usd == pytest.approx((20 + 10 * 0.5 + 13 * 10) / 1e6)
     assert (observation.clock, observation.first_token_shared) == ("userspace", False)
@@ -193,15 +197,24 @@ async def test_tokens_that_the_provider_sends_together_came_together() -> None:
     observation = await probed(script)
     assert observation.first_token_shared
     assert observation.ttft_seconds is not None
-    assert 0.095 <= observation.ttft_seconds <= 0.1 + 5 * SLACK
+    assert 0.1 - EARLY <= observation.ttft_seconds <= 0.1 + LATE
 
 
-async def test_a_first_token_that_our_busy_loop_let_lie_is_set_back() -> None:
+async def test_a_first_token_that_our_busy_loop_let_lie_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """The provider lives in a thread, so that it goes on while our loop stands still for its first three tokens."""
     loop = asyncio.get_running_loop()
     listener = socket.create_server(("127.0.0.1", 0))
-    told: list[float] = []
     stands_still, three_told = threading.Event(), threading.Event()
+    late_reads: list[float] = []
+    looked_at = Pulse.looked_at
+
+    def noting(pulse: Pulse, at: float) -> float:
+        since = looked_at(pulse, at)
+        if since < at:
+            late_reads.append(at)
+        return since
+
+    monkeypatch.setattr(Pulse, "looked_at", noting)
 
     def stand_still() -> None:
         stands_still.set()
@@ -216,9 +229,8 @@ async def test_a_first_token_that_our_busy_loop_let_lie_is_set_back() -> None:
             time.sleep(0.04)
             loop.call_soon_threadsafe(stand_still)
             stands_still.wait(5)
-            for count in range(1, 9):
-                time.sleep(0.04)
-                told.append(time.monotonic())
+            for count in range(1, 21):
+                time.sleep(0.02)
                 connection.sendall(sse(text("a")).encode())
                 if count == 3:
                     three_told.set()
@@ -235,8 +247,25 @@ async def test_a_first_token_that_our_busy_loop_let_lie_is_set_back() -> None:
     assert observation.outcome is Outcome.SUCCESS
     assert observation.first_token_shared
     assert observation.ttft_seconds is not None
-    # Uncorrected it would be 80 ms late.
-    assert observation.ttft_seconds == pytest.approx(told[0] - t0, abs=0.05)
+    assert 0.06 - EARLY < observation.ttft_seconds + EARLY < late_reads[-1] - t0
+
+
+async def test_the_pulse_tells_a_loop_that_slept_from_one_that_waited() -> None:
+    clock = SystemClock()
+    pulse = Pulse(clock)
+    pulse.begin()
+    begun = clock.monotonic()
+    time.sleep(0.06)
+    # As a read does: found in the loop's next turn, stamped in the one after it.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    at = clock.monotonic()
+    assert pulse.looked_at(at) <= begun + EARLY
+    pulse.end()
+    pulse.begin()
+    at = clock.monotonic()
+    assert pulse.looked_at(at) == at
+    pulse.end()
 
 
 async def test_the_timeline_runs_from_before_t0_to_the_end() -> None:

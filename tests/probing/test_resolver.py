@@ -97,19 +97,17 @@ async def test_a_failure_is_shared_and_soon_asked_again() -> None:
 
 async def test_a_dead_zone_keeps_no_other_host_waiting() -> None:
     names = Names()
-    resolver = Resolver(SystemClock(), names, deadline_seconds=0.3)
+    resolver = Resolver(SystemClock(), names)
     dead = [asyncio.create_task(resolver.resolve(f"h{index}.dead.example", 443)) for index in range(100)]
     await asyncio.sleep(0.02)
     assert names.under_way <= MAX_LOOKUPS_PER_ZONE
-    begun = time.monotonic()
     await asyncio.gather(*(resolver.resolve(f"api.acme{index}.example", 443) for index in range(40)))
-    assert time.monotonic() - begun < 0.25
+    assert names.under_way == MAX_LOOKUPS_PER_ZONE
     assert names.most_under_way <= MAX_LOOKUPS
+    assert not any(task.done() for task in dead)
+    names.release.set()
     for outcome in await asyncio.gather(*dead, return_exceptions=True):
         assert isinstance(outcome, OSError)
-        assert "within 0.3 s" in str(outcome)
-    names.release.set()
-    await resolver.close()
 
 
 async def test_a_host_that_hangs_is_looked_up_once_however_often_it_is_asked_for() -> None:

@@ -21,8 +21,7 @@ from monitor.slot import Cadence, Era
 from monitor.storage.eras import record_eras
 from monitor.storage.facts import MADE_UP, read_skew, write_fact
 from monitor.storage.history import LastSlot
-from monitor.storage.incidents import record_state
-from monitor.storage.recorded import record_incident
+from monitor.storage.incidents import record_incident
 
 
 async def streamed(store: Stage, **span: Any) -> list[Any]:
@@ -258,20 +257,15 @@ async def test_an_era_never_ends_before_it_began(store: Stage) -> None:
 async def test_incidents_begin_end_and_are_found_by_the_moments_they_lasted(store: Stage) -> None:
     names = store.database.names
 
-    async def enter(state: str | None, at: float, endpoint: str = "m@a", **why: str) -> bool:
-        return await store.writer.submit(
-            lambda connection: record_state(
-                connection, names, endpoint=endpoint, location="local", state=state, at=at, **why
-            )
-        )
+    async def tell(endpoint: str, state: State, cause: str | None, at: float, until: float | None = None) -> None:
+        incident = Incident(endpoint, "local", state, cause, at, until, None if cause is None else "x\ud800")
+        await store.writer.submit(lambda connection: record_incident(connection, names, incident))
 
-    assert not await enter(None, 50)
-    assert await enter("degraded", 100, cause="slow")
-    assert not await enter("degraded", 120, cause="slow")  # found again after a restart
-    assert await enter("down", 200, cause="reset", detail="x\ud800")
-    assert await enter(None, 300)
-    assert not await enter(None, 310)
-    assert await enter("down", 400, endpoint="m@b")
+    await tell("m@a", State.DEGRADED, "slow", 100)
+    await tell("m@a", State.DEGRADED, "slow", 100, 200)  # the same one, ended
+    await tell("m@a", State.DEGRADED, "reset", 200)
+    await tell("m@a", State.DOWN, "reset", 200, 300)  # it deepened before it ended
+    await tell("m@b", State.DOWN, None, 400)
     found = await store.history.incidents()
     assert [(each.endpoint, each.state, each.cause, each.started_at, each.ended_at) for each in found] == [
         ("m@b", "down", None, 400.0, None),

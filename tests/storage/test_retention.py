@@ -9,6 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from storage_samples import DAY, HOUR, MIDNIGHT, Stage, observation, stage
 
 from monitor.clock import SystemClock
+from monitor.health.incidents import Incident
+from monitor.health.state import State
 from monitor.outcome import Outcome
 from monitor.settings import DatabaseSettings, RetentionSettings
 from monitor.slot import Cadence
@@ -16,7 +18,7 @@ from monitor.storage import retention
 from monitor.storage.database import Database, Job, T
 from monitor.storage.eras import record_eras
 from monitor.storage.facts import read_skew
-from monitor.storage.incidents import record_state
+from monitor.storage.incidents import record_incident
 from monitor.storage.retention import Pruned, prune
 
 
@@ -102,9 +104,7 @@ async def test_closed_incidents_and_eras_go_with_the_daily_rows_and_open_ones_st
 
     async def enter(connection: AsyncConnection) -> None:
         for endpoint, ends in (("m@a", MIDNIGHT + HOUR), ("m@b", None), ("m@c", MIDNIGHT + 19 * DAY)):
-            await record_state(connection, names, endpoint=endpoint, location="local", state="down", at=MIDNIGHT)
-            if ends is not None:
-                await record_state(connection, names, endpoint=endpoint, location="local", state=None, at=ends)
+            await record_incident(connection, names, Incident(endpoint, "local", State.DOWN, None, MIDNIGHT, ends))
         for at, interval in ((MIDNIGHT, 60_000), (MIDNIGHT + HOUR, 30_000), (MIDNIGHT + 19 * DAY, 60_000)):
             await record_eras(connection, names, "local", {"m@a": (Cadence(interval, 0), "t")}, at)
 

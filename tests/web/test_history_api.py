@@ -14,6 +14,8 @@ from sqlalchemy.exc import OperationalError
 from web_stage import HERE, LLAMA, MINI, Stage, probe, settings_of, stage
 from yarl import URL
 
+from monitor.health.incidents import Incident
+from monitor.health.state import State
 from monitor.observation import EXPORT_FIELDS, Observation
 from monitor.outcome import Outcome
 from monitor.self_metrics import SelfMetrics
@@ -21,7 +23,7 @@ from monitor.settings import DatabaseSettings
 from monitor.storage.database import Database
 from monitor.storage.errors import DatabaseUnavailable
 from monitor.storage.history import History
-from monitor.storage.incidents import record_state
+from monitor.storage.incidents import record_incident
 from monitor.storage.writer import Writer
 
 HOUR, DAY = 3600, 86_400
@@ -202,12 +204,9 @@ async def test_incidents_come_newest_first_with_cause_and_length(kept: Kept) -> 
     names = kept.database.names
 
     async def tell(connection: Any) -> None:
-        place = {"endpoint": MINI.id, "location": HERE}
-        await record_state(
-            connection, names, **place, state="down", at=NOW - 600, cause="overloaded", detail="503 busy"
-        )
-        await record_state(connection, names, **place, state=None, at=NOW - 300)
-        await record_state(connection, names, endpoint=LLAMA.id, location=HERE, state="degraded", at=NOW - 60)
+        over = Incident(MINI.id, HERE, State.DOWN, "overloaded", NOW - 600, NOW - 300, "503 busy")
+        await record_incident(connection, names, over)
+        await record_incident(connection, names, Incident(LLAMA.id, HERE, State.DEGRADED, None, NOW - 60))
 
     await kept.database.run(tell)
     newest, older = (await kept.web.json("/api/v1/incidents"))["data"]
