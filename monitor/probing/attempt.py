@@ -30,6 +30,10 @@ class _Expired(Exception):
     pass
 
 
+def _nobody(t0: float) -> None:
+    pass
+
+
 class Attempt:
     """One request and what came back. `run` once; then read the attributes. Stamps are monotonic seconds."""
 
@@ -93,6 +97,8 @@ class Attempt:
             return Verdict(Outcome.MALFORMED, str(error))
         finally:
             self._disarm()
+            # Each holds the attempt, which holds them: a cycle that only a full collection would find.
+            self._alarm, self._exchange.on_connected = None, _nobody
             if self._wire is not None:
                 self._wire.drop()
 

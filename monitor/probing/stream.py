@@ -129,18 +129,22 @@ class EventStream:
             raise LineTooLong
 
     def close(self) -> Iterator[Frame]:
-        """What a body that ended cleanly still holds: hosts leave out the last blank line, or even the last newline."""
-        if self._tail:
-            frame = self._line(bytes(self._tail))
-            self._tail.clear()
+        """What a body that ended cleanly still holds: hosts leave out the last blank line, or even the last newline.
+
+        An event that was cut within a character is dropped, not undecodable."""
+        tail, self._tail = bytes(self._tail), bytearray()
+        try:
+            frame = self._line(tail) if tail else None
             if frame is not None:
                 yield frame
-        if self._data:
-            frame = self._dispatch(cut=True)
-            if frame is not None:
-                yield frame
-        if self._bare:
-            yield self._dispatch_bare(cut=True)
+            if self._data:
+                frame = self._dispatch(cut=True)
+                if frame is not None:
+                    yield frame
+            if self._bare:
+                yield self._dispatch_bare(cut=True)
+        except Undecodable:
+            self.unknown_lines += 1
 
     def _line(self, line: bytes) -> Frame | None:
         if not self._any_line:

@@ -247,7 +247,7 @@ async def test_a_first_token_that_our_busy_loop_let_lie_is_set_back(monkeypatch:
     assert observation.outcome is Outcome.SUCCESS
     assert observation.first_token_shared
     assert observation.ttft_seconds is not None
-    assert 0.06 - EARLY < observation.ttft_seconds + EARLY < late_reads[-1] - t0
+    assert 0.0 < observation.ttft_seconds < late_reads[-1] - t0 - EARLY
 
 
 async def test_the_pulse_tells_a_loop_that_slept_from_one_that_waited() -> None:

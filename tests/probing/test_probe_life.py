@@ -102,7 +102,7 @@ async def test_an_echoed_key_is_kept_nowhere(
         elif place == "names":
             await conn.head()
             chunk = {"id": KEY, "model": f"m-{KEY}", "choices": [{"delta": {"content": KEY}, "finish_reason": KEY}]}
-            await conn.events(chunk, DONE)
+            await conn.events(chunk, usage(), DONE)
         elif place == "status line":
             await conn.send(f"HTTP/9.9 {echo}\r\n\r\n".encode())
         else:

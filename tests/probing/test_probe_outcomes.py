@@ -314,12 +314,13 @@ async def test_what_was_said_right_before_a_fin_mid_chunk_is_not_lost() -> None:
         assert (await probed(script)).outcome is Outcome.SUCCESS
 
 
-async def test_a_line_cut_off_by_a_fin_is_truncation_and_no_malformed_event() -> None:
+@pytest.mark.parametrize("last", [b'data: {"choices": [{"del', b'data: {"choices": "\xe2\x82'])
+async def test_a_line_cut_off_by_a_fin_is_truncation_and_no_malformed_event(last: bytes) -> None:
     async def script(conn: Conn) -> None:
         await conn.request()
         await conn.head(chunked=False)
         await conn.events(text("a"))
-        await conn.write(b'data: {"choices": [{"del')
+        await conn.write(last)
         conn.fin()
 
     assert (await probed(script)).outcome is Outcome.TRUNCATED

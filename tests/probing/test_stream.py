@@ -91,6 +91,10 @@ def test_a_body_that_ends_without_its_last_newlines_is_read_to_the_end() -> None
     assert read(b"data: a\n\ndata: b\n") == [Frame(b"a"), Frame(b"b", cut=True)]
 
 
+def test_an_event_cut_within_a_character_is_dropped() -> None:
+    assert frames_of([b"data: a\n\ndata: \xe2\x82"]) == ([Frame(b"a")], None)
+
+
 def test_an_error_on_a_line_of_its_own_is_kept() -> None:
     frames = read(b'data: a\n\n{"error": {"code": 503}}\n\ndata: b\n\n')
     assert frames == [Frame(b"a"), Frame(b'{"error": {"code": 503}}', bare=True), Frame(b"b")]

@@ -15,7 +15,7 @@ from web_stage import MINI, NOW, Stage, probe, settings_of, stage
 from monitor.health.tally import tally_of
 from monitor.outcome import Outcome
 from monitor.storage.history import Rollup
-from monitor.storage.incidents import Incident
+from monitor.storage.incidents import RecordedIncident
 from monitor.web.families import ENDPOINT_LABELS, Family
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -93,8 +93,8 @@ class OneOfEach:
         tally = tally_of([probe(MINI, NOW - 7000), probe(MINI, NOW - 7060, Outcome.OVERLOADED)])
         yield [Rollup(int(NOW) - 7200, "hour", MINI.id, "fra", "chat", 60, tally)]
 
-    async def incidents(self, *args: Any) -> list[Incident]:
-        return [Incident(7, MINI.id, "fra", "down", "overloaded", None, NOW - 600, NOW - 60)]
+    async def incidents(self, *args: Any) -> list[RecordedIncident]:
+        return [RecordedIncident(7, MINI.id, "fra", "down", "overloaded", None, NOW - 600, NOW - 60)]
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if "```json" in ROUTES[route]])
