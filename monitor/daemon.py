@@ -11,23 +11,23 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 from aiohttp import web
 
 from monitor import __version__
 from monitor.clock import Clock, SystemClock, suspended_seconds, utc_text
-from monitor.config.problem import Problem, SettingsError
 from monitor.health.board import Board
 from monitor.health.incidents import IncidentEvent, IncidentLedger
-from monitor.health.rows import TallyRows, joined
 from monitor.health.state import Transition, is_about_our_key
-from monitor.health.windows import DAY, HOUR, floor_hour
+from monitor.health.windows import DAY
 from monitor.observation import Observation
 from monitor.outcome import Group
 from monitor.probing.probe import Prober
 from monitor.probing.redaction import Redactor
 from monitor.probing.report import ProbeReport
+from monitor.reload import Reloader
+from monitor.rooms import Progress, Rooms
 from monitor.scheduling.budget import Budget
 from monitor.scheduling.dispatcher import Dispatcher
 from monitor.scheduling.gate import Gate
@@ -41,14 +41,15 @@ from monitor.storage.database import Database
 from monitor.storage.eras import record_catalog
 from monitor.storage.errors import StorageError
 from monitor.storage.history import History
+from monitor.storage.hour_turn import close_hours, turn_hours
 from monitor.storage.incidents import record_incident
 from monitor.storage.restore import restore_board, still_open
 from monitor.storage.retention import Pruned, prune
-from monitor.storage.rollups import CLOSE_AFTER_SECONDS
 from monitor.storage.writer import Writer
 from monitor.systemd import Notifier, watchdog_interval_seconds
+from monitor.tasks import Tasks
 from monitor.web.app import create_app
-from monitor.web.ports import Check, ReloadResult
+from monitor.web.ports import ReloadResult
 
 log = logging.getLogger(__name__)
 
@@ -58,50 +59,10 @@ EXPIRE_SECONDS = 5.0
 HOURS_SECONDS = 15.0  # how often to look whether an hour is to be closed
 RETENTION_SECONDS = 600.0
 _STALLED_SECONDS = 30.0  # no progress of the schedule for so long: let the watchdog bite
-# What a running process cannot take over: it would have to let go of its port, its file or its history.
-_FIXED = {"listen": ("listen_host", "listen_port"), "database": ("database",), "location": ("location",)}
 
 
 class DaemonError(Exception):
     """The daemon cannot start. The text says why and what to do."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far the process is, for /readyz."""
-
-    database: Database
-    catalog_loaded: bool = False
-    windows_restored: bool = False
-    waiting_for: str = "windows are being restored"
-
-    async def checks(self) -> Sequence[Check]:
-        return (
-            await self._database_check(),
-            Check("catalog", self.catalog_loaded, "" if self.catalog_loaded else "the catalog is not loaded yet"),
-            Check("windows", self.windows_restored, "" if self.windows_restored else self.waiting_for),
-        )
-
-    async def _database_check(self) -> Check:
-        try:
-            await self.database.ping()
-        except StorageError as error:
-            return Check("database", False, str(error))
-        return Check("database", True)
-
-
-@dataclass(slots=True)
-class _Rooms:
-    """What exists once the database is open."""
-
-    database: Database
-    history: History
-    writer: Writer
-    board: Board
-    prober: Prober
-    dispatcher: Dispatcher
-    progress: Progress
-    ledger: IncidentLedger = field(default_factory=IncidentLedger)
 
 
 class Daemon:
@@ -125,21 +86,19 @@ class Daemon:
         self.address = ""
         self.ready = asyncio.Event()
         self.should_exit = asyncio.Event()
-        self._load = load
         self._notice = notice
         self._before_start = before_start
         self._notifier = Notifier(self.clock)
         self._redactor = redactor or Redactor(())
         self._is_recording = False  # what is committed before the restore is found by it
-        self._reload_lock = asyncio.Lock()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._side_tasks: set[asyncio.Task[None]] = set()
+        self._reloader = Reloader(load, lambda: self.settings, self._adopt, self.metrics, self.clock)
+        self._tasks = Tasks(on_death=self.should_exit.set)
         self._chores: Chores | None = None
         self._runner: web.AppRunner | None = None
-        self._rooms: _Rooms | None = None
+        self._rooms: Rooms | None = None
 
     @property
-    def rooms(self) -> _Rooms:
+    def rooms(self) -> Rooms:
         assert self._rooms is not None, "the database is not open yet"
         return self._rooms
 
@@ -163,7 +122,7 @@ class Daemon:
             await database.close()
             raise
         await self._serve()
-        self._spawn(self.rooms.writer.run(), "writer")
+        self._tasks.pillar("writer", self.rooms.writer.run())
         if self._before_start is not None:
             self.rooms.progress.waiting_for = "the past is being made up"
             await self._before_start(database, self.rooms.writer)
@@ -177,11 +136,11 @@ class Daemon:
             self.address, len(catalog.endpoints), len(catalog.models), len(catalog.providers),
             self.settings.location, database.path,
         )  # fmt: skip
-        self._mark_reload(True)
+        self._reloader.mark(True)
         self._notifier.ready(f"probing {len(catalog.endpoints)} endpoints")
         self.ready.set()
 
-    async def _build(self, database: Database) -> _Rooms:
+    async def _build(self, database: Database) -> Rooms:
         settings, clock, metrics = self.settings, self.clock, self.metrics
         history = History(database)
         writer = Writer(database, clock, metrics, self._on_committed, self._on_spilled)
@@ -197,7 +156,7 @@ class Daemon:
             clock, prober.probe, self._on_report, metrics, gate,
             schedule=ScheduleClock(clock, last_due_at, suspended_seconds), last_due_at=last_due_at,
         )  # fmt: skip
-        return _Rooms(
+        return Rooms(
             database=database,
             history=history,
             writer=writer,
@@ -234,7 +193,7 @@ class Daemon:
         """Windows, states and incidents as they were, from rollups and the raw tail."""
         rooms = self.rooms
         await self._record_catalog(self.settings)
-        await rooms.writer.close_hours(floor_hour(self.clock.now() - CLOSE_AFTER_SECONDS))
+        await close_hours(rooms.writer, self.clock.now())
         incidents = await still_open(rooms.history, self.clock.now())
         rooms.ledger = IncidentLedger(incidents)
 
@@ -279,7 +238,7 @@ class Daemon:
         beat = watchdog_interval_seconds()
         if beat is not None:
             self._chores.add("watchdog", beat, self._watchdog)
-        self._spawn(LagSampler(self.clock, self.metrics).run(), "lag")
+        self._tasks.pillar("lag", LagSampler(self.clock, self.metrics).run())
         self._chores.start()
 
     # --- what comes in
@@ -306,7 +265,7 @@ class Daemon:
             )  # fmt: skip
         events = self.rooms.ledger.apply(transition)
         if events:
-            self._aside(self._write_incidents(events))
+            self._tasks.errand(self._write_incidents(events))
 
     async def _write_incidents(self, events: Sequence[IncidentEvent]) -> None:
         rooms = self.rooms
@@ -338,25 +297,8 @@ class Daemon:
             self._on_transition(transition)
 
     async def _turn_hours(self) -> None:
-        """Close the hour that is over, and let the long windows slide."""
-        rooms, now = self.rooms, self.clock.now()
-        until = floor_hour(now - CLOSE_AFTER_SECONDS)
-        if until > rooms.writer.hours.rolled_until:
-            rows = await rooms.writer.close_hours(until)
-            log.info("hour_closed until=%s rows=%d", utc_text(until, "seconds"), rows)
-        to_hour = floor_hour(now)
-        spans = rooms.board.windows.leaving_spans(to_hour)
-        if spans:
-
-            async def leaving(_connection: object) -> dict[str, TallyRows]:
-                # Read in the writer's task: no commit may come between this and the slide.
-                found: dict[str, TallyRows] = {}
-                for window, (start, end) in spans.items():
-                    parts = [await rooms.history.hour_rows(hour) for hour in range(start, end, HOUR)]
-                    found[window] = joined(parts)
-                return found
-
-            await rooms.writer.submit(leaving, lambda found: rooms.board.slide(to_hour, found))
+        rooms = self.rooms
+        await turn_hours(rooms.writer, rooms.history, rooms.board, self.clock.now())
 
     async def _retain(self) -> None:
         await self.prune()
@@ -383,53 +325,24 @@ class Daemon:
 
     async def reload(self) -> ReloadResult:
         """Validated whole, swapped at once; the old configuration stays in force on any problem."""
-        async with self._reload_lock:
-            self._notifier.reloading()
-            try:
-                return await self._reload()
-            finally:
-                self._notifier.ready(f"probing {len(self.settings.catalog.endpoints)} endpoints")
+        self._notifier.reloading()
+        try:
+            return await self._reloader.reload()
+        finally:
+            self._notifier.ready(f"probing {len(self.settings.catalog.endpoints)} endpoints")
 
-    async def _reload(self) -> ReloadResult:
-        try:
-            settings = await asyncio.to_thread(self._load)
-        except SettingsError as error:
-            return self._refused(error.problems)
-        problems = tuple(
-            Problem(key, "cannot change while the daemon runs", "restart it instead", str(settings.path))
-            for key, names in _FIXED.items()
-            if any(getattr(settings, name) != getattr(self.settings, name) for name in names)
-        )
-        if problems:
-            return self._refused(problems)
-        await self._learn_secrets(settings)
-        try:
-            await self._record_catalog(settings)
-        except StorageError as error:
-            return self._refused((Problem("", f"the database does not take the new catalog: {error}"),))
+    async def _adopt(self, settings: Settings) -> None:
         rooms = self.rooms
+        await self._learn_secrets(settings)
+        await self._record_catalog(settings)
         self.settings = settings
         rooms.prober.configure(settings.probing, settings.location)
         rooms.dispatcher.set_catalog(settings.catalog, settings.probing)
         rooms.board.configure(settings)
         closed = rooms.ledger.close_others(settings.catalog.endpoints, settings.location, self.clock.now())
         if closed:
-            self._aside(self._write_incidents(closed))
+            self._tasks.errand(self._write_incidents(closed))
         await self._refresh()
-        self._mark_reload(True)
-        log.info("reloaded path=%s endpoints=%d", settings.path, len(settings.catalog.endpoints))
-        return ReloadResult()
-
-    def _refused(self, problems: tuple[Problem, ...]) -> ReloadResult:
-        self._mark_reload(False)
-        for problem in problems:
-            log.error("reload_refused %s", problem)
-        return ReloadResult(problems)
-
-    def _mark_reload(self, held: bool) -> None:
-        self.metrics.reload_successful.set(1 if held else 0)
-        if held:
-            self.metrics.reload_success_timestamp.set(self.clock.now())
 
     async def _learn_secrets(self, settings: Settings) -> None:
         def values() -> Iterator[str]:
@@ -456,19 +369,12 @@ class Daemon:
         if self._rooms is not None:
             rooms = self._rooms
             await rooms.prober.close()
-            if self._side_tasks:
-                await asyncio.wait(self._side_tasks, timeout=5.0)
-            if any(task.get_name() == "writer" for task in self._tasks):
+            await self._tasks.finish_errands(5.0)
+            if self._tasks.has_pillar("writer"):
                 await rooms.writer.close()
         if self._runner is not None:
             await self._runner.cleanup()
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            try:
-                await task
-            except asyncio.CancelledError:
-                continue
+        await self._tasks.cancel()
         if self._rooms is not None:
             await self._rooms.database.close()
         self._notifier.close()
@@ -489,39 +395,9 @@ class Daemon:
     def _stop(self, number: signal.Signals) -> None:
         log.info("signal name=%s draining=%s", signal.Signals(number).name, self.should_exit.is_set())
         if self.should_exit.is_set() and self._rooms is not None:
-            self._aside(self._cut_short())
+            self._tasks.errand(self.rooms.dispatcher.drain(0.0))
         self.should_exit.set()
-
-    async def _cut_short(self) -> None:
-        await self.rooms.dispatcher.drain(0.0)
 
     def _hang_up(self) -> None:
         if self.ready.is_set():
-            self._aside(self._reload_on_signal())
-
-    async def _reload_on_signal(self) -> None:
-        await self.reload()
-
-    def _spawn(self, work: Awaitable[None], name: str) -> None:
-        async def watched() -> None:
-            try:
-                await work
-            except asyncio.CancelledError:
-                raise
-            except Exception:
-                # Nothing is safe without it: stop, and let the service manager start us anew.
-                log.exception("task_died name=%s", name)
-                self.should_exit.set()
-
-        self._tasks.append(asyncio.create_task(watched(), name=name))
-
-    def _aside(self, work: Awaitable[None]) -> None:
-        async def watched() -> None:
-            try:
-                await work
-            except Exception:
-                log.exception("side_task_failed")
-
-        task = asyncio.create_task(watched())
-        self._side_tasks.add(task)
-        task.add_done_callback(self._side_tasks.discard)
+            self._tasks.errand(self.reload())

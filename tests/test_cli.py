@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -14,7 +15,8 @@ import pytest
 from daemon_stage import command, environment, fleet_config, fleet_server, get, running, settings_from, until
 
 from monitor.cli import COMMANDS, build_parser
-from monitor.observation import EXPORT_FIELDS
+from monitor.observation import EXPORT_FIELDS, Observation
+from monitor.outcome import Outcome
 from monitor.simulator.server import FleetServer
 
 pytestmark = pytest.mark.timeout(120)
@@ -34,8 +36,6 @@ def monitor(*words: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
 
 
 async def off_loop(*words: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
-    import asyncio
-
     return await asyncio.to_thread(monitor, *words, cwd=cwd)
 
 
@@ -147,3 +147,36 @@ async def test_status_and_export_tell_the_same_history_with_and_without_a_daemon
         assert result.returncode == 0, result.stderr
     again = await off_loop("db", "backup", str(tmp_path / "copy.db"), "-c", str(path), cwd=tmp_path)
     assert again.returncode == 1
+
+
+async def test_prune_goes_through_the_running_daemon_and_spares_what_is_young(
+    fleet: FleetServer, tmp_path: Path
+) -> None:
+    path = fleet_config(fleet, tmp_path, interval="1h")
+    settings = settings_from(path)
+    async with running(settings) as daemon:
+        asking = tmp_path / "asking.yaml"
+        asking.write_text(path.read_text().replace("127.0.0.1:0", daemon.address))
+        endpoint = next(iter(settings.catalog.endpoints))
+        now = daemon.clock.now()
+        for days in (3, 6.9, 7.1, 9, 20):
+            at = now - days * 86400
+            daemon.rooms.writer.put(
+                Observation(
+                    endpoint=endpoint,
+                    location="test",
+                    slot=int(days * 100),
+                    due_at=at,
+                    started_at=at,
+                    outcome=Outcome.SERVER_ERROR,
+                )
+            )
+        await daemon.rooms.writer.flush()
+        before = daemon.rooms.board.figures([endpoint], None, "30d").samples
+        pruned = await off_loop("db", "prune", "-c", str(asking), cwd=tmp_path)
+        assert pruned.returncode == 0, pruned.stderr
+        assert b"observations=3 " in pruned.stdout
+        left = (await off_loop("export", "observations", "--endpoint", endpoint, "-c", str(path), cwd=tmp_path)).stdout
+        slots = [row["slot"] for row in map(json.loads, left.splitlines()) if row["outcome"] == "server_error"]
+        assert sorted(slots) == [300, 690]
+        assert daemon.rooms.board.figures([endpoint], None, "30d").samples == before, "rollups outlive raw rows"

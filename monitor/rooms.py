@@ -1,0 +1,54 @@
+"""The rooms of a running monitor, and how far it is with opening them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from monitor.health.board import Board
+from monitor.health.incidents import IncidentLedger
+from monitor.probing.probe import Prober
+from monitor.scheduling.dispatcher import Dispatcher
+from monitor.storage.database import Database
+from monitor.storage.errors import StorageError
+from monitor.storage.history import History
+from monitor.storage.writer import Writer
+from monitor.web.ports import Check
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the process is, for /readyz."""
+
+    database: Database
+    catalog_loaded: bool = False
+    windows_restored: bool = False
+    waiting_for: str = "windows are being restored"
+
+    async def checks(self) -> Sequence[Check]:
+        return (
+            await self._database_check(),
+            Check("catalog", self.catalog_loaded, "" if self.catalog_loaded else "the catalog is not loaded yet"),
+            Check("windows", self.windows_restored, "" if self.windows_restored else self.waiting_for),
+        )
+
+    async def _database_check(self) -> Check:
+        try:
+            await self.database.ping()
+        except StorageError as error:
+            return Check("database", False, str(error))
+        return Check("database", True)
+
+
+@dataclass(slots=True)
+class Rooms:
+    """What exists once the database is open."""
+
+    database: Database
+    history: History
+    writer: Writer
+    board: Board
+    prober: Prober
+    dispatcher: Dispatcher
+    progress: Progress
+    ledger: IncidentLedger = field(default_factory=IncidentLedger)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from monitor.tasks import Tasks
+
+
+async def fail() -> None:
+    raise RuntimeError("broken")
+
+
+async def until_cancelled(seen: list[str]) -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        seen.append("ended")
+
+
+async def test_the_process_ends_when_a_pillar_dies(caplog: pytest.LogCaptureFixture) -> None:
+    died = asyncio.Event()
+    tasks = Tasks(died.set)
+    tasks.pillar("writer", fail())
+    await asyncio.wait_for(died.wait(), 5)
+    assert "task_died name=writer" in caplog.text
+    await tasks.cancel()
+
+
+async def test_an_errand_that_fails_is_told_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    died = asyncio.Event()
+    tasks = Tasks(died.set)
+    with caplog.at_level(logging.ERROR):
+        tasks.errand(fail())
+        await tasks.finish_errands(5)
+    assert "side_task_failed" in caplog.text
+    assert not died.is_set()
+
+
+async def test_cancelling_waits_for_every_pillar_and_is_no_death() -> None:
+    died, seen = asyncio.Event(), list[str]()
+    tasks = Tasks(died.set)
+    tasks.pillar("one", until_cancelled(seen))
+    tasks.pillar("two", until_cancelled(seen))
+    await asyncio.sleep(0)
+    assert tasks.has_pillar("one")
+    await tasks.cancel()
+    await tasks.cancel()
+    assert seen == ["ended", "ended"]
+    assert not died.is_set()
+
+
+async def test_errands_are_waited_for_no_longer_than_the_deadline() -> None:
+    tasks = Tasks(lambda: None)
+    release = asyncio.Event()
+    tasks.errand(release.wait())
+    await tasks.finish_errands(0.01)
+    release.set()
+    await tasks.finish_errands(5)
