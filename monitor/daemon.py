@@ -16,7 +16,7 @@ from dataclasses import asdict
 from aiohttp import web
 
 from monitor import __version__
-from monitor.clock import Clock, SystemClock, suspended_seconds, utc_text
+from monitor.clock import Clock, SystemClock, suspended_seconds
 from monitor.health.board import Board
 from monitor.health.incidents import IncidentEvent, IncidentLedger
 from monitor.health.state import Transition, is_about_our_key
@@ -34,9 +34,8 @@ from monitor.scheduling.gate import Gate
 from monitor.scheduling.jobs import Chores
 from monitor.scheduling.lag import LagSampler
 from monitor.scheduling.schedule_clock import ScheduleClock
-from monitor.secret import SecretError
 from monitor.self_metrics import SelfMetrics
-from monitor.settings import Settings, all_secrets
+from monitor.settings import Settings, read_secrets
 from monitor.storage.database import Database
 from monitor.storage.eras import record_catalog
 from monitor.storage.errors import StorageError
@@ -48,6 +47,7 @@ from monitor.storage.retention import Pruned, prune
 from monitor.storage.writer import Writer
 from monitor.systemd import Notifier, watchdog_interval_seconds
 from monitor.tasks import Tasks
+from monitor.telling import quoted, tell_ours, tell_transition, tell_unusable
 from monitor.web.app import create_app
 from monitor.web.ports import ReloadResult
 
@@ -230,6 +230,7 @@ class Daemon:
         for view in rooms.board.views():
             if not view.usable and view.location == self.settings.location:
                 rooms.dispatcher.set_unusable(view.endpoint.id, True)
+                tell_unusable(view.endpoint.id, view.location, view.unusable_cause)
         self._chores = Chores(self.clock, rooms.dispatcher.tick)
         self._chores.add("refresh", REFRESH_SECONDS, self._refresh)
         self._chores.add("expire", EXPIRE_SECONDS, self._expire)
@@ -245,24 +246,22 @@ class Daemon:
 
     def _on_report(self, report: ProbeReport) -> None:
         rooms, observation = self.rooms, report.observation
+        before = rooms.board.standing(observation.endpoint, observation.location)
         transition = rooms.board.observe(observation)
+        tell_ours(observation, before, rooms.board.standing(observation.endpoint, observation.location))
         rooms.writer.put(observation)
         if is_about_our_key(observation.outcome):
             rooms.dispatcher.set_unusable(observation.endpoint, True)
         if rooms.board.wants_recheck(observation):
             rooms.dispatcher.recheck(report.turn, self.settings.state.recheck_seconds)
         if observation.group is not Group.OK:
-            log.debug("probe %s %s %s", observation.endpoint, observation.outcome.value, observation.detail or "")
+            outcome, detail = observation.outcome.value, quoted(observation.detail)
+            log.debug("probe endpoint=%s outcome=%s detail=%s", observation.endpoint, outcome, detail)
         if transition is not None:
             self._on_transition(transition)
 
     def _on_transition(self, transition: Transition) -> None:
-        if transition.previous is not transition.state:
-            log.info(
-                "state endpoint=%s location=%s from=%s to=%s cause=%s since=%s detail=%s",
-                transition.endpoint, transition.location, transition.previous.value, transition.state.value,
-                transition.cause or "-", utc_text(transition.since), transition.detail or "-",
-            )  # fmt: skip
+        tell_transition(transition)
         events = self.rooms.ledger.apply(transition)
         if events:
             self._tasks.errand(self._write_incidents(events))
@@ -277,7 +276,7 @@ class Daemon:
         try:
             await rooms.writer.submit(job)
         except StorageError as error:
-            log.error("incident_not_written endpoint=%s error=%s", events[0].incident.endpoint, error)
+            log.error("incident_not_written endpoint=%s error=%s", events[0].incident.endpoint, quoted(error))
 
     def _on_committed(self, rows: Sequence[Observation], already_shown: bool) -> None:
         if self._is_recording and not already_shown:
@@ -345,16 +344,11 @@ class Daemon:
         await self._refresh()
 
     async def _learn_secrets(self, settings: Settings) -> None:
-        def values() -> Iterator[str]:
-            for secret in all_secrets(settings):
-                try:
-                    yield secret.reveal()
-                except SecretError as error:
-                    # Its endpoints say so themselves, as secret_missing.
-                    log.error("secret_missing %s", error)
-
-        for value in await asyncio.to_thread(lambda: list(values())):
+        values, problems = await asyncio.to_thread(read_secrets, settings)
+        for value in values:
             self._redactor.add(value)
+        for problem in problems:
+            log.error("secret_missing %s", problem)
 
     # --- the end
 
@@ -393,7 +387,8 @@ class Daemon:
                 loop.remove_signal_handler(number)
 
     def _stop(self, number: signal.Signals) -> None:
-        log.info("signal name=%s draining=%s", signal.Signals(number).name, self.should_exit.is_set())
+        then = "cut_the_drain_short" if self.should_exit.is_set() else "drain"
+        log.info("signal name=%s then=%s", signal.Signals(number).name, then)
         if self.should_exit.is_set() and self._rooms is not None:
             self._tasks.errand(self.rooms.dispatcher.drain(0.0))
         self.should_exit.set()

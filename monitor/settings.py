@@ -34,6 +34,7 @@ __all__ = [
     "all_secrets",
     "load_settings",
     "parse_settings",
+    "read_secrets",
     "secret_problems",
 ]
 
@@ -157,15 +158,21 @@ def all_secrets(settings: Settings) -> tuple[Secret, ...]:
 
 
 def secret_problems(settings: Settings) -> list[Problem]:
-    """Read every secret once; one problem for each that cannot be had. Reads files: not for the event loop."""
-    problems = []
+    """One problem for each secret that cannot be had. Reads files: not for the event loop."""
+    return read_secrets(settings)[1]
+
+
+def read_secrets(settings: Settings) -> tuple[list[str], list[Problem]]:
+    """Every secret's value that can be had, and a problem for each that cannot. Reads files, each once: not for the
+    event loop."""
+    values, problems = [], []
     for secret in all_secrets(settings):
         try:
-            secret.reveal()
+            values.append(secret.reveal())
         except SecretError as error:
             place = settings.secret_places.get(secret, SecretPlace(str(secret)))
             problems.append(Problem(place.path, error.message, error.remedy, str(settings.path), place.line))
-    return sorted(problems, key=lambda problem: problem.line or 0)
+    return values, sorted(problems, key=lambda problem: problem.line or 0)
 
 
 def _whole_file(path: Path, message: str, example: str, line: int | None = None) -> SettingsError:

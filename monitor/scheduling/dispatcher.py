@@ -374,11 +374,12 @@ class Dispatcher:
         try:
             report = await self._flights.drain(deadline_seconds)
         finally:
-            self._is_drained = True
+            is_told, self._is_drained = self._is_drained, True
             self._alarm.cancel()
             self._secrets.cancel()
-        logger.info(
-            "drained finished=%d cancelled=%d stuck=%d turned_away=%d",
-            report.finished, report.cancelled, report.stuck, len(waiters),
-        )  # fmt: skip
+        if not is_told:  # a second call cuts the first one short
+            logger.info(
+                "drained finished=%d cancelled=%d stuck=%d turned_away=%d",
+                report.finished, report.cancelled, report.stuck, len(waiters),
+            )  # fmt: skip
         return report
