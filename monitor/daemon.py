@@ -21,8 +21,8 @@ from monitor.health.board import Board
 from monitor.health.incidents import IncidentEvent, IncidentLedger
 from monitor.health.state import Transition, is_about_our_key
 from monitor.health.windows import DAY
+from monitor.listening import address_text, cannot_listen, check_free
 from monitor.observation import Observation
-from monitor.outcome import Group
 from monitor.probing.probe import Prober
 from monitor.probing.redaction import Redactor
 from monitor.probing.report import ProbeReport
@@ -42,12 +42,14 @@ from monitor.storage.errors import StorageError
 from monitor.storage.history import History
 from monitor.storage.hour_turn import close_hours, turn_hours
 from monitor.storage.incidents import record_incident
+from monitor.storage.lock import read_holder
 from monitor.storage.restore import restore_board, still_open
 from monitor.storage.retention import Pruned, prune
+from monitor.storage.sqlite import path_of
 from monitor.storage.writer import Writer
 from monitor.systemd import Notifier, watchdog_interval_seconds
 from monitor.tasks import Tasks
-from monitor.telling import quoted, tell_ours, tell_transition, tell_unusable
+from monitor.telling import quoted, tell_ours, tell_probe, tell_transition, tell_unusable
 from monitor.web.app import create_app
 from monitor.web.ports import ReloadResult
 
@@ -114,8 +116,15 @@ class Daemon:
     # --- startup
 
     async def startup(self) -> None:
+        host, port = self.settings.listen_host, self.settings.listen_port
+        try:
+            await check_free(host, port)
+        except OSError as error:
+            # Before the database is made or upgraded; but if that is held, its holder is what to name.
+            if read_holder(path_of(self.settings.database.url)) is None:
+                raise DaemonError(cannot_listen(host, port, error)) from None
         await self._learn_secrets(self.settings)
-        database = await Database.open(self.settings.database, self.clock, listen=self._listen_text())
+        database = await Database.open(self.settings.database, self.clock, listen=address_text(host, port))
         try:
             self._rooms = await self._build(database)
         except BaseException:
@@ -178,16 +187,8 @@ class Daemon:
         try:
             await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
-            raise DaemonError(
-                f"listen: {self._listen_text()} cannot be used: {error.strerror or error}; "
-                "stop what listens there, or write another address, for example: listen: 127.0.0.1:9470"
-            ) from None
-        bound = self._runner.addresses[0]
-        self.address = f"[{bound[0]}]:{bound[1]}" if ":" in str(bound[0]) else f"{bound[0]}:{bound[1]}"
-
-    def _listen_text(self) -> str:
-        host = self.settings.listen_host
-        return f"[{host}]:{self.settings.listen_port}" if ":" in host else f"{host}:{self.settings.listen_port}"
+            raise DaemonError(cannot_listen(host, port, error)) from None
+        self.address = address_text(*self._runner.addresses[0][:2])
 
     async def _restore(self) -> None:
         """Windows, states and incidents as they were, from rollups and the raw tail."""
@@ -254,9 +255,7 @@ class Daemon:
             rooms.dispatcher.set_unusable(observation.endpoint, True)
         if rooms.board.wants_recheck(observation):
             rooms.dispatcher.recheck(report.turn, self.settings.state.recheck_seconds)
-        if observation.group is not Group.OK:
-            outcome, detail = observation.outcome.value, quoted(observation.detail)
-            log.debug("probe endpoint=%s outcome=%s detail=%s", observation.endpoint, outcome, detail)
+        tell_probe(observation)
         if transition is not None:
             self._on_transition(transition)
 

@@ -9,6 +9,7 @@ import re
 from monitor.clock import utc_text
 from monitor.health.state import Standing, Transition
 from monitor.observation import Observation
+from monitor.outcome import Group
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,13 @@ def quoted(value: object) -> str:
     if not text:
         return "-"
     return text if _PLAIN.fullmatch(text) and text.isprintable() else json.dumps(text, ensure_ascii=False)
+
+
+def tell_probe(observation: Observation) -> None:
+    """For `--verbose`: every probe that did not succeed."""
+    if observation.group is not Group.OK:
+        outcome = observation.outcome.value
+        log.debug("probe endpoint=%s outcome=%s detail=%s", observation.endpoint, outcome, quoted(observation.detail))
 
 
 def tell_transition(transition: Transition) -> None:
