@@ -138,6 +138,25 @@ async def test_check_tells_every_missing_secret(
         assert f"environment variable {name}".encode() in result.stderr
 
 
+def test_check_tells_errors_missing_secrets_and_a_missing_directory_at_once(tmp_path: Path) -> None:
+    path = plain_config(tmp_path, "127.0.0.1:1")
+    text = path.read_text().replace(f"{tmp_path}/monitor.db", f"{tmp_path}/nowhere/monitor.db")
+    text = text.replace("base_url:", "api_key: {env: MONITOR_TEST_NO_SUCH_KEY}, base_url:")
+    path.write_text(text + "probing: {interval: soon}\n")
+    result = monitor("check", cwd=tmp_path)
+    assert result.returncode == 1
+    nowhere = tmp_path / "nowhere"
+    assert result.stderr.decode().splitlines() == [
+        f"monitor: monitor.yaml: database {nowhere}/monitor.db: the directory {nowhere} does not exist; "
+        f"create it: mkdir -p {nowhere}",
+        "monitor: monitor.yaml:3: providers.acme.api_key: environment variable MONITOR_TEST_NO_SUCH_KEY is not set; "
+        "write for example: export MONITOR_TEST_NO_SUCH_KEY=...",
+        'monitor: monitor.yaml:5: probing.interval: "soon" is not a duration; write for example: interval: 60s',
+    ]
+    path.write_text(text)
+    assert len(monitor("check", cwd=tmp_path).stderr.splitlines()) == 2
+
+
 async def test_a_probe_draws_its_timeline_and_exits_by_its_verdict(fleet: FleetServer, tmp_path: Path) -> None:
     path = fleet_config(fleet, tmp_path)
     endpoint = "openai/gpt-4o-mini@northwind"
