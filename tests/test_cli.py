@@ -170,6 +170,9 @@ async def test_a_probe_draws_its_timeline_and_exits_by_its_verdict(fleet: FleetS
     assert row["answer_ok"] is True
     account = await off_loop("probe", "openai/gpt-4o-mini@atoll", "-c", str(path), cwd=tmp_path)
     assert account.returncode == 1
+    rows = dict(line.split(maxsplit=1) for line in account.stdout.decode().splitlines() if line.startswith("  "))
+    assert rows["http_status"].strip() == "401"
+    assert not {"ttft", "latency", "first_token_shared"} & set(rows), "what does not exist has no row"
     unknown = await off_loop("probe", "openai/gpt-4o-mini@northwynd", "-c", str(path), cwd=tmp_path)
     assert unknown.returncode == 2
     assert b"did you mean openai/gpt-4o-mini@northwind" in unknown.stderr
