@@ -59,9 +59,11 @@ def _explained(error: Exception) -> NoAnswer:
     cause = getattr(error, "os_error", error)
     if isinstance(cause, ConnectionRefusedError):
         return NoAnswer("nobody listens there")
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        return NotAMonitor("it closed the connection without an answer")
     code = getattr(cause, "errno", None)
     if code is not None and code in errno.errorcode:
         return NoAnswer(os.strerror(code))
     if isinstance(error, aiohttp.ClientConnectorError):
         return NoAnswer(f"no connection: {getattr(cause, 'strerror', None) or type(cause).__name__}")
-    return NotAMonitor(f"what listens there does not speak HTTP: {type(error).__name__}")
+    return NotAMonitor("what listens there does not speak HTTP")
