@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -17,6 +18,7 @@ from monitor.config.problem import SettingsError
 from monitor.storage.errors import StorageError
 
 FINE, NOT_SO, USAGE = 0, 1, 2
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 # Name -> one line of help. The module of the same name in monitor/commands has `add_arguments(parser)` and
 # `run(arguments) -> int`, and is imported only when asked for: `check` need not load the web server.
@@ -53,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = importlib.import_module(f"monitor.commands.{arguments.command}")
     try:
         code: int = command.run(arguments)
+        sys.stdout.flush()
     except SettingsError as error:
         complain(str(error))
         return USAGE
@@ -60,9 +63,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(error))
         return NOT_SO
     except BrokenPipeError:
-        # `monitor export ... | head`: the reader has had enough. Leave nothing for the interpreter to flush.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - the process ends here
+        # `monitor export ... | head`: the reader has had enough.
+        _write_no_more()
         return FINE
+    except OSError as error:
+        # What else the system refuses is told as an error of its room; left over is the output itself: `> /dev/full`.
+        if error.errno not in _OUTPUT_ERRORS:
+            raise
+        _write_no_more()
+        complain(f"the output cannot be written: {error.strerror}")
+        return NOT_SO
     except KeyboardInterrupt:
         return NOT_SO
     return code
+
+
+def _write_no_more() -> None:
+    """Leave nothing for the interpreter to flush at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

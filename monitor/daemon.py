@@ -16,13 +16,13 @@ from dataclasses import asdict
 from aiohttp import web
 
 from monitor import __version__
-from monitor.clock import Clock, SystemClock, suspended_seconds, utc_text
+from monitor.clock import Clock, SystemClock, suspended_seconds
 from monitor.health.board import Board
 from monitor.health.incidents import IncidentEvent, IncidentLedger
 from monitor.health.state import Transition, is_about_our_key
 from monitor.health.windows import DAY
+from monitor.listening import address_text, cannot_listen, check_free
 from monitor.observation import Observation
-from monitor.outcome import Group
 from monitor.probing.probe import Prober
 from monitor.probing.redaction import Redactor
 from monitor.probing.report import ProbeReport
@@ -34,20 +34,22 @@ from monitor.scheduling.gate import Gate
 from monitor.scheduling.jobs import Chores
 from monitor.scheduling.lag import LagSampler
 from monitor.scheduling.schedule_clock import ScheduleClock
-from monitor.secret import SecretError
 from monitor.self_metrics import SelfMetrics
-from monitor.settings import Settings, all_secrets
+from monitor.settings import Settings, read_secrets
 from monitor.storage.database import Database
 from monitor.storage.eras import record_catalog
 from monitor.storage.errors import StorageError
 from monitor.storage.history import History
 from monitor.storage.hour_turn import close_hours, turn_hours
 from monitor.storage.incidents import record_incident
+from monitor.storage.lock import read_holder
 from monitor.storage.restore import restore_board, still_open
 from monitor.storage.retention import Pruned, prune
+from monitor.storage.sqlite import path_of
 from monitor.storage.writer import Writer
 from monitor.systemd import Notifier, watchdog_interval_seconds
 from monitor.tasks import Tasks
+from monitor.telling import quoted, tell_ours, tell_probe, tell_transition, tell_unusable
 from monitor.web.app import create_app
 from monitor.web.ports import ReloadResult
 
@@ -114,8 +116,15 @@ class Daemon:
     # --- startup
 
     async def startup(self) -> None:
+        host, port = self.settings.listen_host, self.settings.listen_port
+        try:
+            await check_free(host, port)
+        except OSError as error:
+            # Before the database is made or upgraded; but if that is held, its holder is what to name.
+            if read_holder(path_of(self.settings.database.url)) is None:
+                raise DaemonError(cannot_listen(host, port, error)) from None
         await self._learn_secrets(self.settings)
-        database = await Database.open(self.settings.database, self.clock, listen=self._listen_text())
+        database = await Database.open(self.settings.database, self.clock, listen=address_text(host, port))
         try:
             self._rooms = await self._build(database)
         except BaseException:
@@ -178,16 +187,8 @@ class Daemon:
         try:
             await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
-            raise DaemonError(
-                f"listen: {self._listen_text()} cannot be used: {error.strerror or error}; "
-                "stop what listens there, or write another address, for example: listen: 127.0.0.1:9470"
-            ) from None
-        bound = self._runner.addresses[0]
-        self.address = f"[{bound[0]}]:{bound[1]}" if ":" in str(bound[0]) else f"{bound[0]}:{bound[1]}"
-
-    def _listen_text(self) -> str:
-        host = self.settings.listen_host
-        return f"[{host}]:{self.settings.listen_port}" if ":" in host else f"{host}:{self.settings.listen_port}"
+            raise DaemonError(cannot_listen(host, port, error)) from None
+        self.address = address_text(*self._runner.addresses[0][:2])
 
     async def _restore(self) -> None:
         """Windows, states and incidents as they were, from rollups and the raw tail."""
@@ -230,6 +231,7 @@ class Daemon:
         for view in rooms.board.views():
             if not view.usable and view.location == self.settings.location:
                 rooms.dispatcher.set_unusable(view.endpoint.id, True)
+                tell_unusable(view.endpoint.id, view.location, view.unusable_cause)
         self._chores = Chores(self.clock, rooms.dispatcher.tick)
         self._chores.add("refresh", REFRESH_SECONDS, self._refresh)
         self._chores.add("expire", EXPIRE_SECONDS, self._expire)
@@ -245,24 +247,20 @@ class Daemon:
 
     def _on_report(self, report: ProbeReport) -> None:
         rooms, observation = self.rooms, report.observation
+        before = rooms.board.standing(observation.endpoint, observation.location)
         transition = rooms.board.observe(observation)
+        tell_ours(observation, before, rooms.board.standing(observation.endpoint, observation.location))
         rooms.writer.put(observation)
         if is_about_our_key(observation.outcome):
             rooms.dispatcher.set_unusable(observation.endpoint, True)
         if rooms.board.wants_recheck(observation):
             rooms.dispatcher.recheck(report.turn, self.settings.state.recheck_seconds)
-        if observation.group is not Group.OK:
-            log.debug("probe %s %s %s", observation.endpoint, observation.outcome.value, observation.detail or "")
+        tell_probe(observation)
         if transition is not None:
             self._on_transition(transition)
 
     def _on_transition(self, transition: Transition) -> None:
-        if transition.previous is not transition.state:
-            log.info(
-                "state endpoint=%s location=%s from=%s to=%s cause=%s since=%s detail=%s",
-                transition.endpoint, transition.location, transition.previous.value, transition.state.value,
-                transition.cause or "-", utc_text(transition.since), transition.detail or "-",
-            )  # fmt: skip
+        tell_transition(transition)
         events = self.rooms.ledger.apply(transition)
         if events:
             self._tasks.errand(self._write_incidents(events))
@@ -277,7 +275,7 @@ class Daemon:
         try:
             await rooms.writer.submit(job)
         except StorageError as error:
-            log.error("incident_not_written endpoint=%s error=%s", events[0].incident.endpoint, error)
+            log.error("incident_not_written endpoint=%s error=%s", events[0].incident.endpoint, quoted(error))
 
     def _on_committed(self, rows: Sequence[Observation], already_shown: bool) -> None:
         if self._is_recording and not already_shown:
@@ -345,16 +343,11 @@ class Daemon:
         await self._refresh()
 
     async def _learn_secrets(self, settings: Settings) -> None:
-        def values() -> Iterator[str]:
-            for secret in all_secrets(settings):
-                try:
-                    yield secret.reveal()
-                except SecretError as error:
-                    # Its endpoints say so themselves, as secret_missing.
-                    log.error("secret_missing %s", error)
-
-        for value in await asyncio.to_thread(lambda: list(values())):
+        values, problems = await asyncio.to_thread(read_secrets, settings)
+        for value in values:
             self._redactor.add(value)
+        for problem in problems:
+            log.error("secret_missing %s", problem)
 
     # --- the end
 
@@ -393,7 +386,8 @@ class Daemon:
                 loop.remove_signal_handler(number)
 
     def _stop(self, number: signal.Signals) -> None:
-        log.info("signal name=%s draining=%s", signal.Signals(number).name, self.should_exit.is_set())
+        then = "cut_the_drain_short" if self.should_exit.is_set() else "drain"
+        log.info("signal name=%s then=%s", signal.Signals(number).name, then)
         if self.should_exit.is_set() and self._rooms is not None:
             self._tasks.errand(self.rooms.dispatcher.drain(0.0))
         self.should_exit.set()

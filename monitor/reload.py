@@ -72,7 +72,7 @@ class Reloader:
 def fixed_problems(old: Settings, new: Settings) -> tuple[Problem, ...]:
     """What `new` changes that only a restart can change."""
     return tuple(
-        Problem(key, "cannot change while the daemon runs", "restart it instead", str(new.path))
+        Problem(key, "cannot change while the daemon runs; restart the daemon to change it", file=str(new.path))
         for key, names in _FIXED.items()
         if any(getattr(new, name) != getattr(old, name) for name in names)
     )

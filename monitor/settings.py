@@ -5,7 +5,7 @@ SettingsError       it does not hold: every problem at once, each with file, lin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,8 +32,10 @@ __all__ = [
     "SettingsError",
     "StateRule",
     "all_secrets",
+    "in_file_order",
     "load_settings",
     "parse_settings",
+    "read_secrets",
     "secret_problems",
 ]
 
@@ -140,8 +142,12 @@ def parse_settings(text: str, path: Path) -> Settings:
         raise SettingsError(tuple(findings.problems)) from None
     settings = _freeze(top, path, DIALECTS)
     if findings.problems:
-        raise SettingsError(tuple(sorted(findings.problems, key=lambda problem: problem.line or 0)))
+        raise SettingsError(in_file_order(findings.problems), settings)
     return settings
+
+
+def in_file_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    return tuple(sorted(problems, key=lambda problem: problem.line or 0))
 
 
 def all_secrets(settings: Settings) -> tuple[Secret, ...]:
@@ -157,15 +163,21 @@ def all_secrets(settings: Settings) -> tuple[Secret, ...]:
 
 
 def secret_problems(settings: Settings) -> list[Problem]:
-    """Read every secret once; one problem for each that cannot be had. Reads files: not for the event loop."""
-    problems = []
+    """One problem for each secret that cannot be had. Reads files: not for the event loop."""
+    return read_secrets(settings)[1]
+
+
+def read_secrets(settings: Settings) -> tuple[list[str], list[Problem]]:
+    """Every secret's value that can be had, and a problem for each that cannot. Reads files, each once: not for the
+    event loop."""
+    values, problems = [], []
     for secret in all_secrets(settings):
         try:
-            secret.reveal()
+            values.append(secret.reveal())
         except SecretError as error:
             place = settings.secret_places.get(secret, SecretPlace(str(secret)))
             problems.append(Problem(place.path, error.message, error.remedy, str(settings.path), place.line))
-    return sorted(problems, key=lambda problem: problem.line or 0)
+    return values, list(in_file_order(problems))
 
 
 def _whole_file(path: Path, message: str, example: str, line: int | None = None) -> SettingsError:
@@ -209,6 +221,8 @@ def _probing(probing: Fields) -> ProbingSettings:
     budget = over.pop("budget", None)
     if budget is not None:
         over |= budget.values
+    if "timeout" in probing.places and "timeout_seconds" not in over:
+        return ProbingSettings(**over)  # what it is to be is not known
     defaults = ProbingSettings()
     whole = over.get("timeout_seconds", defaults.timeout_seconds)
     for key in ("first_token_timeout", "idle_timeout"):

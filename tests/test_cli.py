@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import io
 import json
@@ -15,9 +16,14 @@ import pytest
 from daemon_stage import command, environment, fleet_config, fleet_server, get, running, settings_from, until
 
 from monitor.cli import COMMANDS, build_parser
+from monitor.clock import SystemClock
 from monitor.observation import EXPORT_FIELDS, Observation
 from monitor.outcome import Outcome
+from monitor.settings import DatabaseSettings
 from monitor.simulator.server import FleetServer
+from monitor.storage.database import Database
+from monitor.storage.facts import MADE_UP, write_fact
+from monitor.web.room import MADE_UP_NOTICE
 
 pytestmark = pytest.mark.timeout(120)
 README = Path(__file__).parent.parent / "README.md"
@@ -31,12 +37,15 @@ async def fleet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FleetServer]:
         yield server
 
 
-def monitor(*words: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command(*words), cwd=cwd, env=os.environ, capture_output=True, timeout=60, check=False)
+def monitor(*words: str, cwd: Path, into: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    with contextlib.nullcontext(subprocess.PIPE) if into is None else into.open("wb") as out:
+        return subprocess.run(
+            command(*words), cwd=cwd, env=os.environ, stdout=out, stderr=subprocess.PIPE, timeout=60, check=False
+        )
 
 
-async def off_loop(*words: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
-    return await asyncio.to_thread(monitor, *words, cwd=cwd)
+async def off_loop(*words: str, cwd: Path, into: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    return await asyncio.to_thread(monitor, *words, cwd=cwd, into=into)
 
 
 def test_the_readme_names_every_command_and_no_other() -> None:
@@ -54,6 +63,58 @@ def test_a_wrong_word_is_a_usage_error(tmp_path: Path) -> None:
     assert monitor("frobnicate", cwd=tmp_path).returncode == 2
     assert monitor("export", "everything", cwd=tmp_path).returncode == 2
     assert monitor("export", "observations", "--since", "yesterday", cwd=tmp_path).returncode == 2
+
+
+def test_a_step_goes_with_rollups_alone(tmp_path: Path) -> None:
+    for table in ("observations", "incidents"):
+        result = monitor("export", table, "--step", "day", cwd=tmp_path)
+        assert (result.returncode, result.stderr.count(b"\n")) == (2, 1)
+        assert b"monitor export rollups --step day" in result.stderr
+
+
+def test_without_a_daemon_or_a_file_status_says_what_to_start(tmp_path: Path) -> None:
+    result = monitor("status", cwd=tmp_path)
+    assert result.returncode == 1
+    if b"nobody listens there" in result.stderr:  # or this machine has a daemon on the default port
+        assert b"`make run`" in result.stderr
+        assert b"-c FILE" in result.stderr
+
+
+def plain_config(directory: Path, listen: str) -> Path:
+    path = directory / "monitor.yaml"
+    path.write_text(
+        f"listen: {listen}\ndatabase: sqlite:///{directory}/monitor.db\n"
+        "providers: {acme: {dialect: openai-chat, base_url: 'http://127.0.0.1:1/v1'}}\n"
+        "models: {a/b: {endpoints: [{provider: acme, upstream: x}]}}\n"
+    )
+    return path
+
+
+async def test_another_program_on_the_port_is_named_and_no_database_is_made(fleet: FleetServer, tmp_path: Path) -> None:
+    plain_config(tmp_path, fleet.url.removeprefix("http://").rstrip("/"))
+    for words in (("status",), ("db", "prune"), ("run",)):
+        result = await off_loop(*words, cwd=tmp_path)
+        assert result.returncode == 1
+        assert b"Traceback" not in result.stderr
+        assert b"figures of the database" not in result.stderr, "there is none"
+        if words[0] == "status":
+            assert b"/api/v1/routing answered 4" in result.stderr
+        said = b"Address already in use" if words[0] == "run" else b"no such file"
+        assert said in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["monitor.yaml"]
+
+
+async def test_a_made_up_database_says_so_without_its_daemon_too(tmp_path: Path) -> None:
+    plain_config(tmp_path, "127.0.0.1:1")
+    database = await Database.open(DatabaseSettings(f"sqlite:///{tmp_path}/monitor.db"), SystemClock())
+    async with database.write() as connection:
+        await write_fact(connection, MADE_UP, "never happened")
+    await database.close()
+    assert (await off_loop("status", cwd=tmp_path)).stdout.decode().startswith(MADE_UP_NOTICE)
+    assert json.loads((await off_loop("status", "--json", cwd=tmp_path)).stdout)["notice"] == MADE_UP_NOTICE
+    # No file can be made there, whoever asks.
+    result = await off_loop("db", "backup", "/proc/copy.db", cwd=tmp_path)
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1), result.stderr
 
 
 def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
@@ -77,6 +138,25 @@ async def test_check_tells_every_missing_secret(
         assert f"environment variable {name}".encode() in result.stderr
 
 
+def test_check_tells_errors_missing_secrets_and_a_missing_directory_at_once(tmp_path: Path) -> None:
+    path = plain_config(tmp_path, "127.0.0.1:1")
+    text = path.read_text().replace(f"{tmp_path}/monitor.db", f"{tmp_path}/nowhere/monitor.db")
+    text = text.replace("base_url:", "api_key: {env: MONITOR_TEST_NO_SUCH_KEY}, base_url:")
+    path.write_text(text + "probing: {interval: soon}\n")
+    result = monitor("check", cwd=tmp_path)
+    assert result.returncode == 1
+    nowhere = tmp_path / "nowhere"
+    assert result.stderr.decode().splitlines() == [
+        f"monitor: monitor.yaml: database {nowhere}/monitor.db: the directory {nowhere} does not exist; "
+        f"create it: mkdir -p {nowhere}",
+        "monitor: monitor.yaml:3: providers.acme.api_key: environment variable MONITOR_TEST_NO_SUCH_KEY is not set; "
+        "write for example: export MONITOR_TEST_NO_SUCH_KEY=...",
+        'monitor: monitor.yaml:5: probing.interval: "soon" is not a duration; write for example: interval: 60s',
+    ]
+    path.write_text(text)
+    assert len(monitor("check", cwd=tmp_path).stderr.splitlines()) == 2
+
+
 async def test_a_probe_draws_its_timeline_and_exits_by_its_verdict(fleet: FleetServer, tmp_path: Path) -> None:
     path = fleet_config(fleet, tmp_path)
     endpoint = "openai/gpt-4o-mini@northwind"
@@ -90,6 +170,9 @@ async def test_a_probe_draws_its_timeline_and_exits_by_its_verdict(fleet: FleetS
     assert row["answer_ok"] is True
     account = await off_loop("probe", "openai/gpt-4o-mini@atoll", "-c", str(path), cwd=tmp_path)
     assert account.returncode == 1
+    rows = dict(line.split(maxsplit=1) for line in account.stdout.decode().splitlines() if line.startswith("  "))
+    assert rows["http_status"].strip() == "401"
+    assert not {"ttft", "latency", "first_token_shared"} & set(rows), "what does not exist has no row"
     unknown = await off_loop("probe", "openai/gpt-4o-mini@northwynd", "-c", str(path), cwd=tmp_path)
     assert unknown.returncode == 2
     assert b"did you mean openai/gpt-4o-mini@northwind" in unknown.stderr
@@ -113,9 +196,11 @@ async def test_status_and_export_tell_the_same_history_with_and_without_a_daemon
         await until(enough, 40)
         live = json.loads((await off_loop("status", "--json", "-c", str(asking), cwd=tmp_path)).stdout)
         assert live["source"] == "daemon"
-        pruned = await off_loop("db", "upgrade", "-c", str(asking), cwd=tmp_path)
-        assert pruned.returncode == 1
-        assert b"pid" in pruned.stderr
+        upgraded = await off_loop("db", "upgrade", "-c", str(asking), cwd=tmp_path)
+        assert (upgraded.returncode, b"up to date" in upgraded.stdout) == (0, True), upgraded.stderr
+        second = await off_loop("run", "-c", str(asking), cwd=tmp_path)
+        assert second.returncode == 1
+        assert b"is in use by the daemon with pid" in second.stderr, "on the same port, and still by name"
     from_database = await off_loop("status", "--json", "-c", str(asking), cwd=tmp_path)
     assert b"no daemon answers" in from_database.stderr
     offline = json.loads(from_database.stdout)
@@ -141,6 +226,17 @@ async def test_status_and_export_tell_the_same_history_with_and_without_a_daemon
 
     assert pq.read_table(io.BytesIO(parquet)).num_rows == len(rows)
     assert (await off_loop("export", "rollups", "-c", str(path), cwd=tmp_path)).returncode == 0
+    typo = await off_loop(
+        "export", "rollups", "--endpoint", "openai/gpt-4o-mini@northwynd", "-c", str(path), cwd=tmp_path
+    )
+    assert (typo.returncode, typo.stdout) == (1, b"")
+    assert b"did you mean openai/gpt-4o-mini@northwind" in typo.stderr
+    for format_ in ("jsonl", "csv", "parquet"):
+        full = await off_loop(
+            "export", "observations", "--format", format_, "-c", str(path), cwd=tmp_path, into=Path("/dev/full")
+        )
+        assert full.returncode == 1
+        assert full.stderr == b"monitor: the output cannot be written: No space left on device\n"
     assert (await off_loop("export", "incidents", "--since", "1h", "-c", str(path), cwd=tmp_path)).returncode == 0
     for words in (("db", "upgrade"), ("db", "prune"), ("db", "backup", str(tmp_path / "copy.db"))):
         result = await off_loop(*words, "-c", str(path), cwd=tmp_path)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import re
 import signal
 import sqlite3
 from collections.abc import AsyncIterator
@@ -162,6 +164,11 @@ async def test_a_bad_reload_changes_nothing_and_a_good_one_everything(fleet: Fle
             _, text = await get(daemon, "/metrics")
             assert "monitor_config_last_reload_successful 0.0" in text
             assert daemon.settings.probing.interval_seconds == 1.0
+            path.write_text(good.replace("location: test", "location: elsewhere"))
+            async with session.post(url) as fixed:
+                (problem,) = (await fixed.json())["error"]["problems"]
+                assert problem["message"] == "cannot change while the daemon runs; restart the daemon to change it"
+                assert problem["example"] == ""
             path.write_text(good.replace("interval: 1s", "interval: 2s"))
             async with session.post(url) as held:
                 assert held.status == 200
@@ -203,6 +210,28 @@ async def test_the_budget_stretches_intervals_and_is_never_exceeded(fleet: Fleet
         await daemon.rooms.writer.flush()
     ((spent,),) = rows_of(tmp_path, "SELECT coalesce(sum(cost_usd), 0) FROM observations")
     assert float(str(spent)) <= 0.0001
+
+
+async def test_a_missing_secret_is_told_with_its_place_and_a_failing_key_once(
+    fleet: FleetServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fleet_config(fleet, tmp_path)
+    name = next(name for name in environment(fleet) if "NORTHWIND" in name)
+    monkeypatch.delenv(name)
+    with caplog.at_level(logging.INFO):
+        async with running(settings_from(path)):
+            told = [record.getMessage() for record in caplog.records]
+            (line,) = [line for line in told if line.startswith("secret_missing")]
+            assert re.match(
+                rf"secret_missing {path}:\d+: providers.northwind.api_key: environment variable {name} is not set", line
+            )
+
+            def unusable() -> list[str]:
+                told = [record.getMessage() for record in caplog.records]
+                return [line for line in told if line.startswith("unusable endpoint=openai/gpt-4o-mini@atoll ")]
+
+            (line,) = await until(unusable)
+            assert "cause=auth detail=" in line
 
 
 async def test_a_hang_up_reloads_and_a_term_drains(fleet: FleetServer, tmp_path: Path) -> None:

@@ -398,7 +398,7 @@ def test_any_text_ends_in_a_settings_error(text: str) -> None:
 
 
 @given(st.binary(max_size=80))
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_end_in_a_settings_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "monitor.yaml"
     path.write_bytes(content)

@@ -1,7 +1,13 @@
-"""Asking the daemon that listens where the configuration says."""
+"""Asking the daemon that listens where the configuration says.
+
+NoAnswer            nobody listens there, or nobody who answers in time
+└── NotAMonitor     somebody listens, and what came back is not what a monitor answers
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
 import aiohttp
@@ -9,29 +15,55 @@ import msgspec
 
 from monitor.settings import Settings
 
-_TIMEOUT = aiohttp.ClientTimeout(total=10.0, connect=2.0)
+_SECONDS = 10.0
+_TIMEOUT = aiohttp.ClientTimeout(total=_SECONDS, connect=2.0)
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what to call when it listens everywhere
 
 
-async def ask(settings: Settings, path: str, *, post: bool = False) -> Any:
-    """The daemon's JSON answer. aiohttp.ClientError or TimeoutError if none listens, ValueError if what listens there
-    is no monitor."""
+class NoAnswer(Exception):
+    """The text completes "no daemon answers at ...:"."""
+
+
+class NotAMonitor(NoAnswer):
+    pass
+
+
+async def ask(settings: Settings, path: str, field: str, *, post: bool = False) -> dict[str, Any]:
+    """The daemon's JSON object, which has `field`; NoAnswer if there is none."""
     host = _ANY_ADDRESS.get(settings.listen_host, settings.listen_host)
-    url = (
-        f"http://[{host}]:{settings.listen_port}{path}"
-        if ":" in host
-        else f"http://{host}:{settings.listen_port}{path}"
-    )
-    async with (
-        aiohttp.ClientSession(timeout=_TIMEOUT) as session,
-        session.request("POST" if post else "GET", url) as response,
-    ):
-        body = await response.read()
-        try:
-            answer = msgspec.json.decode(body)
-        except msgspec.DecodeError:
-            raise ValueError(f"{url} answered {response.status} with something else than JSON") from None
-        if response.status != 200:
-            error = answer.get("error", {}) if isinstance(answer, dict) else {}
-            raise ValueError(f"{url} answered {response.status}: {error.get('message', '')}")
+    where = f"[{host}]:{settings.listen_port}" if ":" in host else f"{host}:{settings.listen_port}"
+    url = f"http://{where}{path}"
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+            session.request("POST" if post else "GET", url) as response,
+        ):
+            body = await response.read()
+    except TimeoutError:
+        raise NoAnswer(f"nothing came within {_SECONDS:.0f} s") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise _explained(error) from None
+    try:
+        answer = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        raise NotAMonitor(f"{url} answered {response.status} with something else than JSON") from None
+    if response.status == 200 and isinstance(answer, dict) and field in answer:
         return answer
+    told = answer.get("error") if isinstance(answer, dict) else None
+    message = told.get("message") if isinstance(told, dict) else None
+    raise NotAMonitor(f"{url} answered {response.status}: {message or 'not what a monitor says'}")
+
+
+def _explained(error: Exception) -> NoAnswer:
+    """In the system's words; aiohttp's are about its own objects."""
+    cause = getattr(error, "os_error", error)
+    if isinstance(cause, ConnectionRefusedError):
+        return NoAnswer("nobody listens there")
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        return NotAMonitor("it closed the connection without an answer")
+    code = getattr(cause, "errno", None)
+    if code is not None and code in errno.errorcode:
+        return NoAnswer(os.strerror(code))
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return NoAnswer(f"no connection: {getattr(cause, 'strerror', None) or type(cause).__name__}")
+    return NotAMonitor("what listens there does not speak HTTP")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 
 from monitor.commands.terminal import add_config, complain, say
-from monitor.config.problem import SettingsError
-from monitor.settings import all_secrets, load_settings, secret_problems
+from monitor.config.problem import Problem, SettingsError
+from monitor.settings import Settings, all_secrets, in_file_order, load_settings, secret_problems
+from monitor.storage.errors import StorageError
+from monitor.storage.sqlite import check_place, path_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,14 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """1 if anything is wrong, the missing file included: that is the answer that was asked for."""
+    problems: list[Problem] = []
     try:
-        settings = load_settings(arguments.config)
+        settings: Settings | None = load_settings(arguments.config)
     except SettingsError as error:
-        complain(str(error))
-        return 1
-    problems = secret_problems(settings)
-    if problems:
-        complain("\n".join(map(str, problems)))
+        problems += error.problems
+        settings = error.draft
+    if settings is not None:
+        problems += secret_problems(settings)
+        problems += _place_problems(settings)
+    if problems or settings is None:
+        complain("\n".join(map(str, in_file_order(problems))))
         return 1
     catalog = settings.catalog
     say(
@@ -30,3 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
         f"at {len(catalog.providers)} providers, {len(all_secrets(settings))} secrets"
     )
     return 0
+
+
+def _place_problems(settings: Settings) -> list[Problem]:
+    """What stands in the way of the database; a file that is still to be made does not."""
+    try:
+        check_place(path_of(settings.database.url), must_exist=False)
+    except StorageError as error:
+        return [Problem("", str(error), file=str(settings.path))]
+    return []

@@ -9,15 +9,14 @@ import asyncio
 from dataclasses import asdict
 from pathlib import Path
 
-import aiohttp
-
 from monitor.clock import SystemClock
-from monitor.commands.asking import ask
+from monitor.commands.asking import NoAnswer, ask
 from monitor.commands.terminal import add_config, complain, say
 from monitor.settings import Settings, load_settings
 from monitor.storage.database import Database
 from monitor.storage.errors import DatabaseHeld
 from monitor.storage.retention import prune
+from monitor.storage.sqlite import check_place, path_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +39,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _upgrade(settings: Settings, _arguments: argparse.Namespace) -> int:
+    clock = SystemClock()
     try:
-        database = await Database.open(settings.database, SystemClock(), owner="monitor db upgrade")
-    except DatabaseHeld as error:
-        complain(f"{error}; a running daemon has brought its schema up to date already")
-        return 1
+        database = await Database.open(settings.database, clock, owner="monitor db upgrade")
+    except DatabaseHeld:
+        # Its holder has upgraded it, unless that is an older program: then this tells.
+        database = await Database.open_read_only(settings.database, clock)
     try:
         say(f"{database.path}: up to date")
     finally:
@@ -54,12 +54,13 @@ async def _upgrade(settings: Settings, _arguments: argparse.Namespace) -> int:
 
 async def _prune(settings: Settings, _arguments: argparse.Namespace) -> int:
     clock = SystemClock()
+    check_place(path_of(settings.database.url), must_exist=True)
     try:
         database = await Database.open(settings.database, clock, owner="monitor db prune")
     except DatabaseHeld as held:
         try:
-            counts = await ask(settings, "/-/prune", post=True)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            counts = await ask(settings, "/-/prune", "pruned", post=True)
+        except NoAnswer as error:
             complain(f"{held}; and it does not answer at {settings.listen_host}:{settings.listen_port}: {error}")
             return 1
         say(" ".join(f"{name}={count}" for name, count in counts["pruned"].items()))

@@ -18,18 +18,23 @@ from monitor.commands.terminal import complain, log_to_stderr, say
 from monitor.daemon import Daemon, DaemonError
 from monitor.duration import duration_text, parse_duration
 from monitor.health.windows import HOUR, floor_hour
+from monitor.listening import cannot_listen, check_free
 from monitor.probing.redaction import Redactor
 from monitor.settings import Settings, parse_settings
 from monitor.simulator.config import fleet_env, fleet_yaml
 from monitor.simulator.fleet import default_fleet
 from monitor.simulator.members import Fleet
 from monitor.simulator.past import past_observations
+from monitor.simulator.past_incidents import PastIncidents
 from monitor.simulator.server import FleetServer
 from monitor.slot import Cadence
 from monitor.storage.database import Database
 from monitor.storage.eras import record_eras
+from monitor.storage.errors import explained
 from monitor.storage.facts import MADE_UP, write_fact
+from monitor.storage.incidents import record_incident
 from monitor.storage.lock import read_holder
+from monitor.storage.sqlite import check_place, may_be_dropped
 from monitor.storage.writer import Writer
 from monitor.web.room import MADE_UP_LOCATION
 
@@ -59,35 +64,61 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _live(arguments: argparse.Namespace) -> int:
     clock = SystemClock()
-    database: Path = arguments.database.absolute()
-    holder = read_holder(database)
-    if holder is not None:
-        complain(f"demo: {database} is in use by {holder}; stop it, or name another: --database other-demo.db")
+    database: Path = arguments.database.absolute().resolve()
+    check_place(database, must_exist=False)
+    refusal = refusal_of(database)
+    if refusal is not None:
+        complain(f"demo: {refusal}; name another: --database other-demo.db")
         return 1
-    for name in (database, *(database.with_name(database.name + end) for end in ("-wal", "-shm", ".spill"))):
-        name.unlink(missing_ok=True)
+    host, port = arguments.listen
+    try:
+        await check_free(host, port)
+    except OSError as error:
+        complain(cannot_listen(host, port, error, "--listen 127.0.0.1:9471"))
+        return 1
+    try:
+        for name in (database, *_beside(database)):
+            name.unlink(missing_ok=True)
+    except OSError as error:
+        raise explained(error, database) from None
     fleet = default_fleet(arguments.seed)
     os.environ.update(fleet_env(fleet))
     async with FleetServer(fleet, clock, "127.0.0.1", 0) as server:
-        settings = _settings(arguments, fleet, server)
+        settings = _settings(arguments, database, fleet, server)
 
         async def make_up(opened: Database, writer: Writer) -> None:
             await make_up_past(fleet, clock, settings, opened, writer)
 
-        host, port = arguments.listen
         say(f"monitor demo: {len(fleet.endpoints)} simulated endpoints, their past of {PAST_DAYS} days is made up")
         say(f"monitor demo: soon at http://{host}:{port}/ (also /metrics, /readyz, /api/v1/routing); Ctrl-C ends it")
+        say(f"monitor demo: the fleet is at {server.url}/; break a provider, and mend it with null:")
+        say(f'  curl -s {server.url}/_sim/fault -d \'{{"endpoint": "northwind", "fault": "stall"}}\'')
         await Daemon(settings, lambda: settings, clock=clock, before_start=make_up).run()
     return 0
 
 
-def _settings(arguments: argparse.Namespace, fleet: Fleet, server: FleetServer) -> Settings:
+def refusal_of(database: Path) -> str | None:
+    """Why `database` may not be made anew; None if it is a demo's, or not there at all."""
+    holder = read_holder(database)
+    if holder is not None:
+        return f"{database} is in use by {holder}; stop it"
+    if database.exists():
+        return None if may_be_dropped(database) else f"{database} is not a demo's database"
+    left = next((name for name in _beside(database) if name.exists()), None)
+    return None if left is None else f"{left} is left of a database that is gone, and may not be a demo's"
+
+
+def _beside(database: Path) -> list[Path]:
+    return [database.with_name(database.name + end) for end in ("-wal", "-shm", ".spill")]
+
+
+def _settings(arguments: argparse.Namespace, database: Path, fleet: Fleet, server: FleetServer) -> Settings:
     host, port = arguments.listen
     text = fleet_yaml(
         fleet,
         server.base_url,
         listen=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-        database=f"sqlite:///{arguments.database.absolute()}",
+        database=f"sqlite:///{database}",
         location=MADE_UP_LOCATION,
         interval=duration_text(arguments.interval),
     )
@@ -95,7 +126,7 @@ def _settings(arguments: argparse.Namespace, fleet: Fleet, server: FleetServer) 
 
 
 async def make_up_past(fleet: Fleet, clock: Clock, settings: Settings, database: Database, writer: Writer) -> None:
-    """Write 30 days of observations up to now, with their rollups, through the daemon's own writer."""
+    """Write 30 days of observations up to now, with their rollups and incidents, through the daemon's own writer."""
     end = clock.now()
     start = floor_hour(end - PAST_DAYS * DAY_SECONDS) - HOUR
 
@@ -105,6 +136,12 @@ async def make_up_past(fleet: Fleet, clock: Clock, settings: Settings, database:
         await write_fact(connection, MADE_UP, f"the past until {end:.0f} never happened")  # type: ignore[arg-type]
 
     await writer.submit(begin)
+    incidents = PastIncidents(fleet, settings.state, settings.uptime_policy)
+
+    async def write_incidents(connection: object) -> None:
+        for incident in incidents.settle():
+            await record_incident(connection, database.names, incident)  # type: ignore[arg-type]
+
     written = 0
     with _progress() as progress:
         task = progress.add_task("making up a past", total=end - start)
@@ -114,13 +151,16 @@ async def make_up_past(fleet: Fleet, clock: Clock, settings: Settings, database:
                 # Day by day: a month of open hours would fill the memory.
                 await writer.flush()
                 await writer.close_hours(int(next_close) - HOUR)
+                await writer.submit(write_incidents)
                 next_close += DAY_SECONDS
             writer.put(observation)
+            incidents.add(observation)
             written += 1
             if written % _BATCH == 0:
                 await writer.flush()
                 progress.update(task, completed=observation.started_at - start)
         await writer.flush()
+        await writer.submit(write_incidents)
         progress.update(task, completed=end - start)
     log.info("past_made_up observations=%d days=%d seed=%d", written, PAST_DAYS, fleet.seed)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import csv
+import difflib
 import io
 import sys
 from collections.abc import AsyncIterator
@@ -34,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", type=_duration, metavar="1h", help="only what began so long ago or later")
     parser.add_argument("--endpoint", metavar="E", help="only this endpoint")
     parser.add_argument("--format", choices=FORMATS, default="jsonl", help="default: jsonl")
-    parser.add_argument(
-        "--step", choices=("hour", "day"), default="hour", help="which rollups (default: hour); others have none"
-    )
+    parser.add_argument("--step", choices=("hour", "day"), help="which rollups (default: hour); others have none")
     add_config(parser)
 
 
@@ -48,6 +47,11 @@ def _duration(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.step is not None and arguments.table != "rollups":
+        complain(
+            f"--step goes with rollups alone: take it away, or write: monitor export rollups --step {arguments.step}"
+        )
+        return 2
     settings = load_settings(arguments.config)
     if arguments.format == "parquet":
         try:
@@ -55,21 +59,35 @@ def run(arguments: argparse.Namespace) -> int:
         except ModuleNotFoundError:
             complain("--format parquet needs pyarrow: pip install 'llm-provider-monitor[parquet]', or use jsonl or csv")
             return 2
-    asyncio.run(_export(settings, arguments))
-    return 0
+    return asyncio.run(_export(settings, arguments))
 
 
-async def _export(settings: Settings, arguments: argparse.Namespace) -> None:
+async def _export(settings: Settings, arguments: argparse.Namespace) -> int:
     clock = SystemClock()
     database = await Database.open_read_only(settings.database, clock)
     try:
-        rows = _rows(History(database), clock, arguments, settings.uptime_policy)
+        history = History(database)
+        if arguments.endpoint is not None and not await _is_recorded(history, arguments.endpoint):
+            return 1
+        rows = _rows(history, clock, arguments, settings.uptime_policy)
         write = {"jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}[arguments.format]
         with _progress() as progress:
             task = progress.add_task(arguments.table, total=None)
             await write(_counted(rows, progress, task), sys.stdout.buffer)
+        return 0
     finally:
         await database.close()
+
+
+async def _is_recorded(history: History, endpoint: str) -> bool:
+    """Whether the database knows that endpoint; complains if not. A typo must not look like a quiet history."""
+    known = await history.endpoint_names()
+    if endpoint in known:
+        return True
+    near = difflib.get_close_matches(endpoint, known, n=3, cutoff=0.3)
+    hint = f"; did you mean {', '.join(near)}" if near else ""
+    complain(f"the database has nothing of an endpoint {endpoint}{hint}")
+    return False
 
 
 def _progress() -> Progress:
@@ -91,7 +109,7 @@ async def _rows(history: History, clock: Clock, arguments: argparse.Namespace, p
         async for found in history.stream(since, endpoint=arguments.endpoint):
             yield [observation_object(one, policy) for one in found]
     elif arguments.table == "rollups":
-        async for rollups in history.rollups(arguments.step, arguments.endpoint, since):
+        async for rollups in history.rollups(arguments.step or "hour", arguments.endpoint, since):
             yield [_rollup_object(one, policy) for one in rollups]
     else:
         yield [incident_object(one) for one in await history.incidents(arguments.endpoint, since, limit=1_000_000)]

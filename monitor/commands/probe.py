@@ -85,11 +85,17 @@ def _draw(report: ProbeReport) -> None:
             say(f"  {mark.at_seconds * 1000:>10.2f} ms  {'·' * column}●  {mark.label}")
     say()
     table = Table(box=None, show_header=False, pad_edge=False)
+    if observation.http_status is not None:
+        table.add_row("  http_status", str(observation.http_status))
     for name in _TIMES:
-        table.add_row(f"  {name}", seconds_text(getattr(observation, f"{name}_seconds")))
+        seconds = getattr(observation, f"{name}_seconds")
+        if seconds is not None:
+            table.add_row(f"  {name}", seconds_text(seconds))
     for name in EXPORT_FIELDS[EXPORT_FIELDS.index("output_tokens") :]:
         value = getattr(observation, name)
         if name.endswith("_seconds") or value is None:
+            continue
+        if name == "first_token_shared" and observation.ttft_seconds is None:
             continue
         table.add_row(f"  {name}", f"{value:.6g}" if isinstance(value, float) else str(value))
     console().print(table)

@@ -7,23 +7,22 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import msgspec
-from rich.table import Table
-from rich.text import Text
 
 from monitor.catalog.model import Catalog
 from monitor.clock import SystemClock
-from monitor.commands.asking import ask
-from monitor.commands.terminal import DEFAULT_CONFIG, add_config, age_text, complain, console, say
+from monitor.commands.asking import NoAnswer, ask
+from monitor.commands.status_table import status_table
+from monitor.commands.terminal import DEFAULT_CONFIG, add_config, complain, console, say
 from monitor.health.board import Board
 from monitor.routing.snapshot import Part, snapshot
 from monitor.settings import Settings, load_settings
 from monitor.storage.database import Database
+from monitor.storage.errors import StorageError
+from monitor.storage.facts import MADE_UP
 from monitor.storage.history import History
 from monitor.storage.restore import restore_board
-
-_STYLES = {"operational": "green", "degraded": "yellow", "down": "bold red", "unknown": "dim"}
+from monitor.web.room import MADE_UP_NOTICE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,22 +41,30 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     if arguments.json:
         say(msgspec.json.encode(found).decode())
-    else:
-        _print(found)
+        return 0
+    if found.get("notice"):
+        say(found["notice"])
+    out = console()
+    out.print(status_table(found["endpoints"], out.width))
     return 0
 
 
 async def _found(settings: Settings) -> dict[str, Any] | None:
     where = f"{settings.listen_host}:{settings.listen_port}"
     try:
-        answer: dict[str, Any] = await ask(settings, "/api/v1/routing")
-    except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
+        return {"source": "daemon"} | await ask(settings, "/api/v1/routing", "endpoints")
+    except NoAnswer as error:
         if not settings.catalog.endpoints:
-            complain(f"no daemon answers at {where}, and there is no monitor.yaml to name a database: {error}")
+            complain(f"no daemon answers at {where}: {error}")
+            complain("there is no monitor.yaml here either: start one with `make run`, or name yours with -c FILE")
             return None
-        complain(f"no daemon answers at {where}: these are the figures of the database, as of now")
-        return {"source": "database"} | await _from_database(settings)
-    return {"source": "daemon"} | answer
+        try:
+            found = {"source": "database"} | await _from_database(settings)
+        except StorageError:
+            complain(f"no daemon answers at {where}: {error}")
+            raise
+        complain(f"no daemon answers at {where}: {error}; these are the figures of the database, as of now")
+        return found
 
 
 async def _from_database(settings: Settings) -> dict[str, Any]:
@@ -65,49 +72,12 @@ async def _from_database(settings: Settings) -> dict[str, Any]:
     database = await Database.open_read_only(settings.database, clock)
     try:
         board = Board(settings, clock)
-        await restore_board(board, History(database), clock.now())
+        history = History(database)
+        await restore_board(board, history, clock.now())
         await board.refresh()
-        body = snapshot((Part.of(view, board.performance_windows) for view in board.views()), clock.now(), None, None)
-        decoded: dict[str, Any] = msgspec.json.decode(body)
+        notice = None if await history.fact(MADE_UP) is None else MADE_UP_NOTICE
+        parts = (Part.of(view, board.performance_windows) for view in board.views())
+        decoded: dict[str, Any] = msgspec.json.decode(snapshot(parts, clock.now(), None, notice))
         return decoded
     finally:
         await database.close()
-
-
-def _print(found: dict[str, Any]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("endpoint", no_wrap=True)
-    table.add_column("state")
-    for name in ("uptime 30d", "samples", "TTFT p50", "p90", "tok/s", "last probe"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("cause", overflow="fold")
-    if found.get("notice"):
-        say(f"{found['notice']}")
-    for one in found["endpoints"]:
-        month = one["windows"].get("30d") or {}
-        ttft = month.get("ttft_seconds") or {}
-        speed = month.get("output_tokens_per_second") or {}
-        cause = one["cause"] if one["state"] in ("down", "degraded") else None
-        if not one["usable"]:
-            cause = f"unusable: {one['unusable_cause'] or cause or '-'}"
-        table.add_row(
-            one["endpoint"],
-            Text(one["state"], style=_STYLES.get(one["state"], "")),
-            _percent(month.get("uptime_ratio")),
-            f"{month.get('samples', 0):,}",
-            _seconds(ttft.get("0.5")),
-            _seconds(ttft.get("0.9")),
-            "-" if speed.get("0.5") is None else f"{speed['0.5']:.1f}",
-            age_text(one["age_seconds"]),
-            cause or "",
-        )
-    console().print(table)
-
-
-def _percent(ratio: float | None) -> str:
-    # Floored, so that one failure never reads 100 %.
-    return "-" if ratio is None else f"{round(ratio * 1e6) // 100 / 100:.2f} %"
-
-
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f} s"

@@ -26,8 +26,10 @@ def complain(text: str) -> None:
 
 
 def console() -> Console:
-    """Standard output for tables and progress. Without a terminal: plain text, and wide enough to keep rows whole."""
-    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=False)
+    """Standard output for tables and progress. Without a terminal: plain text, as wide as COLUMNS says, or else wide
+    enough to keep rows whole."""
+    is_told = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return Console(width=None if is_told else 200, highlight=False, soft_wrap=False)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

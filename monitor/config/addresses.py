@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from monitor.config.reading import AlreadyTold, Refused, Value, shown
 
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
+_PORT = re.compile(r"[0-9]{1,5}")
 _PASSWORD_IN_URL = re.compile(r"[A-Za-z0-9+.-]+://[^/?#]*:[^/?#]*@")
 
 
@@ -19,7 +20,7 @@ def host_and_port(value: Value) -> tuple[str, int]:
     text = value.text("host:port")
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not re.fullmatch(r"[0-9]{1,5}", port):
+    if not colon or not _PORT.fullmatch(port):
         value.wrong("host:port")
     if not host:
         raise Refused(f"{shown(text)} names no host: 0.0.0.0 or [::] listens on all", "listen: 0.0.0.0:9469")
@@ -55,17 +56,19 @@ def base_url(value: Value) -> str:
     url = _split(text)
     if url is None or url.scheme not in ("http", "https"):
         raise Refused("is not an http:// or https:// URL")
-    if "@" in url.netloc:
-        raise Refused("has a user or password in it: write the key as api_key")
-    if "?" in text or "#" in text:
-        raise Refused("has a query or fragment: give only what the vendor's own SDK takes as its base")
-    host, colon, port = url.netloc.rpartition(":") if not url.netloc.endswith("]") else (url.netloc, "", "")
-    if not colon:
-        host = url.netloc
-    if not _is_host(host):
-        raise Refused("names no valid host")
-    if colon and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
-        raise Refused("has a port that is not 1 to 65535")
+    _, at, place = url.netloc.rpartition("@")
+    host, colon, port = place.rpartition(":") if not place.endswith("]") else (place, "", "")
+    faults = {
+        "has a user or password in it: write the key as api_key": bool(at),
+        "has a query or fragment: give only what the vendor's own SDK takes as its base": "?" in text or "#" in text,
+        "names no valid host": not _is_host(host if colon else place),
+        "has a port that is not 1 to 65535": colon and not (_PORT.fullmatch(port) and 0 < int(port) < 65536),
+    }
+    for message, is_so in faults.items():
+        if is_so:
+            value.tell(message)
+    if any(faults.values()):
+        raise AlreadyTold
     return f"{url.scheme}://{url.netloc}{url.path}".rstrip("/")
 
 

@@ -6,6 +6,10 @@ SettingsError       monitor.yaml does not hold; carries every Problem at once, i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from monitor.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +30,13 @@ class Problem:
 
 
 class SettingsError(Exception):
-    """monitor.yaml does not hold. Its text has one line per problem."""
+    """monitor.yaml does not hold. Its text has one line per problem. `draft` is what could be read all the same, with
+    defaults for the rest: good for looking further, never for use."""
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, problems: tuple[Problem, ...], draft: Settings | None = None) -> None:
         super().__init__(problems)
         self.problems = problems
+        self.draft = draft
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.problems))

@@ -244,6 +244,11 @@ class Board:
         self.expire()
         return self.standings()
 
+    def standing(self, endpoint: str, location: str) -> Standing:
+        """What is known of an endpoint this very moment; views follow at the next `refresh`."""
+        row = self.windows.find(endpoint, location)
+        return Standing() if row is None else self._series[row].machine.standing
+
     def standings(self) -> list[Transition]:
         """What every configured endpoint's state is, as if it had just come about. Unknown ones are left out."""
         found = []
@@ -305,13 +310,18 @@ class Board:
         return Transition(endpoint, location, before.state, after.state, after.cause, since, at, after.detail)
 
     def _forget_seconds(self, row: int) -> float:
-        return self._settings.state.forget_intervals * self._interval_seconds(row)
+        # How far a failing key has stretched the interval is not on record: a restart and a reader of the database
+        # would forget earlier than the process that knows.
+        stretched = self._series[row].machine.standing.usable
+        return self._settings.state.forget_intervals * self._interval_seconds(row, stretched=stretched)
 
-    def _interval_seconds(self, row: int) -> float:
+    def _interval_seconds(self, row: int, *, stretched: bool = True) -> float:
         endpoint_id, location = self.windows.keys[row]
         endpoint = self._catalog.endpoints.get(endpoint_id)
         if endpoint is not None and location == self._settings.location:
-            return endpoint.interval_seconds if self.interval_of is None else self.interval_of(endpoint_id)
+            if self.interval_of is None or not stretched:
+                return endpoint.interval_seconds
+            return self.interval_of(endpoint_id)
         eras = self._series[row].eras
         if eras:
             return eras[-1].cadence.interval_seconds
@@ -368,7 +378,7 @@ class Board:
             endpoint=self._catalog.endpoints[endpoint],
             location=location,
             state=standing.state,
-            cause=standing.cause,
+            cause=standing.shown_cause,
             state_since=standing.since,
             usable=standing.usable,
             interval_seconds=self._interval_seconds(row),
@@ -378,7 +388,7 @@ class Board:
             probes_total=dict(series.probes),
             cost_usd_total=series.cost_usd,
             unusable_cause=standing.unusable_cause,
-            detail=standing.detail,
+            detail=standing.shown_detail,
             version=self._version,
         )
 

@@ -14,7 +14,8 @@ Only `ok` and `provider_fault` (under the configured policy) are countable. With
 - unknown: nothing countable or throttled for `forget` times the interval. It begins when that time was over, not when
   somebody noticed. Older outcomes are forgotten with it.
 - account, probe_defect and monitor_fault leave the state as it was. An account outcome, or a missing secret, makes the
-  endpoint unusable until an ok comes; under every policy, since it is about our key.
+  endpoint unusable until an ok comes; under every policy, since it is about our key. A probe_defect is remembered as
+  long, beside the state, since only the operator can mend our request.
 
 The cause of degraded and down is the class most frequent among the faults of the last 4; of several, the one named
 before, else the newest. `since` is when the first observation of the run that led to the state began.
@@ -84,14 +85,29 @@ class Standing(NamedTuple):
     detail: str | None = None
     usable: bool = True
     unusable_cause: str | None = None
+    defect: str | None = None  # the class by which our own request was refused, until an ok comes
+    defect_detail: str | None = None
     countable: tuple[Reading, ...] = ()
     throttled_run: int = 0  # throttled ones since the last countable one
     throttled_since: float | None = None
     relevant: Reading | None = None  # the last countable or throttled one
 
+    @property
+    def shown_cause(self) -> str | None:
+        """What is to be seen to: the state's cause, and where it has none our own refused request."""
+        return self.defect if self.cause is None else self.cause
+
+    @property
+    def shown_detail(self) -> str | None:
+        return self.defect_detail if self.cause is None else self.detail
+
 
 def is_about_our_key(outcome: Outcome) -> bool:
     return outcome is Outcome.SECRET_MISSING or group_of(outcome) is Group.ACCOUNT
+
+
+def is_about_our_request(outcome: Outcome) -> bool:
+    return group_of(outcome) is Group.PROBE_DEFECT
 
 
 def advance(
@@ -102,8 +118,10 @@ def advance(
     standing = aged(standing, reading.due_at, forget_seconds)
     if is_about_our_key(reading.outcome):
         standing = standing._replace(usable=False, unusable_cause=reading.outcome.value)
+    elif is_about_our_request(reading.outcome):
+        standing = standing._replace(defect=reading.outcome.value, defect_detail=reading.detail)
     elif group is Group.OK:
-        standing = standing._replace(usable=True, unusable_cause=None)
+        standing = standing._replace(usable=True, unusable_cause=None, defect=None, defect_detail=None)
     if group is Group.THROTTLED:
         return _throttled(standing, reading, rule)
     if group in (Group.OK, Group.PROVIDER_FAULT):
@@ -123,13 +141,14 @@ def aged(standing: Standing, due_at: float, forget_seconds: float) -> Standing:
 
 
 def forgotten(standing: Standing, forget_seconds: float) -> Standing:
-    """Unknown, from the moment on when the last relevant reading was `forget_seconds` old. Usable stays as it was."""
-    if standing.relevant is None:
-        return Standing(usable=standing.usable, unusable_cause=standing.unusable_cause)
+    """Unknown, from the moment on when the last relevant reading was `forget_seconds` old. What is ours to mend (the
+    key, the request) stays as it was."""
     return Standing(
-        since=standing.relevant.started_at + forget_seconds,
+        since=None if standing.relevant is None else standing.relevant.started_at + forget_seconds,
         usable=standing.usable,
         unusable_cause=standing.unusable_cause,
+        defect=standing.defect,
+        defect_detail=standing.defect_detail,
     )
 
 
@@ -235,7 +254,7 @@ class StateMachine:
             observation.due_at, observation.recheck, observation.started_at, observation.outcome, observation.detail
         )
         relevant = POLICIES[self._policy][reading.outcome] in _RELEVANT
-        if not relevant and not is_about_our_key(reading.outcome):
+        if not (relevant or is_about_our_key(reading.outcome) or is_about_our_request(reading.outcome)):
             return False
         readings = self._readings
         place = len(readings)

@@ -73,8 +73,9 @@ class EndpointView:
     `version`, so what is rendered from a view may be kept for as long as the Board hands out that same object.
 
     Stamps are UTC seconds; None = unknown. `cause` names the outcome class (or `throttled`) that a degraded or down
-    state is about; `unusable_cause` the class (`auth`, `secret_missing`, ...) that made `usable` False. `detail` is the
-    redacted message that came with the cause. `windows` hold every window; quantiles only where
+    state is about; where it is about none, the class (`unknown_model`, ...) by which our own request is refused, until
+    a probe succeeds. `unusable_cause` is the class (`auth`, `secret_missing`, ...) that made `usable` False. `detail`
+    is the redacted message that came with the cause. `windows` hold every window; quantiles only where
     `Board.performance_windows` says so. `probes_total` and `cost_usd_total` count this process's own probes, rechecks
     included.
     """

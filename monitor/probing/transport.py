@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 import ssl
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -333,6 +334,9 @@ def _os_text(error: BaseException | None) -> str:
         return f"CERTIFICATE_VERIFY_FAILED: {inner.verify_message}"
     if isinstance(inner, ssl.SSLError):
         return inner.reason or "TLS failed"
+    if isinstance(inner, socket.gaierror):  # numbers of its own, negative ones
+        names = {getattr(socket, name): name for name in dir(socket) if name.startswith("EAI_")}
+        return f"{names.get(inner.errno, inner.errno)}: {inner.strerror}"
     if isinstance(inner, OSError) and inner.errno is not None:
         return f"{errno.errorcode.get(inner.errno, inner.errno)}: {inner.strerror}"
     return type(inner).__name__

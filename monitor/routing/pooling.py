@@ -32,7 +32,8 @@ def pooled_view(views: Sequence[EndpointView], pool: Pool) -> EndpointView:
     if len(views) == 1:
         return views[0]
     first = views[0]
-    worst = next((view for state in _WORST_FIRST for view in views if view.state is state), first)
+    told = next((view for view in views if view.cause is not None), first)
+    worst = next((view for state in _WORST_FIRST for view in views if view.state is state), told)
     probes: Counter[Outcome] = Counter()
     for view in views:
         probes.update(view.probes_total)

@@ -94,6 +94,7 @@ class Dispatcher:
         self._told_unpriced: set[str] = set()
         self._progress = clock.monotonic()
         self._is_running = self._is_draining = self._is_drained = False
+        self._drains = 0
 
     # --- what is watched
 
@@ -368,6 +369,7 @@ class Dispatcher:
         """Send nothing more, wait for the probes in flight until the deadline, then cancel them: they record nothing.
         Slots that fall due meanwhile are counted under `shutdown`."""
         self._is_draining = True
+        self._drains = drain = self._drains + 1
         waiters = [*self._room.clear(), *self._behind_recheck.values()]
         self._behind_recheck.clear()
         self._turn_away(waiters, "shutdown")
@@ -377,8 +379,9 @@ class Dispatcher:
             self._is_drained = True
             self._alarm.cancel()
             self._secrets.cancel()
-        logger.info(
-            "drained finished=%d cancelled=%d stuck=%d turned_away=%d",
-            report.finished, report.cancelled, report.stuck, len(waiters),
-        )  # fmt: skip
+        if drain == self._drains:  # a later call cuts this one short, and it knows what was cancelled
+            logger.info(
+                "drained finished=%d cancelled=%d stuck=%d turned_away=%d",
+                report.finished, report.cancelled, report.stuck, len(waiters),
+            )  # fmt: skip
         return report

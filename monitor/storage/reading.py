@@ -22,6 +22,11 @@ class Reader:
         self._locations: dict[int, str] = {}
         self._kinds: dict[int, str] = {}
 
+    async def endpoint_names(self) -> list[str]:
+        """Every endpoint that anything was ever recorded of."""
+        async with self._database.read() as connection:
+            return list((await connection.execute(select(schema.endpoints.c.name))).scalars())
+
     async def _place_ids(
         self, connection: AsyncConnection, endpoint: str | None, location: str | None
     ) -> dict[str, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -20,6 +21,7 @@ from monitor.storage.errors import (
     NotADatabase,
     explained,
 )
+from monitor.storage.facts import MADE_UP
 
 BUSY_TIMEOUT_MS = 5000
 READERS = 4
@@ -118,6 +120,19 @@ def insert_new(dialect: str, table: Table) -> Insert:
     return sqlite.insert(table).on_conflict_do_nothing()
 
 
+def may_be_dropped(path: Path) -> bool:
+    """Whether a file, which may be anybody's and of any schema, holds a demo's made-up past, or nothing yet. Blocks."""
+    if path.stat().st_size == 0:
+        return True
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+            made_up = connection.execute("SELECT 1 FROM meta WHERE name = ?", (MADE_UP,)).fetchone()
+            # A demo that was stopped in its first second has its tables and nothing in them.
+            return made_up is not None or connection.execute("SELECT 1 FROM endpoints").fetchone() is None
+    except sqlite3.Error:
+        return False
+
+
 async def free_pages(connection: AsyncConnection) -> tuple[int, int]:
     """(unused pages, all pages) of the file."""
     unused = (await connection.exec_driver_sql("PRAGMA freelist_count")).scalar_one()
@@ -154,4 +169,5 @@ def copy(source: Path, target: Path) -> None:
     except (OSError, sqlite3.Error) as error:
         raise BackupRefused(f"backup {target}: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing could be written
+            partial.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ REFRESH_SECONDS = 30
 UNUSABLE = "unusable"
 _STATES = (*(state.value for state in State), UNUSABLE)
 # The order of trouble, for the counts on top.
-_SHOWN_STATES = (State.DOWN, State.DEGRADED, State.OPERATIONAL, State.UNKNOWN)
+_SHOWN_STATES = tuple(state.value for state in (State.DOWN, State.DEGRADED, State.OPERATIONAL, State.UNKNOWN))
 _NOTHING = "–"
 # Template pieces between two turns of the loop: a row has some 40, and ten rows take half a millisecond.
 _PIECES = 400
@@ -104,9 +104,8 @@ async def index(request: web.Request) -> web.Response:
     views = [view for view in everything if _is_wanted(view, model, provider, state)]
     names = {slug: found.name for slug, found in room.catalog.models.items()}
     grouped = group_by_model(room.catalog, views)
-    states = Counter(view.state for view in everything)
-    counts = [(state.value, states[state]) for state in _SHOWN_STATES]
-    counts.append((UNUSABLE, sum(not view.usable for view in everything)))
+    states = Counter(_counted_as(view) for view in everything)
+    counts = [(name, states[name]) for name in (*_SHOWN_STATES, UNUSABLE)]
     pieces = page.template.generate(
         notice=room.notice,
         counts=counts,
@@ -149,8 +148,13 @@ def _is_wanted(view: EndpointView, model: str | None, provider: str | None, stat
     return (
         model in (None, view.endpoint.model)
         and provider in (None, view.endpoint.provider)
-        and (state in (None, view.state.value) or (state == UNUSABLE and not view.usable))
+        and state in (None, _counted_as(view))
     )
+
+
+def _counted_as(view: EndpointView) -> str:
+    """One word for each endpoint, so that the counts add up: with a key that fails, its state is an old one."""
+    return view.state.value if view.usable else UNUSABLE
 
 
 def _model_rows(slug: str, name: str, views: Sequence[EndpointView], now: float) -> ModelRows:

@@ -19,7 +19,6 @@ import aiohttp.web
 import greenlet
 import msgspec
 import numpy as np
-import pydantic
 import sqlalchemy.ext.asyncio as sql
 
 from monitor.clock import SystemClock
@@ -47,7 +46,6 @@ def allowed():
     yield "tls", lambda: len(ssl.create_default_context().get_ciphers()) > 0
     yield "greenlet", lambda: greenlet.greenlet(lambda: "switched").switch()
     yield "msgspec", lambda: msgspec.json.decode(b'{"a": 1}')["a"]
-    yield "pydantic", lambda: pydantic.TypeAdapter(int).validate_python("5")
     yield "credential", lambda: Secret("credential", "ACME_API_KEY").reveal() == "sk-planted"
     yield "processors", os.cpu_count
     yield "routes", lambda: Path("/proc/self/net/route").read_text().startswith("Iface")

@@ -43,6 +43,7 @@ else:
 """
 MONITOR = "/opt/llm-provider-monitor/.venv/bin/monitor"
 STATE = "/var/lib/llm-provider-monitor"
+CONFIG = "/etc/llm-provider-monitor/monitor.yaml"
 FLEET = default_fleet(seed=1)
 KEYS = {"ACME_API_KEY": "sk-planted"} | fleet_env(FLEET)
 DROP_IN = "[Service]\nWatchdogSec=4s\n" + "".join(
@@ -132,7 +133,10 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     (opt / ".venv/bin/monitor").write_text(LAUNCHER.format(packages=inside))
     (opt / ".venv/bin/monitor").chmod(0o755)
     fleet = FleetServer(FLEET, SystemClock(), "127.0.0.1", 9470)
-    config = fleet_yaml(FLEET, fleet.base_url, interval="5s").replace("env: SIM_KEY_", "credential: SIM_KEY_")
+    database = f"sqlite:///{STATE}/fleet.db"  # monitor.db is the stand-in's
+    config = fleet_yaml(FLEET, fleet.base_url, interval="5s", database=database).replace(
+        "env: SIM_KEY_", "credential: SIM_KEY_"
+    )
     (etc / "monitor.yaml").write_text(config)
     (stage / "hosts").write_text("192.0.2.7 acme.example\n")
     (stage / "nsswitch.conf").write_text("hosts: files\n")
@@ -166,6 +170,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     machine = Machine(process, log)
     try:
         machine.wait_for_boot()
+        machine.run(
+            "install", "-d", STATE
+        )  # as the guide says, so that `monitor check` finds it before the first start
         yield machine
     finally:
         machine.power_off()
@@ -191,7 +198,6 @@ def test_the_hardening_lets_the_monitor_work(started: Machine) -> None:
         "tls": "True",
         "greenlet": "switched",
         "msgspec": "1",
-        "pydantic": "5",
         "credential": "True",
         "routes": "True",
         "state": "llm-provider-monitor 700",
@@ -264,13 +270,21 @@ def test_the_monitor_itself_works_under_the_unit(machine: Machine) -> None:
     assert machine.shown("NRestarts") == "0"
 
     guide = (ROOT / "deploy/README.md").read_text()
-    (backup,) = re.findall(r"^systemd-run .*?[^\\]$", guide, flags=re.MULTILINE | re.DOTALL)
+    (backup,) = re.findall(rf"^{MONITOR} db backup .*?[^\\]$", guide, flags=re.MULTILINE | re.DOTALL)
+    machine.run("mkdir", "-p", "/var/backups")
     said = machine.run("sh", "-c", backup)
     count = (
-        "import sqlite3; print(sqlite3.connect('backup.db').execute('select count(*) from observations').fetchone()[0])"
+        "import sqlite3, sys; found = sqlite3.connect(sys.argv[1]); "
+        "print(found.execute('select count(*) from observations').fetchone()[0])"
     )
-    rows = machine.run("sh", "-c", f'cd {STATE} && {SYSTEM_PYTHON} -c "{count}"')
+    rows = machine.run("sh", "-c", f'{SYSTEM_PYTHON} -c "{count}" /var/backups/*.db')
     assert rows.isdigit() and int(rows) > 0, f"{said}\n{rows}"
+    # From any directory, as the runbook has them.
+    ended = machine.run("sh", "-c", f"cd / && {MONITOR} export observations -c {CONFIG} --since 1h | tail -n 1")
+    assert json.loads(ended)["endpoint"] in FLEET.endpoints, ended
+    assert machine.run("sh", "-c", f"cd / && {MONITOR} db prune -c {CONFIG}").startswith("observations="), (
+        "by the daemon"
+    )
 
     machine.run("systemctl", "stop", "monitor")
     assert machine.shown("Result") == "success", machine.journal()

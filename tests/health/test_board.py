@@ -281,6 +281,44 @@ async def test_a_state_that_nothing_confirms_is_forgotten_and_a_stretched_interv
     assert (view.state, view.state_since, view.interval_seconds) == (State.UNKNOWN, NOW + 1200, 120.0)
 
 
+async def test_a_failing_keys_stretched_interval_gives_no_state_longer_than_a_restart_would() -> None:
+    clock = FakeClock(NOW)
+    intervals = {ONE.id: 60.0}
+    board = Board(settings(), clock, intervals.__getitem__)
+    rollups = Rollups(NOW)
+    story = [probe(NOW), probe(NOW + 60, Outcome.AUTH), probe(NOW + 180, Outcome.AUTH)]
+    for observation in story:
+        await clock.advance(observation.started_at - clock.now())
+        board.observe(observation)
+        intervals[ONE.id] = 900.0 if observation.outcome is Outcome.AUTH else 60.0
+    rollups.commit(story)
+    for seconds, state in ((419, State.OPERATIONAL), (1, State.UNKNOWN)):
+        await clock.advance(seconds)
+        board.expire()
+        again = board_of(clock=clock)
+        again.restore_tail(rollups.raw)
+        again.finish_restore()
+        for one in (board, again):
+            standing = one.standing(ONE.id, HERE)
+            assert (standing.state, standing.usable, standing.unusable_cause) == (state, False, "auth")
+    assert board.standing(ONE.id, HERE).since == again.standing(ONE.id, HERE).since == NOW + 600
+
+
+def test_a_refused_request_is_the_cause_that_a_view_shows_and_no_transition() -> None:
+    board = board_of()
+    assert board.observe(probe(NOW, Outcome.UNKNOWN_MODEL, detail="404: no such model")) is None
+    view = refreshed(board)[0]
+    assert (view.state, view.cause, view.detail, view.usable) == (
+        State.UNKNOWN,
+        "unknown_model",
+        "404: no such model",
+        True,
+    )
+    board.observe(probe(NOW + 60))
+    view = refreshed(board)[0]
+    assert (view.state, view.cause, view.detail) == (State.OPERATIONAL, None, None)
+
+
 async def test_a_wall_clock_step_makes_nobody_forget() -> None:
     clock = FakeClock(NOW)
     board = board_of(clock=clock)

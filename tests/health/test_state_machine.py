@@ -113,6 +113,24 @@ def test_our_own_expired_key_makes_unusable_until_a_success_comes() -> None:
     assert after("p").usable
 
 
+def test_our_own_refused_request_is_shown_until_a_success_comes_and_beside_every_state() -> None:
+    assert after("o").shown_cause is None
+    assert (after("p").state, after("p").shown_cause, after("p").shown_detail) == (UNKNOWN, "bad_request", "p0")
+    assert (after("op").state, after("op").shown_cause) == (OPERATIONAL, "bad_request")
+    assert after("opp").defect_detail == "p2"
+    assert after("optam").shown_cause == "bad_request"
+    assert (after("opFFF").state, after("opFFF").shown_cause, after("opFFF").defect) == (
+        DOWN,
+        "server_error",
+        "bad_request",
+    )
+    assert (after("opo").shown_cause, after("opo").shown_detail) == (None, None)
+    assert after("p..............m").shown_cause == "bad_request"
+    machine = machine_of("op")
+    assert machine.expire(FORGET, FORGET)
+    assert (machine.standing.state, machine.standing.shown_cause) == (UNKNOWN, "bad_request")
+
+
 def test_under_the_openrouter_policy_an_expired_key_counts_as_a_fault_and_still_is_ours() -> None:
     standing = after("oaaa", policy="openrouter")
     assert (standing.state, standing.cause, standing.usable) == (DOWN, "auth", False)

@@ -87,6 +87,12 @@ def test_the_cause_is_that_of_the_worst_location() -> None:
     assert pooled.location == ""
 
 
+def test_a_request_that_is_refused_everywhere_is_the_cause_though_no_state_is_known() -> None:
+    views = [view("fra", State.UNKNOWN), view("iad", State.UNKNOWN, cause="unknown_model", detail="404")]
+    pooled = pooled_view(views, lambda *args: FIGURES)
+    assert (pooled.state, pooled.cause, pooled.detail) == (State.UNKNOWN, "unknown_model", "404")
+
+
 def test_usable_from_anywhere_is_usable_and_else_the_cause_is_told() -> None:
     unusable = view("fra", usable=False, unusable_cause="auth")
     pooled = pooled_view([unusable, view("iad")], lambda *args: FIGURES)

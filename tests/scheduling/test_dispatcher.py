@@ -489,6 +489,20 @@ async def test_a_drain_lets_probes_finish_sends_no_more_and_counts_the_rest() ->
     assert len(stage.begun) == begun
 
 
+async def test_a_drain_that_is_cut_short_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    stage = Stage()
+    stage.load(fleet(6, 10.0))
+    stage.script = forever
+    await stage.run(10)
+    draining = asyncio.create_task(stage.dispatcher.drain(20.0))
+    await stage.clock.advance(1)
+    with caplog.at_level(logging.INFO):
+        assert (await stage.dispatcher.drain(0.0)).cancelled == 6
+        await draining
+    (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("drained")]
+    assert "cancelled=6" in line
+
+
 async def test_at_the_deadline_a_drain_cancels_and_cancelled_probes_record_nothing() -> None:
     stage = Stage()
     stage.load(fleet(6, 10.0))

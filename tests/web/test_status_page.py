@@ -70,6 +70,20 @@ async def test_an_unusable_endpoint_says_why_beside_its_state(web: Stage) -> Non
     assert "operational for 1 min unusable quota" in await shown(web)
 
 
+async def test_every_endpoint_is_counted_once_and_found_under_what_it_is_counted_as(web: Stage) -> None:
+    await web.feed([probe(MINI, NOW - 60), probe(MINI, NOW - 30, Outcome.QUOTA)])
+    text = await shown(web)
+    assert "0 down 0 degraded 0 operational 2 unknown 1 unusable" in text
+    for state, number in (("operational", 0), ("unknown", 2), ("unusable", 1)):
+        assert f"{number} of 3 endpoints" in await shown(web, f"?state={state}")
+
+
+async def test_a_refused_request_is_the_cause_though_the_state_is_unknown(web: Stage) -> None:
+    await web.feed([probe(MINI, NOW - 30, Outcome.UNKNOWN_MODEL, detail="404: no such model")])
+    assert "azure/us-east unknown unknown model" in await shown(web)
+    assert 'title="404: no such model"' in await web.text("/")
+
+
 @pytest.mark.parametrize(
     ("query", "seen", "unseen"),
     [

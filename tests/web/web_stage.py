@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from monitor.secret import Secret
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
 from monitor.slot import Cadence, Era
+from monitor.storage.retention import Pruned
 from monitor.web.app import create_app
 from monitor.web.ports import Check, ReloadResult
 
@@ -202,6 +203,9 @@ async def stage(
         opened.reloads += 1
         return ReloadResult(tuple(opened.problems))
 
+    async def prune() -> dict[str, int]:
+        return asdict(Pruned())
+
     app = create_app(
         board,
         lambda: opened.settings,
@@ -211,6 +215,7 @@ async def stage(
         reload,
         clock=clock,
         notice=notice,
+        prune=prune,
     )
     client: TestClient[Any, Any] = TestClient(TestServer(app))
     opened = Stage(client, board, clock, metrics, status, settings)
