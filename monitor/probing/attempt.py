@@ -152,13 +152,19 @@ class Attempt:
         """Hear what has come by now; a verdict if that settles it. Raises _Expired where a deadline lay between."""
         tape, framer = self.tape, self._framer
         for data, at, since in wire.take():
-            if at > self._due_at:
+            is_late = at > self._due_at
+            if is_late and since > self._due_at:
                 raise _Expired
+            events_before = tape.payload_events
             tape.begin_read(at, since)
             self._read_at = at
             told = self._hear(framer.feed(data if inflater is None else inflater.feed(data)), at)
             if told is not None:
                 return told
+            # The stamp is that of the read's last byte. What shared it with others, while we did not look, may have
+            # come in time.
+            if is_late and tape.payload_events - events_before < 2:
+                raise _Expired
             if self.terminal_at is not None:
                 if not self._await_rest(wire, at):
                     return self._judge(Ending.TERMINAL)
