@@ -38,6 +38,9 @@ _READ_BYTES = 64 << 10
 _WAKE_BYTES = 32 << 10
 _WAKE_READS = 1024
 
+# The offset between the clocks is known this well.
+_TOLERANCE_SECONDS = 0.0001
+
 # (bytes, arrival of the last of them, earliest possible arrival of the first of them): monotonic seconds
 Arrival = tuple[bytes, float, float]
 
@@ -201,12 +204,13 @@ class Handler(ResponseHandler):
         is_kernel = False
         at = now
         if self._socket is not None and self._socket.stamp is not None:
-            seconds, nanoseconds = _TIMESPEC.unpack(self._socket.stamp)
-            offset = self._stamps.now() - now
-            stamp = seconds - offset + nanoseconds * 1e-9
-            # Older than the loop's last look, or from the future: the wall clock was set between arrival and read.
-            if before_last <= stamp <= now and not self._pulse.has_stepped(offset):
-                at, is_kernel = stamp, True
+            offset = self._pulse.offset(now)
+            if offset is not None:
+                seconds, nanoseconds = _TIMESPEC.unpack(self._socket.stamp)
+                stamp = seconds - offset + nanoseconds * 1e-9
+                # Older than the loop's last look, or from the future: then the clock was set after all.
+                if before_last - _TOLERANCE_SECONDS <= stamp <= now + _TOLERANCE_SECONDS:
+                    at, is_kernel = min(stamp, now), True
         return at, (before_last if self._pulse.is_late(now) else at), is_kernel
 
 

@@ -152,7 +152,7 @@ class Attempt:
         """Hear what has come by now; a verdict if that settles it. Raises _Expired where a deadline lay between."""
         tape, framer = self.tape, self._framer
         for data, at, since in wire.take():
-            is_late = at > self._due_at
+            is_late, was_over = at > self._due_at, self.terminal_at is not None
             if is_late and since > self._due_at:
                 raise _Expired
             events_before = tape.payload_events
@@ -164,6 +164,7 @@ class Attempt:
             # The stamp is that of the read's last byte. What shared it with others, while we did not look, may have
             # come in time.
             if is_late and tape.payload_events - events_before < 2:
+                self.terminal_at = self.terminal_at if was_over else None
                 raise _Expired
             if self.terminal_at is not None:
                 if not self._await_rest(wire, at):

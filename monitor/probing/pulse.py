@@ -10,8 +10,10 @@ from monitor.clock import Clock
 BEAT_SECONDS = 0.005
 # From which pause on the loop counts as late: two beats and some noise.
 LATE_SECONDS = 3 * BEAT_SECONDS
-# NTP slews 7 us in a beat at most; two clocks read one after the other differ by less than this, unless one was set.
+# NTP slews 3 us in a beat at most: what is more was set.
 _STEP_SECONDS = 0.0001
+# Two clocks that are read one after the other tell their difference only if nothing came between.
+_TOGETHER_SECONDS = 0.00001
 _KEPT_STALLS = 64
 # What is remembered as a stall: far below what could change a probe's class.
 _STALL_SECONDS = 0.05
@@ -36,7 +38,7 @@ class Pulse:
         self._users += 1
         if self._timer is None:
             self._last = self.before_last = self._clock.monotonic()
-            self._last_offset = self._offset = self._clock.now() - self._last
+            self._last_offset = self._offset = self._measure()
             self._timer = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
     def end(self) -> None:
@@ -49,9 +51,14 @@ class Pulse:
         """Whether what is read at `now` may have lain there for a while, unread because the loop was busy."""
         return now - self.before_last > LATE_SECONDS
 
-    def has_stepped(self, offset: float) -> bool:
-        """Whether the wall clock was set since `before_last`; `offset` is wall minus monotonic, now."""
-        return abs(offset - self._offset) > _STEP_SECONDS
+    def offset(self, now: float) -> float | None:
+        """Wall minus monotonic time, the latter being `now`; None if the wall clock was set since `before_last`."""
+        if abs(self._last_offset - self._offset) > _STEP_SECONDS:
+            return None
+        if abs(self._clock.now() - now - self._last_offset) > _STEP_SECONDS:
+            # Set just now, or we were put off the processor between the two readings.
+            return self._last_offset if abs(self._measure() - self._last_offset) <= _STEP_SECONDS else None
+        return self._last_offset
 
     def worst_since(self, since: float) -> float:
         """The longest stall, in seconds, that ended after `since`; 0 without one."""
@@ -66,5 +73,16 @@ class Pulse:
         if late > _STALL_SECONDS:
             self._stalls.append((now, late))
         self.before_last, self._last = self._last, now
-        self._offset, self._last_offset = self._last_offset, self._clock.now() - now
+        self._offset, self._last_offset = self._last_offset, self._measure()
         self._timer = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
+
+    def _measure(self) -> float:
+        closest = float("inf")
+        offset = 0.0
+        for _ in range(5):
+            before, wall, after = self._clock.monotonic(), self._clock.now(), self._clock.monotonic()
+            if after - before < closest:
+                closest, offset = after - before, wall - (before + after) / 2
+            if closest < _TOGETHER_SECONDS:
+                break
+        return offset
