@@ -122,9 +122,7 @@ class ReadLog:
         """What has come since the last time, in order. Also what came before the connection broke."""
         reads, self._reads = self._reads, []
         base, self._base = self._base, self._total
-        # read_nowait would raise what set_exception was told and keep the bytes for ever. While this one gives them
-        # out, aiohttp may go on with what it had put aside, so that `note` is called.
-        data = self._body._read_nowait(-1) if reads else b""
+        data = _drained(self._body) if reads else b""
         if len(reads) == 1:
             return [(data, reads[0][1], reads[0][2])]
         arrivals = []
@@ -153,6 +151,21 @@ class ReadLog:
     def wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _drained(body: StreamReader) -> bytes:
+    """Everything that lies in aiohttp's buffer. Its own reads would raise what a lost connection left there and keep
+    the bytes, and run its parser once more for every piece: 1 ms of a probe of 50 tokens."""
+    data = b"".join(body._buffer)
+    body._buffer.clear()
+    body._size = 0
+    body._cursor = body.total_bytes
+    if body._http_chunk_splits:
+        body._http_chunk_splits.clear()
+    if body._protocol._reading_paused:
+        # aiohttp goes on with what it had put aside, so that `note` is called.
+        body._protocol.resume_reading()
+    return data
 
 
 class Handler(ResponseHandler):
