@@ -110,13 +110,14 @@ class ReadLog:
             self._total = total
             self._reads.append((total, at, since))
             self.is_kernel = self.is_kernel and is_kernel
-        if self._waiter is not None and (
-            body.is_eof()
-            or total - self._base > _WAKE_BYTES
-            or len(self._reads) > _WAKE_READS
-            or any(closer in data for closer in self.closers)
-        ):
-            self.wake()
+        if self._waiter is not None:
+            if body.is_eof() or total - self._base > _WAKE_BYTES or len(self._reads) > _WAKE_READS:
+                self.wake()
+                return
+            for closer in self.closers:
+                if closer in data:
+                    self.wake()
+                    return
 
     def take(self) -> list[Arrival]:
         """What has come since the last time, in order. Also what came before the connection broke."""

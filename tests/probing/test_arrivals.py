@@ -260,7 +260,16 @@ async def test_aiohttp_and_asyncio_still_have_the_names_that_the_clock_needs() -
     with named("ResponseHandler._payload"):
         assert ResponseHandler(loop)._payload is None
     with named("StreamReader"):
-        names = {"_buffer", "_buffer_offset", "_size", "_cursor", "_http_chunk_splits", "_protocol", "total_bytes"}
+        names = {
+            "_buffer",
+            "_buffer_offset",
+            "_size",
+            "_cursor",
+            "_http_chunk_splits",
+            "_protocol",
+            "_eof",
+            "total_bytes",
+        }
         assert names <= set(StreamReader.__slots__)
         assert ResponseHandler(loop)._reading_paused is False
     with named("TransportSocket._sock"), socket.socket() as inner:
@@ -301,28 +310,11 @@ def test_the_kernel_stamps_a_read_and_the_socket_keeps_it() -> None:
 
 
 def tcp_pair(make: Callable[[], StampedSocket]) -> tuple[StampedSocket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener, stamping():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         left = make()
         left.connect(listener.getsockname())
         right, _ = listener.accept()
     return left, right
-
-
-@contextmanager
-def stamping() -> Iterator[None]:
-    """The kernel begins to stamp a moment after the first socket asks for it."""
-    keeper = arrivals.stamp_keeper()
-    assert keeper is not None
-    with keeper:
-        deadline = time.monotonic() + 5
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, arrivals.SO_TIMESTAMPNS, 1)
-            probe.bind(("127.0.0.1", 0))
-            while time.monotonic() < deadline:
-                probe.sendto(b"x", probe.getsockname())
-                if probe.recvmsg(1, 64)[1]:
-                    break
-        yield
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
