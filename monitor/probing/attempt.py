@@ -219,7 +219,7 @@ class Attempt:
         """After the terminal event: whether to read on for usage, or to the end that a pooled connection needs."""
         if self._due_outcome is not Outcome.SUCCESS:
             self._arm(at + USAGE_SECONDS, Outcome.SUCCESS)
-            wire.wake_at((b"",))  # whatever comes
+            wire.wake_at(None)
         return self.tape.usage is None or self._probing.connection == "reuse"
 
     async def _error_body(self, wire: Wire) -> bytes:
@@ -229,7 +229,7 @@ class Attempt:
         body = bytearray()
         left = max(self._t0 + self._deadlines.total - self._clock.monotonic(), 0.0)
         self._arm(self._clock.monotonic() + min(ERROR_BODY_SECONDS, left), Outcome.SUCCESS)
-        wire.wake_at((b"",))
+        wire.wake_at(None)
         try:
             while True:
                 for data, _, _ in wire.take():

@@ -33,6 +33,7 @@ _MAX_HEADERS = 256
 _READ_BUFFER = 64 << 10
 # A pooled connection has to outlive the pause between two probes of an endpoint; servers close theirs sooner.
 _KEEPALIVE_SECONDS = 300.0
+_ANYTHING = (b"",)
 
 
 class LinkError(Exception):
@@ -58,8 +59,11 @@ class Wire:
 
     def __init__(self, response: _Response, exchange: Exchange, pulse: Pulse) -> None:
         assert response.link.log is not None, "a response came through no handler of ours"
+        self._link = response.link
         self._log = response.link.log
         self._response = response
+        self._closers: tuple[bytes, ...] = ()
+        self._has_length = "content-length" in response.headers
         self._pulse: Pulse | None = pulse
         self._is_sent_stamped = response.link.sent_at is not None
         if response.link.sent_at is not None:
@@ -75,6 +79,7 @@ class Wire:
 
     def take(self) -> list[Arrival]:
         """What has come since the last call, which may be nothing. LinkError if what comes is no HTTP."""
+        self._link.parse()
         is_over = self._log.is_over
         arrivals = self._log.take()
         if is_over and not arrivals and self.ending is None:
@@ -82,15 +87,16 @@ class Wire:
         return arrivals
 
     async def woken(self) -> None:
-        """Sleep while bytes come in; see `wake_at` and `ReadLog.woken`."""
-        await self._log.woken()
+        """Sleep while bytes come in; see `wake_at` and `Handler.sleep`. Nothing may lie there untaken."""
+        if not self._log.is_over:
+            await self._link.sleep(_ANYTHING if self._has_length else self._closers)
 
-    def wake_at(self, closers: tuple[bytes, ...]) -> None:
-        """End `woken` once a read holds one of these: a hint, since reads may cut them in two."""
-        self._log.closers = closers
+    def wake_at(self, closers: tuple[bytes, ...] | None) -> None:
+        """End `woken` once a read holds one of these: a hint, since reads may cut them in two. None: at any read."""
+        self._closers = _ANYTHING if closers is None else closers
 
     def wake(self) -> None:
-        self._log.wake()
+        self._link.wake()
 
     def header_bytes(self) -> int:
         return sum(len(name) + len(value) + 4 for name, value in self._response.raw_headers)

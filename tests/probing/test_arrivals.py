@@ -177,13 +177,13 @@ async def test_every_request_of_a_pooled_connection_has_its_own_start() -> None:
 
 async def test_a_probe_sleeps_through_its_stream_and_is_woken_by_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     wakes: list[float] = []
-    woken = arrivals.ReadLog.woken
+    sleep = Handler.sleep
 
-    async def counted(log: arrivals.ReadLog) -> None:
-        await woken(log)
+    async def counted(handler: Handler, closers: tuple[bytes, ...]) -> None:
+        await sleep(handler, closers)
         wakes.append(time.monotonic())
 
-    monkeypatch.setattr(arrivals.ReadLog, "woken", counted)
+    monkeypatch.setattr(Handler, "sleep", counted)
     observation = await probed(saying(*[text("a")] * 40, STOP, usage(completion=40), DONE, pause=0.002))
     assert observation.outcome is Outcome.SUCCESS
     assert observation.output_tokens_per_second is not None
