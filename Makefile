@@ -7,6 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH_VENV := .venv-bench
 CONFIG ?= monitor.yaml
 PYTEST_FLAGS ?= -n 2
 UV ?= uv
@@ -39,7 +40,7 @@ prove: $(VENV)/.dev system-packages ## The long proofs: many kills, long fuzzing
 	$(BIN)/pytest -m prove --timeout 1800 -p no:xdist
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Speed and memory, shown and never asserted
+bench: $(VENV)/.dev $(BENCH_VENV)/.done ## Speed, memory and how right a TTFT is, beside other clients (ten minutes)
 	$(BIN)/python -m benchmarks
 
 .PHONY: lock
@@ -53,7 +54,7 @@ system-packages: # real Prometheus and systemd for the tests that want them
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # A machine that lacks a tool gets the Debian package's name, not a traceback.
 .PHONY: tools
@@ -80,3 +81,10 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
 	@echo "make: installing the developers' tools into $(VENV) (once)"
 	$(call install,requirements-dev.lock)
 	@touch $@ $(VENV)/.run
+
+# GuideLLM wants torch, some 6 GB. What cannot be installed is missing from the tables, which say so.
+$(BENCH_VENV)/.done: benchmarks/requirements.txt | tools
+	@echo "make: installing the clients to measure beside into $(BENCH_VENV) (once)"
+	$(PYTHON) -m venv $(BENCH_VENV)
+	@if $(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<; then touch $@; \
+	else echo "make: some clients could not be installed; the benchmark goes on without them" >&2; fi

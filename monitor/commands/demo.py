@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from monitor import loop
 from monitor.clock import Clock, SystemClock
 from monitor.commands.simulate import host_and_port
 from monitor.commands.terminal import complain, log_to_stderr, say
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     log_to_stderr(Redactor(()))
     try:
-        return asyncio.run(_live(arguments))
+        return loop.run(_live(arguments))
     except DaemonError as error:
         complain(str(error))
         return 1

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 
+from monitor import loop
 from monitor.commands.terminal import add_config, complain, log_to_stderr
 from monitor.daemon import Daemon, DaemonError
 from monitor.probing.redaction import Redactor
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
         await Daemon(settings, lambda: load_settings(arguments.config), redactor=redactor).run()
 
     try:
-        asyncio.run(live())
+        loop.run(live())
     except DaemonError as error:
         complain(str(error))
         return 1

@@ -93,17 +93,21 @@ class Board:
         series = self._series[row]
         if not foreign:
             series.count(observation)
-        self._fresh_until[row] = _ALWAYS_STALE
-        age = max(self._clock.now() - observation.started_at, 0.0) if foreign else 0.0
+        now = self._clock.now()
+        age = max(now - observation.started_at, 0.0) if foreign else 0.0
         before = series.machine.standing
         self._take(row, observation, age)
+        after = series.machine.standing
+        told = (after.state, after.cause, after.usable) != (before.state, before.cause, before.usable)
+        self._fresh_until[row] = _ALWAYS_STALE if told else min(self._fresh_until[row], now)
         return self._transition(row, before, observation.started_at)
 
     def record(self, observations: Iterable[Observation]) -> None:
         """Count committed observations in the windows, each exactly once."""
-        touched = self.windows.record(observations, self._clock.now())
+        now = self._clock.now()
+        touched = self.windows.record(observations, now)
         self._follow_windows()
-        self._fresh_until[touched] = _ALWAYS_STALE
+        self._fresh_until[touched] = np.minimum(self._fresh_until[touched], now)
 
     def wants_recheck(self, observation: Observation) -> bool:
         """After `observe`: whether a quick recheck would help to settle the state."""
@@ -140,17 +144,19 @@ class Board:
         self.windows.slide(to_hour, leaving)
         self._fresh_until[:] = _ALWAYS_STALE
 
-    async def refresh(self) -> None:
-        """Bring the views up to date in short slices, letting others run between them."""
-        for _ in self.refresh_slices():
+    async def refresh(self, settled_seconds: float = 0.0) -> None:
+        """Bring the views up to date in short slices, letting others run between them. A view whose figures alone have
+        changed is left as it is until that was `settled_seconds` ago: a slot that falls due, its probe and its commit
+        are then one change and not three. A new state or cause is shown at once."""
+        for _ in self.refresh_slices(settled_seconds):
             await self._clock.sleep(0)
 
-    def refresh_slices(self) -> Iterator[None]:
+    def refresh_slices(self, settled_seconds: float = 0.0) -> Iterator[None]:
         """`refresh` as a generator, for callers without an event loop. One at a time."""
         while self.windows.settle():
             yield
         now = self._clock.now()
-        stale = np.flatnonzero(self._fresh_until[: len(self._series)] < now).tolist()
+        stale = np.flatnonzero(self._fresh_until[: len(self._series)] <= now - settled_seconds).tolist()
         for start in range(0, len(stale), SERIES_PER_SLICE):
             # Between two slices a reload may have taken endpoints away.
             part = [row for row in stale[start : start + SERIES_PER_SLICE] if self._is_configured(row)]

@@ -11,7 +11,7 @@ from monitor.observation import ClockKind
 from monitor.outcome import Outcome
 from monitor.probing.classifier import Ending, Verdict, judge_status, judge_stream, judge_told, unreadable
 from monitor.probing.dialects.dialect import Decoder, Framer, ProbeRequest
-from monitor.probing.encoding import inflater_of, is_plain
+from monitor.probing.encoding import Inflater, inflater_of, is_plain
 from monitor.probing.error_body import MAX_ERROR_BYTES, read_error_body
 from monitor.probing.events import END, ErrorFacts, Failed, Usage
 from monitor.probing.measure import Deadlines, Tape
@@ -22,8 +22,9 @@ from monitor.settings import ProbingSettings
 # What a refusal's body gets to arrive, and usage after the terminal event.
 ERROR_BODY_SECONDS = 2.0
 USAGE_SECONDS = 2.0
-# A deadline noticed this much after it passed says that our loop stood still, and nothing about the provider.
-_LATE_SECONDS = 1.0
+# A stall of our loop from which on a probe without the kernel's clock says nothing: its figures hold the stall, and a
+# deadline noticed so late may have been kept.
+DISTURBING_SECONDS = 0.25
 
 
 class _Expired(Exception):
@@ -79,8 +80,9 @@ class Attempt:
         try:
             async with asyncio.timeout(None) as self._alarm:
                 self._arm(self._clock.monotonic() + self._probing.connect_timeout_seconds, Outcome.TIMEOUT_CONNECT)
-                wire = self._wire = await self._open()
-                return await self._listen(wire)
+                self._wire = await self._open()
+            self._alarm = None
+            return self._undisturbed(await self._listen(self._wire))
         except (TimeoutError, _Expired) as error:
             if isinstance(error, TimeoutError) and not (self._alarm and self._alarm.expired()):
                 raise
@@ -128,28 +130,50 @@ class Attempt:
         if not can_decode:
             return unreadable(f"the body is encoded as {encoding}, which was not accepted", self._worked_before)
 
-        tape, framer = self.tape, self._framer
-        tape.begin_read(wire.headers_at, wire.headers_at)
+        wire.wake_at(self._decoder.closers)
+        # The request's true start is known only now.
+        self._arm(*self._deadlines.next_due(self._t0, None))
         self._read_at = wire.headers_at
-        while (arrival := await wire.read()) is not None:
-            data, at, since = arrival
-            if at > self._due_at:
+        self.tape.begin_read(wire.headers_at, wire.headers_at)
+        while True:
+            verdict = self._take(wire, inflater)
+            if verdict is not None:
+                return verdict
+            if wire.ending is not None:
+                return self._ended(wire.ending)
+            now = self._clock.monotonic()
+            if now >= self._due_at:
                 raise _Expired
+            # While the first token is awaited it may come unseen, and the idle deadline may then be the nearer one.
+            self._look_at(now + self._deadlines.idle if self.tape.last_payload_at is None else self._due_at)
+            await wire.woken()
+
+    def _take(self, wire: Wire, inflater: Inflater | None) -> Verdict | None:
+        """Hear what has come by now; a verdict if that settles it. Raises _Expired where a deadline lay between."""
+        tape, framer = self.tape, self._framer
+        for data, at, since in wire.take():
+            is_late, was_over = at > self._due_at, self.terminal_at is not None
+            if is_late and since > self._due_at:
+                raise _Expired
+            events_before = tape.payload_events
             tape.begin_read(at, since)
             self._read_at = at
             told = self._hear(framer.feed(data if inflater is None else inflater.feed(data)), at)
             if told is not None:
                 return told
+            # The stamp is that of the read's last byte. What shared it with others, while we did not look, may have
+            # come in time.
+            if is_late and tape.payload_events - events_before < 2:
+                self.terminal_at = self.terminal_at if was_over else None
+                raise _Expired
             if self.terminal_at is not None:
-                if not self._await_rest(at):
+                if not self._await_rest(wire, at):
                     return self._judge(Ending.TERMINAL)
             elif tape.last_payload_at == at:
-                wire.first_token_came()
                 self._arm(*self._deadlines.next_due(self._t0, at))
             elif framer.is_markup and tape.first_event_at is None:
                 return unreadable("HTML or XML where a stream was due", self._worked_before)
-        assert wire.ending is not None
-        return self._ended(wire.ending)
+        return None
 
     def _ended(self, ending: Ending) -> Verdict:
         tape = self.tape
@@ -191,10 +215,11 @@ class Attempt:
                     self._unreadable_lines += 1
         return None
 
-    def _await_rest(self, at: float) -> bool:
+    def _await_rest(self, wire: Wire, at: float) -> bool:
         """After the terminal event: whether to read on for usage, or to the end that a pooled connection needs."""
         if self._due_outcome is not Outcome.SUCCESS:
             self._arm(at + USAGE_SECONDS, Outcome.SUCCESS)
+            wire.wake_at(None)
         return self.tape.usage is None or self._probing.connection == "reuse"
 
     async def _error_body(self, wire: Wire) -> bytes:
@@ -202,15 +227,19 @@ class Attempt:
         encoding = wire.headers.get("content-encoding")
         inflater = inflater_of(encoding)
         body = bytearray()
-        self._disarm()
-        if self._alarm is not None:
-            self._alarm.reschedule(None)
         left = max(self._t0 + self._deadlines.total - self._clock.monotonic(), 0.0)
+        self._arm(self._clock.monotonic() + min(ERROR_BODY_SECONDS, left), Outcome.SUCCESS)
+        wire.wake_at(None)
         try:
-            async with asyncio.timeout(min(ERROR_BODY_SECONDS, left)):
-                while len(body) < MAX_ERROR_BYTES and (arrival := await wire.read()) is not None:
-                    body += arrival[0] if inflater is None else inflater.feed(arrival[0])
-        except (TimeoutError, LinkError, Unreadable):
+            while True:
+                for data, _, _ in wire.take():
+                    body += data if inflater is None else inflater.feed(data)
+                if len(body) >= MAX_ERROR_BYTES or wire.ending is not None:
+                    break
+                if self._clock.monotonic() >= self._due_at:
+                    break
+                await wire.woken()
+        except (LinkError, Unreadable):
             pass
         return bytes(body[:MAX_ERROR_BYTES])
 
@@ -223,23 +252,40 @@ class Attempt:
     def _arm(self, due_at: float, outcome: Outcome) -> None:
         """Set the deadline. The timer stays where it is while the deadline only moves away: a stream moves it often."""
         self._due_at, self._due_outcome = due_at, outcome
-        if self._timer is None or due_at < self._timer_at:
-            self._set_timer()
+        self._look_at(due_at)
 
-    def _set_timer(self) -> None:
+    def _look_at(self, at: float) -> None:
+        """Look at the deadlines at this time at the latest."""
+        at = min(at, self._due_at)
+        if self._timer is None or at < self._timer_at:
+            self._set_timer(at)
+
+    def _set_timer(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at = self._due_at
+        self._timer_at = at
         # The loop's time base may be another than the clock's, so it is told the span.
-        span = max(self._due_at - self._clock.monotonic(), 0.0)
+        span = max(at - self._clock.monotonic(), 0.0)
         self._timer = asyncio.get_running_loop().call_later(span, self._ring)
 
     def _ring(self) -> None:
         self._timer = None
-        if self._clock.monotonic() < self._due_at:
-            self._set_timer()
-        elif self._alarm is not None:
+        if self._clock.monotonic() < self._timer_at:
+            self._set_timer(self._timer_at)
+        elif self._alarm is None:
+            if self._wire is not None:
+                self._wire.wake()
+        elif self._clock.monotonic() < self._due_at:
+            self._set_timer(self._due_at)
+        else:
+            # What this turn of the loop has read may be the headers: their reader comes first.
+            asyncio.get_running_loop().call_soon(self._give_up)
+
+    def _give_up(self) -> None:
+        if self._alarm is not None:
             self._alarm.reschedule(asyncio.get_running_loop().time())
+        elif self._wire is not None:
+            self._wire.wake()
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -248,7 +294,8 @@ class Attempt:
 
     def _overdue(self) -> Verdict:
         late = self._clock.monotonic() - self._due_at
-        if late > _LATE_SECONDS:
+        # With the kernel's stamps it is certain that nothing had come by then, however late we look.
+        if late > DISTURBING_SECONDS and not self._has_kernel_clock:
             return Verdict(Outcome.OVERLOAD, f"{self._due_outcome} noticed {late:.1f} s late: the monitor was busy")
         probing = self._probing
         events = self.tape.payload_events
@@ -264,6 +311,18 @@ class Attempt:
             case _:
                 detail = f"not done within {probing.timeout_seconds:g} s, after {events} payload events"
         return Verdict(self._due_outcome, detail)
+
+    def _undisturbed(self, verdict: Verdict) -> Verdict:
+        """`verdict`, unless our own loop stood still meanwhile and only its own clock was there to read."""
+        if verdict.outcome in (Outcome.SUCCESS, Outcome.REASONING_CUT) and not self._has_kernel_clock:
+            stall = self._transport.pulse.worst_since(self._t0)
+            if stall > DISTURBING_SECONDS:
+                return Verdict(Outcome.OVERLOAD, f"the monitor was busy for {stall:.1f} s, and had no kernel clock")
+        return verdict
+
+    @property
+    def _has_kernel_clock(self) -> bool:
+        return self._wire is not None and self._wire.clock == "kernel"
 
     @property
     def _t0(self) -> float:

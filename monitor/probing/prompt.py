@@ -11,7 +11,7 @@ _NONCE_LETTERS = 10
 
 def new_nonce() -> str:
     """A fresh word of 50 random bits, which no cache has seen."""
-    return "".join(secrets.choice(_LETTERS) for _ in range(_NONCE_LETTERS))
+    return "".join([_LETTERS[byte % 32] for byte in secrets.token_bytes(_NONCE_LETTERS)])
 
 
 def prompt_text(nonce: str) -> str:

@@ -1,4 +1,4 @@
-"""Sockets, TLS and HTTP for probes, over aiohttp. The only place that reads a stamp of bytes.
+"""Sockets, TLS and HTTP for probes, over aiohttp. When bytes came is `arrivals`' affair.
 
 LinkError           the exchange failed below HTTP, or before a status line; carries its outcome class
 """
@@ -15,15 +15,16 @@ from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from yarl import URL
 
 from monitor.clock import Clock
 from monitor.observation import ClockKind
 from monitor.outcome import Outcome
+from monitor.probing.arrivals import Arrival, Handler, stamp_keeper, stamping_connector
 from monitor.probing.classifier import Ending
 from monitor.probing.dialects.dialect import ProbeRequest
+from monitor.probing.pulse import Pulse
 from monitor.settings import ConnectionMode
 
 MAX_HEADER_BYTES = 64 << 10
@@ -33,11 +34,7 @@ _MAX_HEADERS = 256
 _READ_BUFFER = 64 << 10
 # A pooled connection has to outlive the pause between two probes of an endpoint; servers close theirs sooner.
 _KEEPALIVE_SECONDS = 300.0
-
-
-# How often the loop's own pulse is taken, and from which pause on it counts as late: two beats and some noise.
-_BEAT_SECONDS = 0.005
-_LATE_SECONDS = 3 * _BEAT_SECONDS
+_ANYTHING = (b"",)
 
 
 class LinkError(Exception):
@@ -58,135 +55,87 @@ class Exchange:
         self.on_connected = on_connected
 
 
-class Pulse:
-    """Whether our own loop is late, told by a timer that runs while somebody waits for a first token.
-
-    Bytes that are read together came together if the loop was waiting for them, and one by one if it was busy."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._waiting = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._last = self._before_last = 0.0
-
-    def begin(self) -> None:
-        self._waiting += 1
-        if self._timer is None:
-            self._last = self._clock.monotonic()
-            self._beat()
-
-    def end(self) -> None:
-        self._waiting -= 1
-        if not self._waiting and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def looked_at(self, at: float) -> float:
-        """When the loop had last looked at its sockets before the read at `at`; `at` itself if it was on time."""
-        # The last beat may belong to the very turn of the loop that read, so the one before it counts.
-        return self._before_last if at - self._before_last > _LATE_SECONDS else at
-
-    def _beat(self) -> None:
-        self._before_last, self._last = self._last, self._clock.monotonic()
-        self._timer = asyncio.get_running_loop().call_later(_BEAT_SECONDS, self._beat)
-
-
 class Wire:
-    """A response that is being read; `ending` tells how it ended, once it has.
+    """A response that is being read. `ending` tells how it ended, once all of it has been taken."""
 
-    Stamps are taken when the loop hands over the bytes. A better clock replaces `_stamp` and Exchange's t0, no more."""
-
-    clock: ClockKind = "userspace"
-
-    def __init__(self, response: _Response, clock: Clock, pulse: Pulse) -> None:
+    def __init__(self, response: _Response, exchange: Exchange, pulse: Pulse) -> None:
+        assert response.link.log is not None, "a response came through no handler of ours"
+        self._link = response.link
+        self._log = response.link.log
         self._response = response
-        self._clock = clock
+        self._closers: tuple[bytes, ...] = ()
+        self._has_length = "content-length" in response.headers
         self._pulse: Pulse | None = pulse
-        pulse.begin()
-        self.headers_at = self._stamp()
+        self._is_sent_stamped = response.link.sent_at is not None
+        if response.link.sent_at is not None:
+            exchange.t0 = response.link.sent_at
+        self.headers_at = self._log.headers_at
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
         self.ending: Ending | None = None
-        self._closed = response.link.closed
-        if self._closed is None:
-            self._wake_reader()
-        else:
-            self._closed.add_done_callback(self._wake_reader)
 
-    async def read(self) -> tuple[bytes, float, float] | None:
-        """(bytes, arrival, earliest possible arrival of the first of them); None at the end. LinkError if what comes is
-        no HTTP."""
-        content = self._response.content
-        failure: Exception | None = None
-        try:
-            data = await content.readany()
-        except (aiohttp.ClientError, OSError) as error:
-            # aiohttp throws away what it had received before the connection was lost.
-            data = content._read_nowait(-1) if self.ending is None else b""
-            failure = error
-        if data:
-            at = self._stamp()
-            return data, at, at if self._pulse is None else self._pulse.looked_at(at)
-        self.ending = self._how_it_ended(failure)
-        return None
+    @property
+    def clock(self) -> ClockKind:
+        return "kernel" if self._is_sent_stamped and self._log.is_kernel else "userspace"
+
+    def take(self) -> list[Arrival]:
+        """What has come since the last call, which may be nothing. LinkError if what comes is no HTTP."""
+        self._link.parse()
+        is_over = self._log.is_over
+        arrivals = self._log.take()
+        if is_over and not arrivals and self.ending is None:
+            self.ending = self._how_it_ended()
+        return arrivals
+
+    async def woken(self) -> None:
+        """Sleep while bytes come in; see `wake_at` and `Handler.sleep`. Nothing may lie there untaken."""
+        if not self._log.is_over:
+            await self._link.sleep(_ANYTHING if self._has_length else self._closers)
+
+    def wake_at(self, closers: tuple[bytes, ...] | None) -> None:
+        """End `woken` once a read holds one of these: a hint, since reads may cut them in two. None: at any read."""
+        self._closers = _ANYTHING if closers is None else closers
+
+    def wake(self) -> None:
+        self._link.wake()
 
     def header_bytes(self) -> int:
         return sum(len(name) + len(value) + 4 for name, value in self._response.raw_headers)
 
-    def first_token_came(self) -> None:
-        """From now on nobody asks how late a read was."""
+    def drop(self) -> None:
+        """Close at once, without TLS's goodbye. After a body's end there is nothing left to close."""
         if self._pulse is not None:
             self._pulse.end()
             self._pulse = None
-
-    def drop(self) -> None:
-        """Close at once, without TLS's goodbye. After a body's end there is nothing left to close."""
-        self.first_token_came()
-        if self._closed is not None:
-            self._closed.remove_done_callback(self._wake_reader)
         connection = self._response.connection
         if connection is not None and connection.transport is not None:
             connection.transport.abort()
         self._response.close()
 
-    def _wake_reader(self, closed: asyncio.Future[None] | None = None) -> None:
-        """aiohttp tells a reader of the end and of a lost connection, and nothing of a body that it cannot parse."""
-        if closed is not None and not closed.cancelled():
-            closed.exception()  # seen
-        content = self._response.content
-        if content.exception() is None and not content.is_eof():
-            content.set_exception(_BrokenFraming())
-
-    def _stamp(self) -> float:
-        return self._clock.monotonic()
-
-    def _how_it_ended(self, failure: Exception | None) -> Ending:
+    def _how_it_ended(self) -> Ending:
         """A close-delimited body ends the same way for aiohttp whether it was closed or reset: the protocol knows."""
-        if isinstance(failure, _BrokenFraming):
+        content, lost = self._response.content, self._response.link.exception()
+        if content.exception() is None and not content.is_eof():
+            # aiohttp tells a reader of the end and of a lost connection, and nothing of a body that it cannot parse.
             raise LinkError(Outcome.MALFORMED, "the body is not framed as HTTP demands")
-        lost = self._response.link.exception()
         if isinstance(lost, ssl.SSLError) or isinstance(_cause(lost), ssl.SSLError):
             raise LinkError(Outcome.TLS, _os_text(lost))
         if isinstance(lost, OSError):
             return Ending.RESET
-        if failure is None:
+        if content.exception() is None:
             return Ending.CLEAN
         if isinstance(lost, aiohttp.ServerDisconnectedError):
             return Ending.CUT
         raise LinkError(Outcome.MALFORMED, "the body is not framed as HTTP demands")
 
 
-class _BrokenFraming(aiohttp.ClientPayloadError):
-    pass
-
-
 class _Response(aiohttp.ClientResponse):
     """Keeps the connection's protocol, which aiohttp lets go of when the body ends."""
 
-    link: ResponseHandler
+    link: Handler
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        assert connection.protocol is not None
+        assert isinstance(connection.protocol, Handler)
         self.link = connection.protocol
         return await super().start(connection)
 
@@ -198,7 +147,8 @@ class Transport:
         self._clock = clock
         self._resolver = resolver
         self._files = files
-        self._pulse = Pulse(clock)
+        self.pulse = Pulse(clock)
+        self._stamp_keeper = stamp_keeper()
         self._sessions: dict[ConnectionMode, aiohttp.ClientSession] = {}
         self._contexts: dict[str, asyncio.Future[ssl.SSLContext]] = {}
 
@@ -206,6 +156,8 @@ class Transport:
         for session in self._sessions.values():
             await session.close()
         self._sessions.clear()
+        if self._stamp_keeper is not None:
+            self._stamp_keeper.close()
         await self._resolver.close()
 
     async def tls_context(self, provider: str) -> ssl.SSLContext:
@@ -227,6 +179,8 @@ class Transport:
         url = URL(request.url, encoded=True)
         context = await self.tls_context(provider) if url.scheme == "https" else None
         exchange.connect_started_at = self._clock.monotonic()
+        self.pulse.begin()
+        wire: Wire | None = None
         try:
             response = await self._session(mode).post(
                 url,
@@ -236,10 +190,13 @@ class Transport:
                 allow_redirects=False,
                 trace_request_ctx=exchange,
             )
+            assert isinstance(response, _Response)
+            wire = Wire(response, exchange, self.pulse)
         except (aiohttp.ClientError, OSError) as error:
             raise _link_error(error) from error
-        assert isinstance(response, _Response)
-        wire = Wire(response, self._clock, self._pulse)
+        finally:
+            if wire is None:
+                self.pulse.end()
         if wire.header_bytes() > MAX_HEADER_BYTES:
             wire.drop()
             raise LinkError(Outcome.MALFORMED, f"the headers are longer than {MAX_HEADER_BYTES} bytes")
@@ -249,7 +206,9 @@ class Transport:
         session = self._sessions.get(mode)
         if session is None:
             is_fresh = mode == "fresh"
-            connector = aiohttp.TCPConnector(
+            connector = stamping_connector(
+                self._clock,
+                self.pulse,
                 resolver=self._resolver,
                 use_dns_cache=False,  # the resolver has its own, with a deadline
                 limit=0,  # caps are the dispatcher's

@@ -149,6 +149,8 @@ class Room:
         return self._documents[key]
 
     async def _pool(self, seen: tuple[EndpointView, ...]) -> tuple[EndpointView, ...]:
+        if len({view.location for view in seen}) <= 1:
+            return seen
         by_endpoint: dict[str, list[EndpointView]] = {}
         for view in seen:
             by_endpoint.setdefault(view.endpoint.id, []).append(view)
@@ -174,7 +176,7 @@ class Room:
     async def _encode(self, seen: Sequence[EndpointView], pooled: Sequence[EndpointView]) -> None:
         parts: dict[tuple[str, str], Part] = {}
         work = 0
-        for view in (*seen, *pooled):
+        for view in seen if pooled is seen else (*seen, *pooled):
             key = (view.endpoint.id, view.location)
             known = self._parts.get(key)
             if known is None or known.view is not view:

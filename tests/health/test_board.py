@@ -126,6 +126,33 @@ async def test_views_change_as_time_passes_though_nothing_comes_in() -> None:
     assert (found["5m"].seen, found["5m"].expected, found["5m"].coverage_ratio) == (0, 5, 0.0)
 
 
+async def test_a_slot_its_probe_and_its_commit_are_one_change_and_a_new_state_is_shown_at_once() -> None:
+    clock = FakeClock(NOW)
+    board = board_of(clock=clock)
+    board.set_eras(ONE.id, HERE, [Era(NOW - 3600, None, MINUTE)])
+    take(board, probe(NOW - 1))
+    await board.refresh()
+    calm = board.views()[0]
+    await clock.advance(60)
+    versions = []
+    for second in range(10):
+        if second == 2:
+            board.observe(later := probe(NOW + 61))
+        if second == 3:
+            board.record([later])
+        await clock.advance(1)
+        await board.refresh(settled_seconds=4)
+        versions.append(board.views()[0].version)
+    assert len(set(versions)) == 2, "one new view for the slot, the probe and the commit"
+    settled = board.views()[0]
+    assert (settled.last_probe_at, settled.windows["5m"].samples) == (NOW + 61, 2)
+    assert settled.version > calm.version
+    for number in range(4):
+        board.observe(probe(NOW + 72 + number, Outcome.SERVER_ERROR))
+    await board.refresh(settled_seconds=4)
+    assert board.views()[0].state is State.DOWN
+
+
 async def test_a_refresh_lets_others_run_between_its_slices() -> None:
     many = [endpoint(f"author/m{number}") for number in range(3 * SERIES_PER_SLICE)]
     board = board_of(*many)

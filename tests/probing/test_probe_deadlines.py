@@ -7,13 +7,30 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from probing_stage import DONE, ROLE, STOP, Conn, Stage, delta, probed, provider, replying, saying, text, usage
+from probing_stage import (
+    DONE,
+    PATIENT,
+    ROLE,
+    STOP,
+    Conn,
+    Stage,
+    delta,
+    probed,
+    provider,
+    replying,
+    saying,
+    text,
+    usage,
+)
+from threaded_provider import telling
 
 from monitor.observation import Observation
 from monitor.outcome import Outcome
+from monitor.probing import arrivals
 
 SHORT = 0.12
 
@@ -178,7 +195,12 @@ async def test_no_timeout_of_a_gateway_is_one_of_ours() -> None:
         assert (await probed(replying(status, {}))).outcome is Outcome.SERVER_ERROR
 
 
-async def test_a_deadline_that_our_own_loop_slept_through_is_not_the_providers() -> None:
+async def test_a_deadline_that_our_own_loop_slept_through_is_not_the_providers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the kernel's stamps nobody can tell whether anything came in time."""
+    monkeypatch.setattr(arrivals, "has_kernel_stamps", lambda: False)
+
     async def script(conn: Conn) -> None:
         await conn.request()
         await conn.head()
@@ -189,6 +211,24 @@ async def test_a_deadline_that_our_own_loop_slept_through_is_not_the_providers()
     observation = await probed(script, idle_timeout_seconds=SHORT)
     assert observation.outcome is Outcome.OVERLOAD
     assert "timeout_idle" in (observation.detail or "")
+
+
+@pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+async def test_tokens_that_came_in_time_count_although_the_loop_slept_through_the_deadline() -> None:
+    with telling([0.05] * 12) as truth:
+        asyncio.get_running_loop().call_later(0.03, time.sleep, 0.5)
+        stage = Stage(probing=replace(PATIENT, first_token_timeout_seconds=0.25, idle_timeout_seconds=0.25))
+        observation = (await stage.send(f"http://127.0.0.1:{truth.port}/v1")).observation
+    assert observation.outcome is Outcome.SUCCESS, observation.detail
+
+
+@pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+async def test_a_token_that_came_too_late_is_the_providers_although_the_loop_slept() -> None:
+    with telling([0.05, 0.4]) as truth:
+        asyncio.get_running_loop().call_later(0.1, time.sleep, 0.5)
+        stage = Stage(probing=replace(PATIENT, idle_timeout_seconds=0.2))
+        observation = (await stage.send(f"http://127.0.0.1:{truth.port}/v1")).observation
+    assert observation.outcome is Outcome.TIMEOUT_IDLE
 
 
 async def test_a_deadline_is_reckoned_by_the_stamp_and_not_by_the_timer() -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
-import time
 
 import pytest
 from probing_stage import (
@@ -22,7 +19,6 @@ from probing_stage import (
     replying,
     report_of,
     saying,
-    sse,
     text,
     turn_of,
     usage,
@@ -32,7 +28,6 @@ from monitor import __version__
 from monitor.catalog.model import Price
 from monitor.clock import SystemClock
 from monitor.outcome import Outcome
-from monitor.probing.transport import Pulse
 
 # A pause is never shorter than it was asked for; how much longer is up to a busy machine.
 EARLY, LATE = 0.005, 0.5
@@ -84,7 +79,7 @@ async def test_a_streamed_answer_gives_every_figure() -> None:
     assert 13 / LATE < observation.throughput_tokens_per_second < 13 / (0.18 - EARLY)
     assert (observation.prompt_tokens, observation.cached_tokens, observation.reasoning_tokens) == (30, 10, 4)
     assert observation.cost_usd == pytest.approx((20 + 10 * 0.5 + 13 * 10) / 1e6)
-    assert (observation.clock, observation.first_token_shared) == ("userspace", False)
+    assert not observation.first_token_shared
     assert (observation.response_id, observation.response_model) == ("chatcmpl-1", "small-1")
     assert (observation.finish_reason, observation.http_status) == ("stop", 200)
     assert observation.answer_ok
@@ -198,74 +193,6 @@ async def test_tokens_that_the_provider_sends_together_came_together() -> None:
     assert observation.first_token_shared
     assert observation.ttft_seconds is not None
     assert 0.1 - EARLY <= observation.ttft_seconds <= 0.1 + LATE
-
-
-async def test_a_first_token_that_our_busy_loop_let_lie_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The provider lives in a thread, so that it goes on while our loop stands still for its first three tokens."""
-    loop = asyncio.get_running_loop()
-    listener = socket.create_server(("127.0.0.1", 0))
-    stands_still, three_told = threading.Event(), threading.Event()
-    late_reads: list[float] = []
-    looked_at = Pulse.looked_at
-
-    def noting(pulse: Pulse, at: float) -> float:
-        since = looked_at(pulse, at)
-        if since < at:
-            late_reads.append(at)
-        return since
-
-    monkeypatch.setattr(Pulse, "looked_at", noting)
-
-    def stand_still() -> None:
-        stands_still.set()
-        three_told.wait(5)
-
-    def provide() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(65536)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + sse(ROLE).encode())
-            time.sleep(0.04)
-            loop.call_soon_threadsafe(stand_still)
-            stands_still.wait(5)
-            for count in range(1, 21):
-                time.sleep(0.02)
-                connection.sendall(sse(text("a")).encode())
-                if count == 3:
-                    three_told.set()
-            connection.sendall("".join(map(sse, [STOP, usage(), DONE])).encode())
-
-    thread = threading.Thread(target=provide)
-    thread.start()
-    async with Stage().prober() as prober:
-        t0 = time.monotonic()
-        turn = turn_of(endpoint_at(f"http://127.0.0.1:{listener.getsockname()[1]}/v1"))
-        observation = (await prober.probe(turn)).observation
-    thread.join()
-    listener.close()
-    assert observation.outcome is Outcome.SUCCESS
-    assert observation.first_token_shared
-    assert observation.ttft_seconds is not None
-    assert 0.0 < observation.ttft_seconds < late_reads[-1] - t0 - EARLY
-
-
-async def test_the_pulse_tells_a_loop_that_slept_from_one_that_waited() -> None:
-    clock = SystemClock()
-    pulse = Pulse(clock)
-    pulse.begin()
-    begun = clock.monotonic()
-    time.sleep(0.06)
-    # As a read does: found in the loop's next turn, stamped in the one after it.
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    at = clock.monotonic()
-    assert pulse.looked_at(at) <= begun + EARLY
-    pulse.end()
-    pulse.begin()
-    at = clock.monotonic()
-    assert pulse.looked_at(at) == at
-    pulse.end()
 
 
 async def test_the_timeline_runs_from_before_t0_to_the_end() -> None:

@@ -50,12 +50,16 @@ class Decoder(Protocol):
     """The meaning of one response's frames. Stateful: one per probe.
 
     `response_id` and `response_model` are as sent, None until then. `is_whole` is true once a complete, not streamed
-    answer came. `close_ends` tells whether a finish reason and a clean close end the stream as well as `End` does."""
+    answer came. `close_ends` tells whether a finish reason and a clean close end the stream as well as `End` does.
+    `closers` are bytes that the last event of a stream, or an error, holds and hardly any other: a hint to look."""
 
     response_id: str | None
     response_model: str | None
     is_whole: bool
     close_ends: bool
+
+    @property
+    def closers(self) -> tuple[bytes, ...]: ...
 
     def decode(self, frame: Frame) -> Iterable[Event]:
         """The events of one frame, none if it is of an unknown kind; Undecodable if it cannot be read."""

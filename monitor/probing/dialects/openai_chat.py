@@ -152,6 +152,8 @@ def _headers(credentials: Credentials) -> dict[str, str]:
 class ChatDecoder:
     """See `dialect.Decoder`."""
 
+    closers = (_DONE, b'"error"')
+
     def __init__(self, close_ends: bool) -> None:
         self.response_id: str | None = None
         self.response_model: str | None = None

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+import select
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from monitor import loop
+from monitor.loop import GATHER_SECONDS
+
+pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="no epoll on this system")
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    left, right = socket.socketpair()
+    with left, right:
+        yield left, right
+
+
+def test_two_looks_are_a_span_apart_while_much_comes_in(pair: tuple[socket.socket, socket.socket]) -> None:
+    left, right = pair
+    looks: list[float] = []
+    with loop.GatheringSelector() as selector:
+        selector.register(left, select.EPOLLIN)
+        right.send(b"x")  # never read: ready at every look
+        for _ in range(20):
+            assert selector.select(1.0)
+            looks.append(time.monotonic())
+    assert min(after - before for before, after in itertools.pairwise(looks)) >= GATHER_SECONDS * 0.9
+
+
+def test_what_is_ready_to_run_is_never_waited_with() -> None:
+    async def main() -> float:
+        begun = time.monotonic()
+        for _ in range(500):
+            await asyncio.sleep(0)
+        return time.monotonic() - begun
+
+    assert loop.run(main()) < 500 * GATHER_SECONDS
+
+
+def test_a_timer_that_is_due_sooner_than_the_span_is_kept(pair: tuple[socket.socket, socket.socket]) -> None:
+    with loop.GatheringSelector() as selector:
+        selector.register(pair[0], select.EPOLLIN)
+        selector.select(0)
+        begun = time.monotonic()
+        assert not selector.select(GATHER_SECONDS / 10)
+        assert time.monotonic() - begun >= GATHER_SECONDS / 20
+
+
+async def test_a_run_is_on_such_a_loop() -> None:
+    def kind() -> type:
+        async def main() -> type:
+            return type(asyncio.get_running_loop()._selector)
+
+        return loop.run(main())
+
+    assert await asyncio.to_thread(kind) is loop.GatheringSelector
