@@ -11,6 +11,7 @@ there is none (not Linux, a transport that hides its socket, a wall clock that w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import socket
 import struct
@@ -42,6 +43,7 @@ _WAKE_READS = 1024
 # Two processors' clocks may differ: a stamp from the near future is one of just now.
 _TOLERANCE_SECONDS = 0.001
 
+_LOOPBACK = "127.0.0.1"
 _LAST_CHUNK = b"0\r\n\r\n"
 _SHORT = 8
 
@@ -282,10 +284,33 @@ def stamping_connector(clock: Clock, pulse: Pulse, **options: Any) -> aiohttp.TC
     return connector
 
 
-def stamp_keeper() -> socket.socket | None:
-    """While one such socket is open, the kernel stamps what arrives; it starts to only some time after the first."""
-    if not has_kernel_stamps():
-        return None
-    keeper = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    keeper.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-    return keeper
+class StampKeeper:
+    """While it is open the kernel stamps what arrives; it would begin to only some time after the first connection."""
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+
+    async def open(self, clock: Clock) -> None:
+        """Return once the kernel does, or after a quarter of a second; at once where it never will."""
+        if not has_kernel_stamps():
+            return
+        loop = asyncio.get_running_loop()
+        ear = StampedSocket(clock, socket.AF_INET, socket.SOCK_STREAM, 0)
+        ear.setblocking(False)
+        self._sockets.append(ear)
+        with contextlib.suppress(OSError), socket.create_server((_LOOPBACK, 0)) as listener:  # a host without loopback
+            listener.setblocking(False)
+            accepting = asyncio.ensure_future(loop.sock_accept(listener))
+            await loop.sock_connect(ear, listener.getsockname())
+            mouth, _ = await accepting
+            self._sockets.append(mouth)
+            for _ in range(250):
+                await loop.sock_sendall(mouth, b"x")
+                await loop.sock_recv(ear, 1)
+                if ear.stamp is not None:
+                    return
+                await asyncio.sleep(0.001)
+
+    def close(self) -> None:
+        while self._sockets:
+            self._sockets.pop().close()

@@ -64,6 +64,7 @@ class Prober:
     async def start(self) -> None:
         self._files = ThreadPoolExecutor(2, thread_name_prefix="probing-files")
         self._transport = Transport(self._clock, self._resolver or Resolver(self._clock), self._files)
+        await self._transport.start()
 
     async def close(self) -> None:
         """Close every connection. Probes still under way must have been awaited or cancelled before."""

@@ -21,7 +21,7 @@ from yarl import URL
 from monitor.clock import Clock
 from monitor.observation import ClockKind
 from monitor.outcome import Outcome
-from monitor.probing.arrivals import Arrival, Handler, stamp_keeper, stamping_connector
+from monitor.probing.arrivals import Arrival, Handler, StampKeeper, stamping_connector
 from monitor.probing.classifier import Ending
 from monitor.probing.dialects.dialect import ProbeRequest
 from monitor.probing.pulse import Pulse
@@ -148,16 +148,18 @@ class Transport:
         self._resolver = resolver
         self._files = files
         self.pulse = Pulse(clock)
-        self._stamp_keeper = stamp_keeper()
+        self._stamp_keeper = StampKeeper()
         self._sessions: dict[ConnectionMode, aiohttp.ClientSession] = {}
         self._contexts: dict[str, asyncio.Future[ssl.SSLContext]] = {}
+
+    async def start(self) -> None:
+        await self._stamp_keeper.open(self._clock)
 
     async def close(self) -> None:
         for session in self._sessions.values():
             await session.close()
         self._sessions.clear()
-        if self._stamp_keeper is not None:
-            self._stamp_keeper.close()
+        self._stamp_keeper.close()
         await self._resolver.close()
 
     async def tls_context(self, provider: str) -> ssl.SSLContext:

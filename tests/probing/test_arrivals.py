@@ -9,7 +9,7 @@ import ssl
 import sys
 import time
 from asyncio.trsock import TransportSocket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -41,7 +41,7 @@ from monitor.clock import SystemClock
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.probing import arrivals, transport
-from monitor.probing.arrivals import Handler, StampedSocket, stamping_connector
+from monitor.probing.arrivals import Handler, StampedSocket, StampKeeper, stamping_connector
 from monitor.probing.pulse import Pulse
 
 STALL = 0.3
@@ -290,8 +290,15 @@ async def test_a_connector_that_makes_its_protocols_elsewhere_is_refused(monkeyp
 
 
 @kernel_only
-def test_the_kernel_stamps_a_read_and_the_socket_keeps_it() -> None:
-    left, right = tcp_pair(lambda: StampedSocket(SystemClock(), socket.AF_INET, socket.SOCK_STREAM, 0))
+async def test_the_kernel_stamps_a_read_and_the_socket_keeps_it() -> None:
+    keeper = StampKeeper()
+    await keeper.open(SystemClock())
+    await asyncio.to_thread(read_and_write)
+    keeper.close()
+
+
+def read_and_write() -> None:
+    left, right = tcp_pair()
     with left, right:
         before = time.time()
         right.sendall(b"now")
@@ -308,12 +315,19 @@ def test_the_kernel_stamps_a_read_and_the_socket_keeps_it() -> None:
         assert left.sent_at is not None
 
 
-def tcp_pair(make: Callable[[], StampedSocket]) -> tuple[StampedSocket, socket.socket]:
+def tcp_pair() -> tuple[StampedSocket, socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        left = make()
+        left = StampedSocket(SystemClock(), socket.AF_INET, socket.SOCK_STREAM, 0)
         left.connect(listener.getsockname())
         right, _ = listener.accept()
     return left, right
+
+
+@kernel_only
+async def test_the_very_first_probe_has_the_kernels_clock() -> None:
+    with telling([0.01, 0.01]) as truth:
+        observation = await seen(truth)
+    assert observation.clock == "kernel"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
