@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -88,16 +89,19 @@ def _short(entries: Entries, policy: str, quantiles: Sequence[float], expected: 
 
 def _exact_quantiles(entries: Entries, quantiles: Sequence[float]) -> Quantiles:
     columns = entries[:, _FIGURE_COLUMNS]
-    ordered = np.sort(columns, axis=0)  # nan last
+    ordered = np.sort(columns, axis=0).T.tolist()  # nan last
     samples = np.count_nonzero(columns == columns, axis=0).tolist()
     return {
-        figure: {
-            quantile: float(ordered[rank_of(quantile, samples[place]) - 1, place])
-            for quantile in figure_quantiles(figure, quantiles)
-        }
-        for place, figure in enumerate(FIGURES)
-        if samples[place]
+        figure: {quantile: values[place] for quantile, place in _places(figure, tuple(quantiles), count)}
+        for figure, values, count in zip(FIGURES, ordered, samples, strict=True)
+        if count
     }
+
+
+@lru_cache(maxsize=4096)
+def _places(figure: str, quantiles: tuple[float, ...], samples: int) -> tuple[tuple[float, int], ...]:
+    """(quantile, index of its nearest rank) among that many sorted values."""
+    return tuple((quantile, rank_of(quantile, samples) - 1) for quantile in figure_quantiles(figure, quantiles))
 
 
 def _long_quantiles(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +24,11 @@ def mirrored(figure: str, quantile: float) -> float:
 
 def figure_quantiles(figure: str, quantiles: Sequence[float]) -> tuple[float, ...]:
     """`quantiles`, as configured for times, mirrored for `figure`: (0.5, 0.9, 0.99) of a speed are 0.5, 0.1, 0.01."""
+    return _figure_quantiles(figure, tuple(quantiles))
+
+
+@functools.lru_cache(maxsize=256)
+def _figure_quantiles(figure: str, quantiles: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(mirrored(figure, quantile) for quantile in quantiles)
 
 

@@ -6,6 +6,7 @@ bytes. Unknown is null, and a figure without samples is null too.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass
 
@@ -23,6 +24,7 @@ def stamp(at: float | None) -> str | None:
     return None if at is None else utc_text(at)
 
 
+@functools.lru_cache(maxsize=256)
 def quantile_name(quantile: float) -> str:
     """`0.99`, as in the metrics' `quantile` label: of a speed, `0.01` is the slow tail."""
     return f"{quantile:g}"

@@ -6,6 +6,7 @@ those lines joined family by family, since the format wants all lines of a famil
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -169,13 +170,21 @@ def _of_quantiles(figure: str) -> Callable[[EndpointView, ExportSettings], Serie
     def series(view: EndpointView, export: ExportSettings) -> Iterator[tuple[str, str]]:
         for window in export.performance_windows:
             figures = view.windows.get(window)
-            values = {} if figures is None else figures.quantiles.get(figure, {})
-            for quantile in figure_quantiles(figure, export.quantiles):
-                if quantile in values:
-                    place = f',window="{window}",quantile="{quantile_name(quantile)}"'
-                    yield place, _measured_text(values[quantile])
+            values = None if figures is None else figures.quantiles.get(figure)
+            if values:
+                for quantile, place in _quantile_places(figure, window, export.quantiles):
+                    if quantile in values:
+                        yield place, _measured_text(values[quantile])
 
     return series
+
+
+@functools.lru_cache(maxsize=256)
+def _quantile_places(figure: str, window: str, quantiles: tuple[float, ...]) -> tuple[tuple[float, str], ...]:
+    return tuple(
+        (quantile, f',window="{window}",quantile="{quantile_name(quantile)}"')
+        for quantile in figure_quantiles(figure, quantiles)
+    )
 
 
 _SERIES: dict[str, Callable[[EndpointView, ExportSettings], Series]] = {
