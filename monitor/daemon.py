@@ -16,9 +16,10 @@ from dataclasses import asdict
 from aiohttp import web
 
 from monitor import __version__
+from monitor.chronicle import Chronicle
 from monitor.clock import Clock, SystemClock, suspended_seconds
 from monitor.health.board import Board
-from monitor.health.incidents import IncidentEvent, IncidentLedger
+from monitor.health.incidents import IncidentLedger
 from monitor.health.state import Transition, is_about_our_key
 from monitor.health.windows import DAY
 from monitor.listening import address_text, cannot_listen, check_free
@@ -26,6 +27,7 @@ from monitor.observation import Observation
 from monitor.probing.probe import Prober
 from monitor.probing.redaction import Redactor
 from monitor.probing.report import ProbeReport
+from monitor.probing.resolver import Resolver
 from monitor.reload import Reloader
 from monitor.rooms import Progress, Rooms
 from monitor.scheduling.budget import Budget
@@ -38,18 +40,18 @@ from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings, read_secrets
 from monitor.storage.database import Database
 from monitor.storage.eras import record_catalog
-from monitor.storage.errors import StorageError
 from monitor.storage.history import History
 from monitor.storage.hour_turn import close_hours, turn_hours
-from monitor.storage.incidents import record_incident
 from monitor.storage.lock import read_holder
 from monitor.storage.restore import restore_board, still_open
 from monitor.storage.retention import Pruned, prune
 from monitor.storage.sqlite import path_of
 from monitor.storage.writer import Writer
+from monitor.suspicion.outages import OwnOutage
+from monitor.suspicion.suspicion import Suspicion
 from monitor.systemd import Notifier, watchdog_interval_seconds
 from monitor.tasks import Tasks
-from monitor.telling import quoted, tell_ours, tell_probe, tell_transition, tell_unusable
+from monitor.telling import tell_ours, tell_probe, tell_transition, tell_unusable
 from monitor.web.app import create_app
 from monitor.web.ports import ReloadResult
 
@@ -95,6 +97,7 @@ class Daemon:
         self._before_start = before_start
         self._notifier = Notifier(self.clock)
         self._redactor = redactor or Redactor(())
+        self._last_due_at: float | None = None  # by the process before this one
         self._is_recording = False  # what is committed before the restore is found by it
         self._reloader = Reloader(load, lambda: self.settings, self._adopt, self.metrics, self.clock)
         self._tasks = Tasks(on_death=self.should_exit.set)
@@ -158,15 +161,20 @@ class Daemon:
         history = History(database)
         writer = Writer(database, clock, metrics, self._on_committed, self._on_spilled)
         board = Board(settings, clock)
-        prober = Prober(settings.probing, settings.location, clock, self._redactor, board.worked_before)
+        resolver = Resolver(clock)
+        prober = Prober(
+            settings.probing, settings.location, clock, self._redactor, board.worked_before, resolver=resolver
+        )
+        suspicion = Suspicion(prober.probe, resolver, clock, metrics, self._on_own_outage)
+        suspicion.configure(settings.probing.canaries)
         now = clock.now()
         spent = await history.spent_since(now // DAY * DAY, settings.location)
         gate = Gate(Budget(settings.probing.budget_usd_per_day, now, spent))
         last_slots = (await history.last_slots(now - DAY)).items()
         own = [slot.due_at for (_, location, _), slot in last_slots if location == settings.location]
-        last_due_at = max(own, default=None)
+        last_due_at = self._last_due_at = max(own, default=None)
         dispatcher = Dispatcher(
-            clock, prober.probe, self._on_report, metrics, gate,
+            clock, suspicion.probe, self._on_report, metrics, gate,
             schedule=ScheduleClock(clock, last_due_at, suspended_seconds), last_due_at=last_due_at,
         )  # fmt: skip
         return Rooms(
@@ -175,8 +183,10 @@ class Daemon:
             writer=writer,
             board=board,
             prober=prober,
+            suspicion=suspicion,
             dispatcher=dispatcher,
-            progress=Progress(database),
+            chronicle=Chronicle(writer, database.names),
+            progress=Progress(database, why_suspect=lambda: suspicion.reason),
         )
 
     async def _serve(self) -> None:
@@ -199,6 +209,7 @@ class Daemon:
         rooms = self.rooms
         await self._record_catalog(self.settings)
         await close_hours(rooms.writer, self.clock.now())
+        await rooms.chronicle.close_left_open(self.settings.location, self._last_due_at)
         incidents = await still_open(rooms.history, self.clock.now())
         rooms.ledger = IncidentLedger(incidents)
 
@@ -230,6 +241,8 @@ class Daemon:
     async def _start_probing(self) -> None:
         rooms = self.rooms
         await rooms.prober.start()
+        rooms.recall_who_was_well(self.settings.location, self.clock.now())
+        rooms.suspicion.start()
         rooms.dispatcher.set_catalog(self.settings.catalog, self.settings.probing)
         rooms.board.interval_of = rooms.dispatcher.interval_seconds
         for view in rooms.board.views():
@@ -267,19 +280,10 @@ class Daemon:
         tell_transition(transition)
         events = self.rooms.ledger.apply(transition)
         if events:
-            self._tasks.errand(self._write_incidents(events))
+            self._tasks.errand(self.rooms.chronicle.incidents(events))
 
-    async def _write_incidents(self, events: Sequence[IncidentEvent]) -> None:
-        rooms = self.rooms
-
-        async def job(connection: object) -> None:
-            for event in events:
-                await record_incident(connection, rooms.database.names, event.incident)  # type: ignore[arg-type]
-
-        try:
-            await rooms.writer.submit(job)
-        except StorageError as error:
-            log.error("incident_not_written endpoint=%s error=%s", events[0].incident.endpoint, quoted(error))
+    def _on_own_outage(self, outage: OwnOutage) -> None:
+        self._tasks.errand(self.rooms.chronicle.own_outage(outage, self.settings.location))
 
     def _on_committed(self, rows: Sequence[Observation], already_shown: bool) -> None:
         if self._is_recording and not already_shown:
@@ -339,11 +343,12 @@ class Daemon:
         await self._record_catalog(settings)
         self.settings = settings
         rooms.prober.configure(settings.probing, settings.location)
+        rooms.suspicion.configure(settings.probing.canaries)
         rooms.dispatcher.set_catalog(settings.catalog, settings.probing)
         rooms.board.configure(settings)
         closed = rooms.ledger.close_others(settings.catalog.endpoints, settings.location, self.clock.now())
         if closed:
-            self._tasks.errand(self._write_incidents(closed))
+            self._tasks.errand(rooms.chronicle.incidents(closed))
         await rooms.board.refresh()
 
     async def _learn_secrets(self, settings: Settings) -> None:
@@ -365,6 +370,7 @@ class Daemon:
             await self._chores.stop(5.0)
         if self._rooms is not None:
             rooms = self._rooms
+            await rooms.suspicion.close()
             await rooms.prober.close()
             await self._tasks.finish_errands(5.0)
             if self._tasks.has_pillar("writer"):

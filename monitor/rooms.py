@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from monitor.chronicle import Chronicle
 from monitor.health.board import Board
 from monitor.health.incidents import IncidentLedger
+from monitor.health.state import State
 from monitor.probing.probe import Prober
 from monitor.scheduling.dispatcher import Dispatcher
 from monitor.storage.database import Database
 from monitor.storage.errors import StorageError
 from monitor.storage.history import History
 from monitor.storage.writer import Writer
+from monitor.suspicion.suspicion import Suspicion
 from monitor.web.ports import Check
 
 
@@ -23,6 +26,7 @@ class Progress:
     database: Database
     catalog_loaded: bool = False
     windows_restored: bool = False
+    why_suspect: Callable[[], str | None] = lambda: None
     waiting_for: str = "windows are being restored"
 
     async def checks(self) -> Sequence[Check]:
@@ -30,7 +34,12 @@ class Progress:
             await self._database_check(),
             Check("catalog", self.catalog_loaded, "" if self.catalog_loaded else "the catalog is not loaded yet"),
             Check("windows", self.windows_restored, "" if self.windows_restored else self.waiting_for),
+            self._network_check(),
         )
+
+    def _network_check(self) -> Check:
+        why = self.why_suspect()
+        return Check("network", why is None, why or "", required=False)
 
     async def _database_check(self) -> Check:
         try:
@@ -49,6 +58,14 @@ class Rooms:
     writer: Writer
     board: Board
     prober: Prober
+    suspicion: Suspicion
     dispatcher: Dispatcher
+    chronicle: Chronicle
     progress: Progress
     ledger: IncidentLedger = field(default_factory=IncidentLedger)
+
+    def recall_who_was_well(self, location: str, now: float) -> None:
+        """Started in the middle of an outage, self-suspicion has nobody else to ask."""
+        for view in self.board.views():
+            if view.location == location and view.state is not State.DOWN and view.last_success_at is not None:
+                self.suspicion.remember(view.endpoint, now - view.last_success_at)

@@ -78,6 +78,7 @@ class ProbingSettings:
     connection: ConnectionMode = "fresh"
     concurrency: int = 512
     budget_usd_per_day: float | None = None
+    canaries: tuple[tuple[str, int], ...] = ()  # host, port
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,13 @@ DEFAULT_LISTEN = "127.0.0.1:9470"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--listen", type=host_and_port, default=DEFAULT_LISTEN, metavar="HOST:PORT")
+    parser.add_argument(
+        "--listen",
+        type=host_and_port,
+        default=DEFAULT_LISTEN,
+        metavar="HOST:PORT",
+        help="on 127.0.0.1 the providers live on 127.0.0.1 to 127.0.0.8, else all at one address",
+    )
     parser.add_argument("--seed", type=int, default=1, help="one seed gives one history (default: 1)")
 
 

@@ -17,16 +17,30 @@ _PASSWORD_IN_URL = re.compile(r"[A-Za-z0-9+.-]+://[^/?#]*:[^/?#]*@")
 
 def host_and_port(value: Value) -> tuple[str, int]:
     """`127.0.0.1:9469`, `[::1]:9469`, `monitor.internal:9469`."""
+    no_host = "names no host: 0.0.0.0 or [::] listens on all"
+    return _host_and_port(value, no_host, "listen: 0.0.0.0:9469", "listen: {}")
+
+
+def canary(value: Value) -> tuple[str, int]:
+    """What is asked for a sign of life: as above, with a port that somebody can listen on."""
+    example = "canaries: [one.one.one.one:443]"
+    host, port = _host_and_port(value, "names no host", example, "canaries: [{}]")
+    if port == 0:
+        raise Refused(f"{shown(value.text('host:port'))} has port 0, where nobody listens", example)
+    return host, port
+
+
+def _host_and_port(value: Value, no_host: str, example: str, shape: str) -> tuple[str, int]:
     text = value.text("host:port")
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not _PORT.fullmatch(port):
         value.wrong("host:port")
     if not host:
-        raise Refused(f"{shown(text)} names no host: 0.0.0.0 or [::] listens on all", "listen: 0.0.0.0:9469")
+        raise Refused(f"{shown(text)} {no_host}", example)
     if not _is_host(host):
         if _is_ip_address(bare, 6):
-            raise Refused(f"{shown(text)} has an IPv6 address without brackets", f"listen: '[{bare}]:{port}'")
+            raise Refused(f"{shown(text)} has an IPv6 address without brackets", shape.format(f"'[{bare}]:{port}'"))
         raise Refused(f"{shown(text)} names no valid host")
     if int(port) > 65535:
         raise Refused(f"{shown(text)} has a port above 65535")

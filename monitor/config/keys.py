@@ -98,6 +98,7 @@ PROBING = Keys(
         Key("connection", v.one_of(("fresh", "reuse")), "connection: fresh", "fresh"),
         Key("concurrency", v.whole_number(1, _MOST_IN_FLIGHT), "concurrency: 512", "512"),
         _section("budget", BUDGET),
+        Key("canaries", v.list_of(addresses.canary, "canary"), "canaries: [one.one.one.one:443]"),
     ),
     "probing: {interval: 60s, timeout: 60s}",
 )

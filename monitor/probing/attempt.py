@@ -15,6 +15,7 @@ from monitor.probing.encoding import Inflater, inflater_of, is_plain
 from monitor.probing.error_body import MAX_ERROR_BYTES, read_error_body
 from monitor.probing.events import END, ErrorFacts, Failed, Usage
 from monitor.probing.measure import Deadlines, Tape
+from monitor.probing.report import Journey
 from monitor.probing.stream import Frame, Undecodable, Unreadable
 from monitor.probing.transport import Exchange, LinkError, Transport, Wire
 from monitor.settings import ProbingSettings
@@ -41,6 +42,8 @@ class Attempt:
     def __init__(
         self,
         *,
+        host: str,
+        port: int,
         request: ProbeRequest,
         provider: str,
         framer: Framer,
@@ -50,10 +53,12 @@ class Attempt:
         clock: Clock,
         worked_before: Callable[[], bool],
         prompt_bytes: int,
+        on_connected: Callable[[float], None] = _nobody,
     ) -> None:
         self.tape = Tape()
         self.terminal_at: float | None = None
         self.prompt_bytes = prompt_bytes
+        self._host, self._port = host, port
         self._request = request
         self._provider = provider
         self._framer = framer
@@ -66,6 +71,7 @@ class Attempt:
             probing.first_token_timeout_seconds, probing.idle_timeout_seconds, probing.timeout_seconds
         )
         self._exchange = Exchange(self._connected)
+        self._on_connected = on_connected
         self._wire: Wire | None = None
         self._alarm: asyncio.Timeout | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -248,6 +254,8 @@ class Attempt:
 
     def _connected(self, t0: float) -> None:
         self._arm(*self._deadlines.next_due(t0, None))
+        if not self._exchange.is_reused:
+            self._on_connected(t0)
 
     def _arm(self, due_at: float, outcome: Outcome) -> None:
         """Set the deadline. The timer stays where it is while the deadline only moves away: a stream moves it often."""
@@ -333,6 +341,14 @@ class Attempt:
     def t0(self) -> float | None:
         """None if no connection came about."""
         return self._exchange.t0
+
+    def journey(self, begun_at: float, ended_at: float) -> Journey:
+        exchange, wire = self._exchange, self._wire
+        heard_at = None if wire is None else max(wire.headers_at, self._read_at)
+        return Journey(
+            self._host, self._port, begun_at, ended_at,
+            exchange.resolved_at, exchange.t0, heard_at, exchange.is_reused,
+        )  # fmt: skip
 
     @property
     def connect_seconds(self) -> float | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp.abc import AbstractResolver
+from yarl import URL
 
 from monitor.catalog.model import Endpoint
 from monitor.clock import Clock
@@ -25,7 +26,7 @@ from monitor.probing.dialects.dialect import Credentials, Dialect
 from monitor.probing.measure import Figures, figures_of
 from monitor.probing.prompt import contains_nonce, new_nonce, prompt_text
 from monitor.probing.redaction import Redactor
-from monitor.probing.report import Mark, ProbeReport, Turn
+from monitor.probing.report import Mark, ProbeReport, Turn, Watch
 from monitor.probing.resolver import Resolver
 from monitor.probing.transport import Transport
 from monitor.secret import Secret, SecretMissing
@@ -78,7 +79,7 @@ class Prober:
         self._probing = probing
         self._location = location
 
-    async def probe(self, turn: Turn) -> ProbeReport:
+    async def probe(self, turn: Turn, watch: Watch | None = None) -> ProbeReport:
         """The finished probe. Raises CancelledError and nothing else; a cancelled probe leaves no trace.
 
         A defect of our own is logged and comes back as `bad_request`: excluded from uptime, shown to the operator."""
@@ -90,7 +91,7 @@ class Prober:
         try:
             dialect = _dialect_of(turn.endpoint)
             credentials = await self._credentials(turn.endpoint)
-            attempt = self._attempt(turn.endpoint, dialect, credentials, prompt_text(nonce))
+            attempt = self._attempt(turn.endpoint, dialect, credentials, prompt_text(nonce), watch)
             verdict = await attempt.run()
         except SecretMissing as missing:
             verdict = Verdict(Outcome.SECRET_MISSING, str(missing))
@@ -101,10 +102,18 @@ class Prober:
             verdict = Verdict(Outcome.BAD_REQUEST, f"monitor_defect: {type(defect).__name__}, see the log")
         return self._report(turn, location, started_at, begun_at, nonce, attempt, verdict)
 
-    def _attempt(self, endpoint: Endpoint, dialect: Dialect, credentials: Credentials, prompt: str) -> Attempt:
+    def _attempt(
+        self, endpoint: Endpoint, dialect: Dialect, credentials: Credentials, prompt: str, watch: Watch | None
+    ) -> Attempt:
         assert self._transport is not None, "the prober has not been started"
+        request = dialect.request(endpoint, credentials, prompt, self._probing.max_tokens)
+        host, port = host_and_port(request.url)
+        if watch is not None:
+            watch.sent(host, port)
         return Attempt(
-            request=dialect.request(endpoint, credentials, prompt, self._probing.max_tokens),
+            host=host,
+            port=port,
+            request=request,
             provider=endpoint.provider,
             framer=dialect.framer(),
             decoder=dialect.decoder(endpoint.quirks),
@@ -113,6 +122,7 @@ class Prober:
             clock=self._clock,
             worked_before=lambda: self._worked_before(endpoint),
             prompt_bytes=len(prompt.encode()),
+            **({} if watch is None else {"on_connected": watch.connected}),
         )
 
     async def _credentials(self, endpoint: Endpoint) -> Credentials:
@@ -198,8 +208,24 @@ class Prober:
             response_model=None if response_model is None else line(response_model),
             finish_reason=None if finish is None else line(finish.reason),
         )
-        timeline = attempt.timeline(begun_at, self._clock.monotonic()) if attempt is not None else ()
-        return ProbeReport(turn, observation, verdict.retry_after_seconds, tuple(Mark(*mark) for mark in timeline))
+        ended_at = self._clock.monotonic()
+        timeline = attempt.timeline(begun_at, ended_at) if attempt is not None else ()
+        return ProbeReport(
+            turn,
+            observation,
+            verdict.retry_after_seconds,
+            tuple(Mark(*mark) for mark in timeline),
+            None if attempt is None else attempt.journey(begun_at, ended_at),
+        )
+
+
+def host_and_port(url: str) -> tuple[str, int]:
+    """Where a request to `url` goes; an empty host where that makes no sense."""
+    try:
+        parsed = URL(url, encoded=True)
+    except ValueError:
+        return "", 0  # the transport tells
+    return parsed.host or "", parsed.port or 0
 
 
 def _dialect_of(endpoint: Endpoint) -> Dialect:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from monitor.catalog.model import Endpoint
 from monitor.observation import Observation
@@ -28,10 +29,35 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Journey:
+    """How far a probe came on the network. Stamps are monotonic seconds; None = it did not get there."""
+
+    host: str
+    port: int
+    begun_at: float
+    ended_at: float
+    resolved_at: float | None = None  # also None where the host is an address, or the connection was a pooled one
+    connected_at: float | None = None  # ready for the request, TLS included
+    heard_at: float | None = None  # when bytes last came
+    is_reused: bool = False
+
+
+class Watch(Protocol):
+    """Follows one probe while it is under way."""
+
+    def sent(self, host: str, port: int) -> None: ...
+
+    def connected(self, at: float) -> None:
+        """A fresh connection is ready, at monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeReport:
-    """A finished probe. `retry_after_seconds` is the provider's wish, already capped, for the key that was used."""
+    """A finished probe. `retry_after_seconds` is the provider's wish, already capped, for the key that was used.
+    `journey` is None where nothing was sent."""
 
     turn: Turn
     observation: Observation
     retry_after_seconds: float | None = None
     timeline: tuple[Mark, ...] = ()
+    journey: Journey | None = None

@@ -26,8 +26,13 @@ MAX_LOOKUPS = 32
 MAX_LOOKUPS_PER_ZONE = 6
 
 
+def _nobody(host: str, addresses: tuple[str, ...]) -> None:
+    pass
+
+
 class Resolver(AbstractResolver):
-    """Use from one event loop. `resolve` raises OSError where there is no address within the deadline."""
+    """Use from one event loop. `resolve` raises OSError where there is no address within the deadline. `on_found` is
+    called with every name that a look-up has just found, and never from the cache."""
 
     def __init__(self, clock: Clock, lookup: Lookup | None = None, deadline_seconds: float = DEADLINE_SECONDS) -> None:
         self._clock = clock
@@ -38,15 +43,22 @@ class Resolver(AbstractResolver):
         self._under_way: dict[_Key, asyncio.Task[list[tuple[str, int]]]] = {}
         self._places = asyncio.Semaphore(MAX_LOOKUPS)
         self._zones: dict[str, asyncio.Semaphore] = {}
+        self.on_found: Callable[[str, tuple[str, ...]], None] = _nobody
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        addresses = _numeric(host) or await self._shared((host.rstrip(".").lower(), family))
+        addresses = _numeric(host) or await self._shared((host_key(host), family))
         return [
             ResolveResult(hostname=host, host=address, port=port, family=address_family, proto=0, flags=_NUMERIC)
             for address, address_family in addresses
         ]
+
+    async def look_up_afresh(self, host: str) -> tuple[str, ...]:
+        """Its addresses, past the cache; a look-up that is under way is shared. OSError as `resolve`."""
+        name = host_key(host)
+        found = _numeric(name) or await self._wait_for((name, socket.AF_UNSPEC))
+        return tuple(address for address, _ in found)
 
     async def close(self) -> None:
         """Forget everything. Threads that still wait for a dead server end by themselves and hold up nothing."""
@@ -63,6 +75,9 @@ class Resolver(AbstractResolver):
         failed = self._failures.get(key)
         if failed is not None and now < failed[0]:
             raise _copy(failed[1])
+        return await self._wait_for(key)
+
+    async def _wait_for(self, key: _Key) -> list[tuple[str, int]]:
         task = self._under_way.get(key)
         if task is None:
             task = asyncio.create_task(self._look_up(key), name=f"lookup {key[0]}")
@@ -100,6 +115,7 @@ class Resolver(AbstractResolver):
         if error is None:
             self._failures.pop(key, None)
             self._addresses[key] = (now + CACHE_SECONDS, task.result())
+            self.on_found(key[0], tuple(address for address, _ in task.result()))
         elif isinstance(error, OSError):
             self._failures[key] = (now + FAILURE_SECONDS, error)
 
@@ -138,6 +154,11 @@ _NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 def _getaddrinfo(host: str, family: socket.AddressFamily) -> Sequence[tuple[Any, ...]]:
     return socket.getaddrinfo(host, None, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+
+
+def host_key(host: str) -> str:
+    """One spelling per host."""
+    return host.rstrip(".").lower()
 
 
 def _numeric(host: str) -> list[tuple[str, int]]:

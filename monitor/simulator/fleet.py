@@ -80,28 +80,37 @@ MODELS = (
 # The two that go down in turns: at any moment one of them is down, and within 16 minutes they change over.
 _TURN = 24 * _MINUTE
 
+# Tern, Ember and Marlow are behind one upstream; all others are unrelated.
 PROVIDERS = (
     SimProvider("northwind", "Northwind (simulated)", "fast, dear, hardly ever ill"),
-    SimProvider("halcyon", "Halcyon (simulated)", "steady, in the middle of everything; hides its reasoning"),
+    SimProvider(
+        "halcyon", "Halcyon (simulated)", "steady, in the middle of everything; hides its reasoning", loopback=2
+    ),
     SimProvider(
         "borealis",
         "Borealis (simulated)",
         "cheap and slow, worse by day; three hours out now and then",
         cycles=(Cycle(Fault.OVERLOADED_503, 13 * _DAY, 3 * _HOUR, wandering=True, share=0.97),),
+        loopback=3,
     ),
-    SimProvider("quillstone", "Quillstone (simulated)", "two regions, each with troubles of its own"),
-    SimProvider("tern", "Tern (simulated)", "flaky: every way in which a stream can break"),
-    SimProvider("sirocco", "Sirocco (simulated)", "very fast and very popular: throttles by day", concurrency=4),
+    SimProvider("quillstone", "Quillstone (simulated)", "two regions, each with troubles of its own", loopback=4),
+    SimProvider("tern", "Tern (simulated)", "flaky: every way in which a stream can break", loopback=5),
+    SimProvider(
+        "sirocco", "Sirocco (simulated)", "very fast and very popular: throttles by day", concurrency=4, loopback=6
+    ),
     SimProvider(
         "lanternfish",
         "Lanternfish (simulated)",
         "one machine under a desk: off for 8 minutes in every 24",
         own_door=True,
         cycles=(Cycle(Fault.REFUSED, _TURN, 8 * _MINUTE),),
+        loopback=7,
     ),
-    SimProvider("ember", "Ember (simulated)", "overloaded two thirds of the time"),
-    SimProvider("marlow", "Marlow (simulated)", "cheapest, odd on the wire, and not always the model it says"),
-    SimProvider("atoll", "Atoll (simulated)", "our own troubles: a bad key, a spent quota, a wrong name"),
+    SimProvider("ember", "Ember (simulated)", "overloaded two thirds of the time", loopback=5),
+    SimProvider(
+        "marlow", "Marlow (simulated)", "cheapest, odd on the wire, and not always the model it says", loopback=5
+    ),
+    SimProvider("atoll", "Atoll (simulated)", "our own troubles: a bad key, a spent quota, a wrong name", loopback=8),
 )
 
 _FULL = ("temperature", "top_p", "max_tokens", "stop", "seed", "tools", "tool_choice", "response_format")

@@ -63,6 +63,7 @@ class SimProvider:
     name: str
     character: str
     own_door: bool = False  # a listening port of its own, which can be closed: only so can a connection be refused
+    loopback: int = 1  # on 127.0.0.x; those that share one are behind one upstream
     concurrency: int | None = None
     cycles: tuple[Cycle, ...] = ()  # these strike all its endpoints at once
 
@@ -103,6 +104,10 @@ class Fleet:
     endpoints: Mapping[str, SimEndpoint]
     offline: Cycle | None = None  # only the times count, not the fault
     stopped: Cycle | None = None
+
+    def loopback_hosts(self) -> dict[str, str]:
+        """An address for each provider that does not live on 127.0.0.1."""
+        return {slug: f"127.0.0.{one.loopback}" for slug, one in self.providers.items() if one.loopback != 1}
 
     def served_by(self, provider: str) -> tuple[SimEndpoint, ...]:
         return tuple(endpoint for endpoint in self.endpoints.values() if endpoint.provider == provider)

@@ -40,8 +40,9 @@ class Seen:
 
 
 class FleetServer:
-    """Serves a fleet on `host`:`port` (0: any free port). `hosts` gives providers addresses of their own, and so do
-    `own_door` providers have ports of their own: `port` + 1, + 2, .. For one event loop; not for several tasks."""
+    """Serves a fleet on `host`:`port` (0: any free port). `hosts` gives providers addresses of their own; on 127.0.0.1
+    they have the fleet's, 127.0.0.2 and on, so that they are unrelated. `own_door` providers without one have ports of
+    their own: `port` + 1, + 2, .. For one event loop; not for several tasks."""
 
     def __init__(
         self,
@@ -57,7 +58,9 @@ class FleetServer:
         self._clock = clock
         self._main = Door(host, port)
         self._doors: dict[str, Door] = {}
-        self._plan_doors(host, port, hosts or {})
+        if hosts is None:
+            hosts = fleet.loopback_hosts() if host in ("127.0.0.1", "localhost") else {}
+        self._plan_doors(host, port, hosts)
         self._open_ones: set[Connection] = set()
         self._numbers = {endpoint: itertools.count() for endpoint in fleet.endpoints}
         self._by_name = {(endpoint.provider, endpoint.upstream): endpoint for endpoint in fleet.endpoints.values()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import or_, select
+from typing import Any
+
+from sqlalchemy import Select, Table, literal, null, or_, select
 
 from monitor.outcome import Group, Outcome, group_of
 from monitor.slot import Era
@@ -11,6 +13,7 @@ from monitor.storage.codec import HOUR, micros
 from monitor.storage.eras import EndpointAtLocation, read_eras
 from monitor.storage.facts import read_fact
 from monitor.storage.incidents import RecordedIncident
+from monitor.storage.own_outages import SELF_SUSPECT
 from monitor.storage.raw_reads import LastSlot, RawReads
 from monitor.storage.rollup_reads import Rollup, RollupReads, Step
 from monitor.storage.schema import MILLION
@@ -31,7 +34,17 @@ class History(RawReads, RollupReads):
         location: str | None = None,
         limit: int = 1000,
     ) -> list[RecordedIncident]:
-        """Incidents that lasted at some moment of the span, newest first."""
+        """Incidents that lasted at some moment of the span, newest first; the monitor's own outages among them, unless
+        one endpoint is asked for."""
+        found = await self._endpoint_incidents(endpoint, since, until, location, limit)
+        if endpoint is None:
+            found += await self.own_outages(since, until, location, limit)
+            found.sort(key=lambda one: -one.started_at)
+        return found[:limit]
+
+    async def _endpoint_incidents(
+        self, endpoint: str | None, since: float | None, until: float | None, location: str | None, limit: int
+    ) -> list[RecordedIncident]:
         table = schema.incidents
         query = (
             select(
@@ -53,6 +66,35 @@ class History(RawReads, RollupReads):
             query = query.where(schema.endpoints.c.name == endpoint)
         if location is not None:
             query = query.where(schema.locations.c.name == location)
+        return await self._lasted_within(query, table, since, until)
+
+    async def own_outages(
+        self, since: float | None = None, until: float | None = None, location: str | None = None, limit: int = 1000
+    ) -> list[RecordedIncident]:
+        """The monitor's own outages that lasted at some moment of the span, newest first: incidents of no endpoint."""
+        table = schema.own_outages
+        query = (
+            select(
+                -table.c.id,
+                null(),
+                schema.locations.c.name,
+                literal(SELF_SUSPECT),
+                table.c.cause,
+                table.c.reason,
+                table.c.started_us,
+                table.c.ended_us,
+            )
+            .join(schema.locations, schema.locations.c.id == table.c.location_id)
+            .order_by(table.c.started_us.desc(), table.c.id.desc())
+            .limit(limit)
+        )
+        if location is not None:
+            query = query.where(schema.locations.c.name == location)
+        return await self._lasted_within(query, table, since, until)
+
+    async def _lasted_within(
+        self, query: Select[Any], table: Table, since: float | None, until: float | None
+    ) -> list[RecordedIncident]:
         if since is not None:
             query = query.where(or_(table.c.ended_us.is_(None), table.c.ended_us >= micros(since)))
         if until is not None:
@@ -61,9 +103,9 @@ class History(RawReads, RollupReads):
             rows = (await connection.execute(query)).all()
         return [
             RecordedIncident(
-                *row[:6], started_at=row[6] / MILLION, ended_at=None if row[7] is None else row[7] / MILLION
+                id, endpoint, where, state, cause, detail, began / MILLION, None if ended is None else ended / MILLION
             )
-            for row in rows
+            for id, endpoint, where, state, cause, detail, began, ended in rows
         ]
 
     async def eras(self) -> dict[EndpointAtLocation, tuple[Era, ...]]:

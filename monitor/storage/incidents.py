@@ -17,10 +17,11 @@ _DETAIL_LIMIT = 500
 
 @dataclass(frozen=True, slots=True)
 class RecordedIncident:
-    """`ended_at` is None while it lasts. Instants are UTC seconds."""
+    """`ended_at` is None while it lasts. Instants are UTC seconds. `endpoint` None: the monitor's own trouble; such ids
+    are negative, since they are counted apart."""
 
     id: int
-    endpoint: str
+    endpoint: str | None
     location: str
     state: str
     cause: str | None

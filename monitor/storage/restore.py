@@ -17,7 +17,7 @@ async def still_open(history: History, now: float) -> list[Incident]:
     return [
         Incident(one.endpoint, one.location, State(one.state), one.cause, one.started_at, None, one.detail)
         for one in await history.incidents(since=now, limit=1_000_000)
-        if one.ended_at is None
+        if one.ended_at is None and one.endpoint is not None
     ]
 
 

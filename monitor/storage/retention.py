@@ -37,7 +37,7 @@ class Pruned:
     observations: int = 0
     hourly: int = 0
     daily: int = 0
-    incidents: int = 0
+    incidents: int = 0  # and outages of our own
     eras: int = 0
     texts: int = 0
     pages: int = 0
@@ -83,6 +83,9 @@ async def prune(database: Database, submit: Submit, clock: Clock, retention: Ret
     async def incidents(connection: AsyncConnection) -> int:
         return await _delete_some(connection, schema.incidents, schema.incidents.c.ended_us < micros(daily_until))
 
+    async def own_outages(connection: AsyncConnection) -> int:
+        return await _delete_some(connection, schema.own_outages, schema.own_outages.c.ended_us < micros(daily_until))
+
     async def eras(connection: AsyncConnection) -> int:
         return await _delete_some(connection, schema.eras, schema.eras.c.until_us < micros(daily_until))
 
@@ -90,7 +93,7 @@ async def prune(database: Database, submit: Submit, clock: Clock, retention: Ret
         observations=await in_steps(observations),
         hourly=await in_steps(hourly),
         daily=await in_steps(daily),
-        incidents=await in_steps(incidents),
+        incidents=await in_steps(incidents) + await in_steps(own_outages),
         eras=await in_steps(eras),
         texts=await in_steps(texts),
         pages=await _give_back(database, clock),

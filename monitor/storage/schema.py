@@ -24,7 +24,7 @@ from sqlalchemy import (
 from monitor.health.sketch import FIGURES
 
 # The newest migration: a database at this revision needs no alembic to be opened. A test holds the two together.
-HEAD = "0001"
+HEAD = "0002"
 
 MILLION = 1_000_000
 PICO = 1_000_000_000_000
@@ -188,5 +188,19 @@ incidents = Table(
     Column("started_us", BigInteger, nullable=False),
     Column("ended_us", BigInteger),  # null while it lasts
     UniqueConstraint("endpoint_id", "location_id", "started_us"),
+    Index(None, "started_us"),
+)
+
+# Spans in which a monitor's own network was gone.
+own_outages = Table(
+    "own_outages",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _location(),
+    Column("cause", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("started_us", BigInteger, nullable=False),
+    Column("ended_us", BigInteger),  # null while it lasts
+    UniqueConstraint("location_id", "cause", "started_us"),
     Index(None, "started_us"),
 )

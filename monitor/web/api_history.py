@@ -64,7 +64,7 @@ async def history(request: web.Request) -> web.Response:
 
 
 async def incidents(request: web.Request) -> web.Response:
-    """Incidents that lasted at some moment of the span, newest first."""
+    """Incidents that lasted at some moment of the span, the monitor's own among them, newest first."""
     room = request.app[ROOM]
     query = Query(request.rel_url.raw_query_string, ("endpoint", "since", "until", "limit", "location"))
     since, until = query.span(room.clock.now(), 30 * _DAY)

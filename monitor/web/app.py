@@ -96,7 +96,7 @@ async def readyz(request: web.Request) -> web.Response:
             checks: Sequence[Check] = await request.app[ROOM].status.checks()
     except TimeoutError:
         checks = (Check("database", False, f"no answer within {_CHECK_SECONDS:g} s"),)
-    missing = [f"{check.name}: {check.message or 'not yet'}" for check in checks if not check.ok]
+    missing = [f"{check.name}: {check.message or 'not yet'}" for check in checks if check.required and not check.ok]
     content: JsonObject = {
         "ready": not missing,
         "checks": {check.name: {"ok": check.ok, "message": check.message} for check in checks},

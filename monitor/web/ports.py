@@ -11,15 +11,17 @@ from monitor.config.problem import Problem
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One condition of /readyz. `message` says what is awaited or wrong; empty when all is well."""
+    """One condition of /readyz. `message` says what is awaited or wrong; empty when all is well. One that is not
+    `required` is told, and leaves the monitor ready."""
 
     name: str
     ok: bool
     message: str = ""
+    required: bool = True
 
 
 class DaemonStatus(Protocol):
-    """How far the process is: `database`, `catalog` and `windows`, in this order."""
+    """How far the process is: `database`, `catalog`, `windows` and `network`, in this order."""
 
     async def checks(self) -> Sequence[Check]: ...
 

@@ -21,8 +21,10 @@ from monitor.settings import DatabaseSettings
 from monitor.storage import migrate, schema
 from monitor.storage.database import Database
 from monitor.storage.errors import DatabaseHeld, UpgradeFailed
+from monitor.storage.own_outages import record_own_outage
 
 ROOT = Path(migrate.__file__).resolve().parents[2]
+LATER = f"{int(schema.HEAD) + 1:04}"
 
 
 def alembic(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,9 +37,9 @@ def later_revision(directory: Path, body: str) -> Path:
     """A copy of the migrations with one more."""
     copy = directory / "migrations"
     shutil.copytree(migrate.migrations_directory(), copy, ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "versions" / "0002_later.py").write_text(
+    (copy / "versions" / f"{LATER}_later.py").write_text(
         "import sqlalchemy as sa\nfrom alembic import op\n"
-        'revision = "0002"\ndown_revision = "0001"\nbranch_labels = None\ndepends_on = None\n\n'
+        f'revision = "{LATER}"\ndown_revision = "{schema.HEAD}"\nbranch_labels = None\ndepends_on = None\n\n'
         f"def upgrade():\n{body}\n\ndef downgrade():\n    pass\n"
     )
     return copy
@@ -88,6 +90,32 @@ async def test_up_down_and_up_again_on_data(settings: DatabaseSettings, clock: F
         assert await store.rows() == stored([observation(7)])
 
 
+async def test_the_first_schemas_data_is_kept_on_the_way_up_to_our_own_outages_and_down_again(
+    settings: DatabaseSettings, clock: FakeClock
+) -> None:
+    rows = [observation(number) for number in range(200)]
+    async with stage(settings) as store:
+        await store.write(rows)
+        path = store.database.path
+    there = f"database={settings.url}"
+    assert alembic("-x", there, "downgrade", "0001").returncode == 0
+    assert "own_outages" not in tables_of(path)
+    async with stage(settings) as store:  # a daemon of today opens a file of yesterday
+        assert await store.rows() == stored(rows)
+        names = store.database.names
+        await store.writer.submit(
+            lambda connection: record_own_outage(connection, names, "local", "route", "no route", MIDNIGHT, None)
+        )
+        (told,) = await store.history.own_outages()
+        assert (told.endpoint, told.state, told.ended_at) == (None, "self_suspect", None)
+    assert list(path.parent.glob("monitor.db.0001.*.backup"))
+    assert alembic("-x", there, "downgrade", "0001").returncode == 0
+    assert alembic("-x", there, "upgrade", "head").returncode == 0
+    async with stage(settings) as store:
+        assert await store.rows() == stored(rows)
+        assert await store.history.own_outages() == []
+
+
 async def test_a_database_that_was_migrated_down_to_nothing_is_migrated_up_at_the_next_start(
     settings: DatabaseSettings, clock: FakeClock
 ) -> None:
@@ -122,10 +150,10 @@ async def test_an_upgrade_at_start_keeps_the_data_and_a_copy_from_before(
         "    with op.batch_alter_table('endpoints') as batch:\n"
         "        batch.alter_column('name', type_=sa.String(400), existing_type=sa.Text())\n",
     )
-    backup = await migrate.upgrade(path, "0001", MIDNIGHT, 5000, directory)
-    assert backup == path.with_name("monitor.db.0001.20231115T000000Z.backup")
+    backup = await migrate.upgrade(path, schema.HEAD, MIDNIGHT, 5000, directory)
+    assert backup == path.with_name(f"monitor.db.{schema.HEAD}.20231115T000000Z.backup")
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002",)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (LATER,)
         # the rebuild of a parent table took none of its children with it
         assert connection.execute("SELECT count(*) FROM observations").fetchone() == (100,)
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -147,7 +175,7 @@ async def test_an_upgrade_that_fails_half_way_leaves_everything_as_it_was(
         "    raise ValueError('no further')\n",
     )
     with pytest.raises(UpgradeFailed, match="failed and was undone: no further; a copy from before is at"):
-        await migrate.upgrade(path, "0001", MIDNIGHT, 5000, directory)
+        await migrate.upgrade(path, schema.HEAD, MIDNIGHT, 5000, directory)
     assert tables_of(path) == before
     async with stage(settings) as store:
         assert len(await store.rows()) == 1
@@ -161,6 +189,6 @@ async def test_an_upgrade_that_orphans_rows_is_undone(
         path = store.database.path
     directory = later_revision(tmp_path, "    op.execute('DELETE FROM endpoints')")
     with pytest.raises(UpgradeFailed, match="1 rows refer to rows that are gone"):
-        await migrate.upgrade(path, "0001", MIDNIGHT, 5000, directory)
+        await migrate.upgrade(path, schema.HEAD, MIDNIGHT, 5000, directory)
     async with stage(settings) as store:
         assert len(await store.rows()) == 1

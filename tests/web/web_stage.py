@@ -124,7 +124,12 @@ class Status:
     """A daemon's readiness, as the test says."""
 
     answers: list[Check] = field(
-        default_factory=lambda: [Check("database", True), Check("catalog", True), Check("windows", True)]
+        default_factory=lambda: [
+            Check("database", True),
+            Check("catalog", True),
+            Check("windows", True),
+            Check("network", True),
+        ]
     )
 
     async def checks(self) -> Sequence[Check]:

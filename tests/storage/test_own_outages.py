@@ -1,0 +1,72 @@
+"""The monitor's own outages: one row each, among the incidents, gone with the daily rows."""
+
+from __future__ import annotations
+
+from storage_samples import MIDNIGHT, Stage
+
+from monitor.clock import SystemClock
+from monitor.health.incidents import Incident
+from monitor.health.state import State
+from monitor.settings import RetentionSettings
+from monitor.storage.incidents import record_incident
+from monitor.storage.own_outages import close_own_outages, record_own_outage
+from monitor.storage.retention import prune
+
+
+async def told(store: Stage, cause: str, began: float, ended: float | None, location: str = "local") -> None:
+    names = store.database.names
+    await store.writer.submit(
+        lambda connection: record_own_outage(connection, names, location, cause, "gone\ud800", began, ended)
+    )
+
+
+async def test_an_outage_is_one_row_however_often_it_is_written(store: Stage) -> None:
+    await told(store, "route", MIDNIGHT, None)
+    await told(store, "resolver", MIDNIGHT, None)
+    await told(store, "route", MIDNIGHT, MIDNIGHT + 60)
+    ends = {one.cause: one.ended_at for one in await store.history.own_outages()}
+    assert ends == {"route": MIDNIGHT + 60, "resolver": None}
+
+
+async def test_outages_are_among_the_incidents_of_everybody_and_of_no_endpoint(store: Stage) -> None:
+    names = store.database.names
+    incident = Incident("a/b@c", "local", State.DOWN, "connect", MIDNIGHT + 30)
+    await store.writer.submit(lambda connection: record_incident(connection, names, incident))
+    await told(store, "network", MIDNIGHT, MIDNIGHT + 60)
+    await told(store, "network", MIDNIGHT + 90, None, "elsewhere")
+    found = await store.history.incidents()
+    assert [(one.endpoint, one.state, one.location) for one in found] == [
+        (None, "self_suspect", "elsewhere"),
+        ("a/b@c", "down", "local"),
+        (None, "self_suspect", "local"),
+    ]
+    assert len({one.id for one in found}) == 3
+    assert [one.id for one in await store.history.incidents(limit=1)] == [found[0].id]
+    assert [one.endpoint for one in await store.history.incidents("a/b@c")] == ["a/b@c"]
+    assert [one.location for one in await store.history.incidents(location="elsewhere")] == ["elsewhere"]
+    late = await store.history.incidents(since=MIDNIGHT + 61, until=MIDNIGHT + 90)
+    assert [one.endpoint for one in late] == ["a/b@c"]
+
+
+async def test_what_a_crash_left_open_is_closed_at_its_own_location_alone(store: Stage) -> None:
+    names = store.database.names
+    await told(store, "network", MIDNIGHT, None)
+    await told(store, "route", MIDNIGHT + 100, None)
+    await told(store, "network", MIDNIGHT, None, "elsewhere")
+    closed = await store.writer.submit(lambda connection: close_own_outages(connection, names, "local", MIDNIGHT + 50))
+    assert closed == 2
+    ends = {(one.location, one.cause): one.ended_at for one in await store.history.own_outages()}
+    assert ends == {
+        ("local", "network"): MIDNIGHT + 50,
+        ("local", "route"): MIDNIGHT + 100,
+        ("elsewhere", "network"): None,
+    }
+
+
+async def test_ended_outages_go_with_the_daily_rows_and_lasting_ones_stay(store: Stage) -> None:
+    old = MIDNIGHT - 500 * 86_400
+    await told(store, "network", old, old + 60)
+    await told(store, "route", old, None)
+    pruned = await prune(store.database, store.writer.submit, SystemClock(), RetentionSettings())
+    assert pruned.incidents == 1
+    assert [one.cause for one in await store.history.own_outages()] == ["route"]
