@@ -38,7 +38,7 @@ from monitor.secret import SecretError
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings, all_secrets
 from monitor.storage.database import Database
-from monitor.storage.eras import record_catalog
+from monitor.storage.eras import adopt_catalog
 from monitor.storage.errors import StorageError
 from monitor.storage.history import History
 from monitor.storage.hour_turn import close_hours, turn_hours
@@ -213,13 +213,10 @@ class Daemon:
         """Which cadence is in force from now on, for coverage; and the same to the board."""
         rooms = self.rooms
         now = self.clock.now()
-        await rooms.writer.submit(
-            lambda connection: record_catalog(
-                connection, rooms.database.names, settings.location, settings.catalog, now
-            )
+        eras = await rooms.writer.submit(
+            lambda connection: adopt_catalog(rooms.database, connection, settings.location, settings.catalog, now)
         )
-        for (endpoint, location), eras in (await rooms.history.eras()).items():
-            rooms.board.set_eras(endpoint, location, eras)
+        await rooms.board.take_eras(eras)
         rooms.progress.catalog_loaded = True
 
     async def _start_probing(self) -> None:

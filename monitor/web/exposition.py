@@ -117,7 +117,7 @@ def _up(view: EndpointView, export: ExportSettings) -> Series:
 
 
 def _usable(view: EndpointView, export: ExportSettings) -> Series:
-    return [("", "1" if view.usable else "0")]
+    return [("", "1" if view.usable else "0")] if view.is_watched else []
 
 
 def _degraded(view: EndpointView, export: ExportSettings) -> Series:
@@ -125,7 +125,7 @@ def _degraded(view: EndpointView, export: ExportSettings) -> Series:
 
 
 def _interval(view: EndpointView, export: ExportSettings) -> Series:
-    return [("", _measured_text(view.interval_seconds))]
+    return [("", _measured_text(view.interval_seconds))] if view.is_watched else []
 
 
 def _last_probe(view: EndpointView, export: ExportSettings) -> Series:
