@@ -18,7 +18,7 @@ from aiohttp import web
 from monitor import __version__
 from monitor.clock import Clock, SystemClock, suspended_seconds, utc_text
 from monitor.health.board import Board
-from monitor.health.incidents import IncidentEvent, IncidentLedger
+from monitor.health.incidents import IncidentEvent
 from monitor.health.state import Transition, is_about_our_key
 from monitor.health.windows import DAY
 from monitor.observation import Observation
@@ -39,10 +39,9 @@ from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings, all_secrets
 from monitor.storage.database import Database
 from monitor.storage.eras import adopt_catalog
-from monitor.storage.errors import StorageError
 from monitor.storage.history import History
 from monitor.storage.hour_turn import close_hours, turn_hours
-from monitor.storage.incidents import record_incident
+from monitor.storage.incident_log import IncidentLog
 from monitor.storage.restore import restore_board, still_open
 from monitor.storage.retention import Pruned, prune
 from monitor.storage.writer import Writer
@@ -56,6 +55,7 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS = 20.0  # less than TimeoutStopSec of the unit
 REFRESH_SECONDS = 2.0
 EXPIRE_SECONDS = 5.0
+INCIDENTS_SECONDS = 5.0  # how often incidents that the database did not take are tried again
 HOURS_SECONDS = 15.0  # how often to look whether an hour is to be closed
 RETENTION_SECONDS = 600.0
 _STALLED_SECONDS = 30.0  # no progress of the schedule for so long: let the watchdog bite
@@ -164,6 +164,7 @@ class Daemon:
             prober=prober,
             dispatcher=dispatcher,
             progress=Progress(database),
+            incident_log=IncidentLog(writer.submit, database.names),
         )
 
     async def _serve(self) -> None:
@@ -194,8 +195,9 @@ class Daemon:
         rooms = self.rooms
         await self._record_catalog(self.settings)
         await close_hours(rooms.writer, self.clock.now())
-        incidents = await still_open(rooms.history, self.clock.now())
-        rooms.ledger = IncidentLedger(incidents)
+        self._write_incidents(rooms.ledger.take_up(await still_open(rooms.history, self.clock.now())))
+        self._write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
+        incidents = list(rooms.ledger.still_open.values())
 
         async def restore(_connection: object) -> list[Transition]:
             # In the writer's task: no row may be committed between what is read here and what is recorded after.
@@ -230,6 +232,7 @@ class Daemon:
         self._chores = Chores(self.clock, rooms.dispatcher.tick)
         self._chores.add("refresh", REFRESH_SECONDS, self._refresh)
         self._chores.add("expire", EXPIRE_SECONDS, self._expire)
+        self._chores.add("incidents", INCIDENTS_SECONDS, rooms.incident_log.write)
         self._chores.add("hours", HOURS_SECONDS, self._turn_hours)
         self._chores.add("retention", RETENTION_SECONDS, self._retain, first_after_seconds=60.0)
         beat = watchdog_interval_seconds()
@@ -260,21 +263,12 @@ class Daemon:
                 transition.endpoint, transition.location, transition.previous.value, transition.state.value,
                 transition.cause or "-", utc_text(transition.since), transition.detail or "-",
             )  # fmt: skip
-        events = self.rooms.ledger.apply(transition)
+        self._write_incidents(self.rooms.ledger.apply(transition))
+
+    def _write_incidents(self, events: Sequence[IncidentEvent]) -> None:
         if events:
-            self._tasks.errand(self._write_incidents(events))
-
-    async def _write_incidents(self, events: Sequence[IncidentEvent]) -> None:
-        rooms = self.rooms
-
-        async def job(connection: object) -> None:
-            for event in events:
-                await record_incident(connection, rooms.database.names, event.incident)  # type: ignore[arg-type]
-
-        try:
-            await rooms.writer.submit(job)
-        except StorageError as error:
-            log.error("incident_not_written endpoint=%s error=%s", events[0].incident.endpoint, error)
+            self.rooms.incident_log.put(events)
+            self._tasks.errand(self.rooms.incident_log.write())
 
     def _on_committed(self, rows: Sequence[Observation], already_shown: bool) -> None:
         if self._is_recording and not already_shown:
@@ -332,13 +326,14 @@ class Daemon:
         rooms = self.rooms
         await self._learn_secrets(settings)
         await self._record_catalog(settings)
+        added = settings.catalog.endpoints.keys() - self.settings.catalog.endpoints.keys()
         self.settings = settings
         rooms.prober.configure(settings.probing, settings.location)
         rooms.dispatcher.set_catalog(settings.catalog, settings.probing)
         rooms.board.configure(settings)
-        closed = rooms.ledger.close_others(settings.catalog.endpoints, settings.location, self.clock.now())
-        if closed:
-            self._tasks.errand(self._write_incidents(closed))
+        self._write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
+        for transition in rooms.board.standings(added):
+            self._on_transition(transition)  # what is down and was away is down again
         await self._refresh()
 
     async def _learn_secrets(self, settings: Settings) -> None:
@@ -366,6 +361,7 @@ class Daemon:
         if self._rooms is not None:
             rooms = self._rooms
             await rooms.prober.close()
+            self._tasks.errand(rooms.incident_log.write())
             await self._tasks.finish_errands(5.0)
             if self._tasks.has_pillar("writer"):
                 await rooms.writer.close()

@@ -12,6 +12,7 @@ from monitor.scheduling.dispatcher import Dispatcher
 from monitor.storage.database import Database
 from monitor.storage.errors import StorageError
 from monitor.storage.history import History
+from monitor.storage.incident_log import IncidentLog
 from monitor.storage.writer import Writer
 from monitor.web.ports import Check
 
@@ -51,4 +52,5 @@ class Rooms:
     prober: Prober
     dispatcher: Dispatcher
     progress: Progress
+    incident_log: IncidentLog
     ledger: IncidentLedger = field(default_factory=IncidentLedger)

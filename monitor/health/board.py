@@ -9,7 +9,7 @@ A restore goes: `set_eras`, `restore_incidents`, `restore_stamps`, `restore_rang
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from operator import is_not
 
 import numpy as np
@@ -263,13 +263,15 @@ class Board:
         self.expire()
         return self.standings()
 
-    def standings(self) -> list[Transition]:
-        """What the state of everything that is watched is, as if it had just come about; unknown ones are left out."""
+    def standings(self, endpoints: Container[str] | None = None) -> list[Transition]:
+        """What the state of everything that is watched (and among `endpoints`) is, as if it had just come about;
+        unknown ones are left out."""
+        wanted = self._catalog.endpoints if endpoints is None else endpoints
         now = self._clock.now()
         return [
             as_transition(*key, series.machine.standing, now)
             for key, series in zip(self.windows.keys, self._series, strict=True)
-            if key[0] in self._catalog.endpoints and self.is_watched(*key) and series.machine.is_known
+            if key[0] in wanted and self.is_watched(*key) and series.machine.is_known
         ]
 
     def _row(self, endpoint: str, location: str) -> int:
