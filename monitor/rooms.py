@@ -24,13 +24,19 @@ class Progress:
     database: Database
     catalog_loaded: bool = False
     windows_restored: bool = False
+    is_draining: bool = False
     waiting_for: str = "windows are being restored"
+
+    @property
+    def starting(self) -> str:
+        return "" if self.windows_restored else self.waiting_for
 
     async def checks(self) -> Sequence[Check]:
         return (
             await self._database_check(),
             Check("catalog", self.catalog_loaded, "" if self.catalog_loaded else "the catalog is not loaded yet"),
-            Check("windows", self.windows_restored, "" if self.windows_restored else self.waiting_for),
+            Check("windows", self.windows_restored, self.starting),
+            *([Check("process", False, "draining")] if self.is_draining else []),
         )
 
     async def _database_check(self) -> Check:

@@ -10,6 +10,8 @@ import msgspec
 from monitor.settings import Settings
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10.0, connect=2.0)
+# What changes something is answered when it is done: a prune of a hundred million rows takes an hour.
+_CHANGE_TIMEOUT = aiohttp.ClientTimeout(total=3600.0, connect=2.0)
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what to call when it listens everywhere
 
 
@@ -23,7 +25,7 @@ async def ask(settings: Settings, path: str, *, post: bool = False) -> Any:
         else f"http://{host}:{settings.listen_port}{path}"
     )
     async with (
-        aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+        aiohttp.ClientSession(timeout=_CHANGE_TIMEOUT if post else _TIMEOUT) as session,
         session.request("POST" if post else "GET", url) as response,
     ):
         body = await response.read()

@@ -59,8 +59,11 @@ async def _prune(settings: Settings, _arguments: argparse.Namespace) -> int:
     except DatabaseHeld as held:
         try:
             counts = await ask(settings, "/-/prune", post=True)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        except (aiohttp.ClientError, ValueError) as error:
             complain(f"{held}; and it does not answer at {settings.listen_host}:{settings.listen_port}: {error}")
+            return 1
+        except TimeoutError:
+            complain(f"{held}; it was asked to prune and has not finished within an hour: it goes on by itself")
             return 1
         say(" ".join(f"{name}={count}" for name, count in counts["pruned"].items()))
         return 0

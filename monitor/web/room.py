@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +58,7 @@ class Picture:
 
 
 class Room:
-    """Shared by all handlers of one application. Use from its loop; one `refresh` at a time."""
+    """Shared by all handlers of one application. Use from its loop."""
 
     def __init__(
         self,
@@ -86,6 +87,13 @@ class Room:
         self._documents_since = float("-inf")
         self._etag_seed = secrets.token_hex(4)
         self._etag_number = 0
+        self._refreshing = asyncio.Lock()
+        self._has_figures = False
+
+    @property
+    def starting(self) -> str:
+        """What is awaited before there are figures to serve; empty once there are."""
+        return self.status.starting or ("" if self._has_figures else "the first figures are being rendered")
 
     @property
     def settings(self) -> Settings:
@@ -103,7 +111,13 @@ class Room:
         return self._notice
 
     async def refresh(self) -> None:
-        """Take up what the board has now, in slices; cheap if it is what it was."""
+        """Take up what the board has now, in slices; cheap if it is what it was. Nothing before the board is restored:
+        half a picture would be believed."""
+        async with self._refreshing:
+            if not self.status.starting:
+                await self._take_up()
+
+    async def _take_up(self) -> None:
         seen, export = self.board.views(), self.settings.export
         if seen is self.picture.seen and export == self._rendered_export:
             return
@@ -112,6 +126,7 @@ class Room:
         await self.exposition.refresh(seen, export)
         self.picture, self._rendered_export = Picture(seen, pooled), export
         self._documents.clear()
+        self._has_figures = True
 
     async def keep_fresh(self) -> None:
         """Refresh for ever. A failure is logged and tried again: it leaves the last good picture standing."""
