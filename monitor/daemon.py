@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 
 from aiohttp import web
@@ -37,6 +35,7 @@ from monitor.scheduling.schedule_clock import ScheduleClock
 from monitor.secret import SecretError
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings, all_secrets
+from monitor.signals import handled_signals
 from monitor.storage.database import Database
 from monitor.storage.eras import adopt_catalog
 from monitor.storage.history import History
@@ -46,9 +45,11 @@ from monitor.storage.restore import restore_board, still_open
 from monitor.storage.retention import Pruned, prune
 from monitor.storage.writer import Writer
 from monitor.systemd import Notifier, watchdog_interval_seconds
-from monitor.tasks import Tasks
+from monitor.tasks import Tasks, unless
 from monitor.web.app import create_app
+from monitor.web.errors import Unavailable
 from monitor.web.ports import ReloadResult
+from monitor.web.room import ROOM
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class Daemon:
         self._reloader = Reloader(load, lambda: self.settings, self._adopt, self.metrics, self.clock)
         self._tasks = Tasks(on_death=self.should_exit.set)
         self._chores: Chores | None = None
+        self._app = web.Application()
         self._runner: web.AppRunner | None = None
         self._rooms: Rooms | None = None
 
@@ -103,13 +105,16 @@ class Daemon:
         return self._rooms
 
     async def run(self) -> None:
-        """Live until SIGTERM, SIGINT or `should_exit`. DaemonError or StorageError if it cannot start."""
-        with self._signals():
+        """Live until SIGTERM, SIGINT or `should_exit`, also while starting. DaemonError or StorageError if it cannot
+        start, DaemonError if a task died without which there is no going on."""
+        with handled_signals(self._stop, self._hang_up):
             try:
-                await self.startup()
+                await unless(self.should_exit, self.startup())
                 await self.should_exit.wait()
             finally:
                 await self.shutdown()
+        if self._tasks.died:
+            raise DaemonError(f"task_died name={self._tasks.died}: the log says why; start it again")
 
     # --- startup
 
@@ -126,6 +131,7 @@ class Daemon:
         if self._before_start is not None:
             self.rooms.progress.waiting_for = "the past is being made up"
             await self._before_start(database, self.rooms.writer)
+            self.rooms.progress.waiting_for = "windows are being restored"
         await self._restore()
         await self._start_probing()
         gc.collect()
@@ -169,11 +175,11 @@ class Daemon:
 
     async def _serve(self) -> None:
         rooms = self.rooms
-        app = create_app(
+        self._app = create_app(
             rooms.board, lambda: self.settings, rooms.history, self.metrics, rooms.progress, self.reload,
             clock=self.clock, notice=self._notice, prune=self._prune_now,
         )  # fmt: skip
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(self._app, access_log=None, handle_signals=False)
         await self._runner.setup()
         host, port = self.settings.listen_host, self.settings.listen_port
         try:
@@ -199,17 +205,20 @@ class Daemon:
         self._write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
         incidents = list(rooms.ledger.still_open.values())
 
-        async def restore(_connection: object) -> list[Transition]:
+        async def restore(_connection: object) -> list[Transition] | None:
             # In the writer's task: no row may be committed between what is read here and what is recorded after.
-            return await restore_board(rooms.board, rooms.history, self.clock.now(), incidents)
+            return await unless(
+                self.should_exit, restore_board(rooms.board, rooms.history, self.clock.now(), incidents)
+            )
 
         def from_now_on(_standings: object) -> None:
             self._is_recording = True
 
-        for transition in await rooms.writer.submit(restore, from_now_on):
+        for transition in await rooms.writer.submit(restore, from_now_on) or ():
             self._on_transition(transition)
         await self._refresh()
         rooms.progress.windows_restored = True
+        await self._app[ROOM].refresh()  # ready means that there is something to see
 
     async def _record_catalog(self, settings: Settings) -> None:
         """Which cadence is in force from now on, for coverage; and the same to the board."""
@@ -316,6 +325,9 @@ class Daemon:
 
     async def reload(self) -> ReloadResult:
         """Validated whole, swapped at once; the old configuration stays in force on any problem."""
+        if not self.ready.is_set() or self.should_exit.is_set():
+            # The end of a reload tells systemd READY=1.
+            raise Unavailable("no reload while the monitor starts or ends: try again once /readyz answers 200")
         self._notifier.reloading()
         try:
             return await self._reloader.reload()
@@ -354,6 +366,7 @@ class Daemon:
         """Stop probing, wait for what is in flight, write it, stop serving. A second signal cuts the waiting short."""
         self._notifier.stopping("draining")
         if self._rooms is not None:
+            self._rooms.progress.is_draining = True
             # The tick goes on meanwhile: slots that fall due in the drain are counted, and the watchdog is fed.
             await self._rooms.dispatcher.drain(DRAIN_SECONDS)
         if self._chores is not None:
@@ -373,24 +386,12 @@ class Daemon:
         self._notifier.close()
         log.info("stopped")
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, number)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                loop.remove_signal_handler(number)
-
-    def _stop(self, number: signal.Signals) -> None:
-        log.info("signal name=%s draining=%s", signal.Signals(number).name, self.should_exit.is_set())
+    def _stop(self, name: str) -> None:
+        log.info("signal name=%s draining=%s", name, self.should_exit.is_set())
         if self.should_exit.is_set() and self._rooms is not None:
             self._tasks.errand(self.rooms.dispatcher.drain(0.0))
         self.should_exit.set()
 
     def _hang_up(self) -> None:
-        if self.ready.is_set():
+        if self.ready.is_set() and not self.should_exit.is_set():
             self._tasks.errand(self.reload())
