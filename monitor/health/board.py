@@ -24,6 +24,7 @@ from monitor.health.state import Standing, StateMachine, Transition, as_transiti
 from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, WindowFigures
 from monitor.health.vouching import Vouchers
 from monitor.health.windows import DAY, HOUR, KIND, RestoreRanges, Windows
+from monitor.letting_go import let_go
 from monitor.observation import Observation
 from monitor.outcome import Group, Outcome, group_of
 from monitor.settings import Settings
@@ -154,7 +155,7 @@ class Board:
         self._fresh_until[:] = _ALWAYS_STALE
 
     def take_windows(self, windows: Windows) -> None:
-        """Go on with windows that were restored anew beside these. ValueError if they do not hold the same series."""
+        """Go on with windows that were restored beside these. ValueError if they are not of the same series."""
         if windows.keys != self.windows.keys:
             raise ValueError("the windows are of other series")
         self.windows = windows
@@ -177,7 +178,9 @@ class Board:
             if part:
                 self._renew(part, now)
                 yield
+        former: list[object] = list(self._views)
         self._publish()
+        yield from let_go(former)
 
     def views(self) -> tuple[EndpointView, ...]:
         """Every configured endpoint, in the catalog's order, at this location and at every other that has data of it;
@@ -264,8 +267,7 @@ class Board:
         return self.standings()
 
     def standings(self, endpoints: Container[str] | None = None) -> list[Transition]:
-        """What the state of everything that is watched (and among `endpoints`) is, as if it had just come about;
-        unknown ones are left out."""
+        """The states of what is watched (and among `endpoints`), as if they had just come about; no unknown ones."""
         wanted = self._catalog.endpoints if endpoints is None else endpoints
         now = self._clock.now()
         return [
@@ -334,7 +336,6 @@ class Board:
         return endpoint.interval_seconds if endpoint is not None else self._settings.probing.interval_seconds
 
     def _vouch_rows(self, rows: TallyRows, width: int) -> None:
-        self._follow_windows()
         self._vouchers.vouch_rows(rows, width, lambda endpoint, at: self._series[self._row(endpoint, at)].eras)
 
     def _is_configured(self, row: int) -> bool:
@@ -362,7 +363,6 @@ class Board:
         endpoint, location = self.windows.keys[row]
         series = self._series[row]
         is_watched = self.is_watched(endpoint, location)
-        # Where nobody looks any more, nothing is known of now.
         standing = series.machine.standing if is_watched else Standing()
         self._version += 1
         return EndpointView(

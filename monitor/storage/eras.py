@@ -21,6 +21,7 @@ EndpointAtLocation = tuple[str, str]
 Wanted = Mapping[str, tuple[Cadence, str]]  # endpoint id -> cadence, target
 
 _ROWS_A_TURN = 250  # eras between two turns of the event loop: some 2 ms
+_PLACES_A_TURN = 2500
 
 
 async def adopt_catalog(
@@ -64,6 +65,8 @@ async def record_eras(connection: AsyncConnection, names: Names, location: str, 
     at_us = micros(at)
     new = []
     for number, (endpoint, (cadence, target)) in enumerate(wanted.items(), 1):
+        if number % _ROWS_A_TURN == 0:
+            await asyncio.sleep(0)
         endpoint_id = endpoint_ids[endpoint]
         if in_force.get(endpoint_id, ())[2:] == (cadence.interval_ms, cadence.phase_ms, target):
             del in_force[endpoint_id]
@@ -79,8 +82,6 @@ async def record_eras(connection: AsyncConnection, names: Names, location: str, 
                 "target": target,
             }
         )
-        if number % _ROWS_A_TURN == 0:
-            await asyncio.sleep(0)
     ended: list[dict[str, int]] = []
     never_were: list[int] = []
     for endpoint_id, (era_id, since_us, *_) in in_force.items():
@@ -137,7 +138,12 @@ async def read_eras(
             found.setdefault((row.endpoint, row.location), []).append(era)
         last_id = rows[-1].id
     # Written in order of time; sorted all the same, for rows that an older version wrote when a clock had gone back.
-    return {place: tuple(sorted(eras, key=lambda era: era.since)) for place, eras in found.items()}
+    whole: dict[EndpointAtLocation, tuple[Era, ...]] = {}
+    for number, (place, eras) in enumerate(found.items(), 1):
+        whole[place] = tuple(sorted(eras, key=lambda era: era.since))
+        if number % _PLACES_A_TURN == 0:
+            await asyncio.sleep(0)
+    return whole
 
 
 async def _end_elsewhere(connection: AsyncConnection, names: Names, location: str, at: float) -> None:

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from monitor.clock import Clock
 from monitor.health.state import State
 from monitor.health.view import EndpointView, figure_quantiles
+from monitor.letting_go import let_go
 from monitor.outcome import OUTCOMES
 from monitor.routing.snapshot import quantile_name
 from monitor.settings import ExportSettings
@@ -79,8 +80,12 @@ class Exposition:
             if lines:
                 families.append(family.header().encode() + lines)
             await self._clock.sleep(0)
+        former: list[object] = list(self._rendered.values())
         self._rendered, self._export = rendered, export
         self._families = families
+        del kept
+        for _ in let_go(former):
+            await self._clock.sleep(0)
 
     def page(self, notice: str | None) -> list[bytes]:
         """The whole page in pieces: the endpoints as of the last refresh, the monitor's own figures as of now."""
