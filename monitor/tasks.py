@@ -1,10 +1,10 @@
-"""The tasks of one process's life: pillars, whose death ends it, and errands, whose failure is told."""
+"""The tasks of one process's life: pillars, whose death ends it, and errands, whose failure is told; and waiting."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,22 @@ async def unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
             await asyncio.wait({task})
             if not task.cancelled() and (error := task.exception()):
                 log.warning("cut_short error=%s", error)
+
+
+async def first_of(one: Coroutine[Any, Any, Any], other: Coroutine[Any, Any, Any]) -> None:
+    """Return when either is done; the other is cancelled."""
+    tasks = (asyncio.create_task(one), asyncio.create_task(other))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def resolve(futures: Iterable[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
 
 
 class Tasks:
