@@ -22,8 +22,10 @@ from web_stage import HERE, LLAMA, MINI, MINI_ACME, NOW, Stage, endpoint, probe,
 from monitor.catalog.model import Price
 from monitor.catalog.target import target_of
 from monitor.clock import FakeClock
-from monitor.health.view import EndpointView
+from monitor.health.sketch import FIGURES
+from monitor.health.view import EndpointView, mirrored
 from monitor.outcome import Outcome
+from monitor.routing.snapshot import quantile_name
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import ExportSettings
 from monitor.slot import Cadence, Era
@@ -169,6 +171,12 @@ async def test_speeds_show_their_slow_tail_and_times_the_configured_quantiles(we
     for name in ("ttft_seconds", "latency_seconds"):
         assert re.findall(rf'{name}{{.*window="30d",quantile="(.*?)"', page) == ["0.5", "0.9", "0.99"]
     assert not re.search(r'llm_endpoint_\w+_(sum|count){|window="1d",quantile', page)
+
+
+@given(st.sets(st.integers(1, 999_999).map(lambda millionth: millionth / 10**6), min_size=2, max_size=20))
+def test_no_two_quantiles_of_six_decimals_make_the_same_series(quantiles: set[float]) -> None:
+    for figure in FIGURES:
+        assert len({quantile_name(mirrored(figure, each)) for each in quantiles}) == len(quantiles)
 
 
 async def test_only_exported_windows_are_shown() -> None:
