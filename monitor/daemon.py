@@ -59,6 +59,7 @@ EXPIRE_SECONDS = 5.0
 INCIDENTS_SECONDS = 5.0  # how often incidents that the database did not take are tried again
 HOURS_SECONDS = 15.0  # how often to look whether an hour is to be closed
 RETENTION_SECONDS = 600.0
+RETENTION_FIRST_SECONDS = 60.0
 _STALLED_SECONDS = 30.0  # no progress of the schedule for so long: let the watchdog bite
 
 
@@ -243,7 +244,7 @@ class Daemon:
         self._chores.add("expire", EXPIRE_SECONDS, self._expire)
         self._chores.add("incidents", INCIDENTS_SECONDS, rooms.incident_log.write)
         self._chores.add("hours", HOURS_SECONDS, self._turn_hours)
-        self._chores.add("retention", RETENTION_SECONDS, self._retain, first_after_seconds=60.0)
+        self._chores.add("retention", RETENTION_SECONDS, self._retain, first_after_seconds=RETENTION_FIRST_SECONDS)
         beat = watchdog_interval_seconds()
         if beat is not None:
             self._chores.add("watchdog", beat, self._watchdog)

@@ -95,7 +95,6 @@ class Writer:
 
     @property
     def rejected(self) -> int:
-        """Rows that no database takes, put aside since the start."""
         return self._rejects.count
 
     @property
@@ -361,7 +360,7 @@ class Writer:
                 self._work.set()  # for the replay
 
     def _spill_the_rest(self) -> None:
-        # A commit under way may still succeed: then the replay finds the rows there and passes over them.
+        # A commit under way may still succeed: then the replay passes over its rows.
         rows = [*self._in_hand, *self._rejects.prepared(self._queue)]
         self._queue.clear()
         try:
