@@ -103,3 +103,27 @@ async def test_a_vital_task_that_dies_ends_the_process_with_a_failure_so_that_sy
     assert await dying.code(30) == 1
     assert "ready listen" in dying.said and "stopped" in dying.said
     assert "task_died name=lag" in dying.said.splitlines()[-1]
+
+
+# A signal of itself, and another when everything is closed.
+TOLD_TWICE = """
+import asyncio, os, signal
+from monitor.signals import handled_signals
+
+async def main():
+    told = asyncio.Event()
+    with handled_signals(lambda name: (print(name), told.set()), lambda: None):
+        os.kill(os.getpid(), signal.SIGINT)
+        await told.wait()
+
+asyncio.run(main())
+os.kill(os.getpid(), signal.SIGINT)
+os.kill(os.getpid(), signal.SIGTERM)
+print("ended by itself")
+"""
+
+
+async def test_a_signal_that_comes_when_all_is_closed_changes_nothing(tmp_path: Path) -> None:
+    told = await Started.of([sys.executable, "-c", TOLD_TWICE], tmp_path)
+    assert await told.code(20) == 0
+    assert told.said == "SIGINT\nended by itself\n"

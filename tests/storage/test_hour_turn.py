@@ -131,15 +131,19 @@ async def test_nothing_is_restored_over_rows_that_are_shown_and_not_yet_written(
         one.clock.step_wall(-DAY)
         path = Path(one.history._database.path)
         with locked(path):
-            await one.probe(130, 140)
-            assert one.writer.spilled == 20
-        windows = one.board.windows
+            await one.probe(130, 600)
+            assert one.writer.spilled == 940
+        windows, end = one.board.windows, one.clock.now()
+        one.clock._monotonic += (
+            60  # the writer's next attempt is due, and between two chunks of the spill comes the turn
+        )
         await one.turn()
+        assert one.board.windows is windows
         await until(lambda: not one.writer.spilled, one.clock)
-        one.clock.step_wall(MIDNIGHT + 140 * 60 - one.clock.now())
+        one.clock.step_wall(end - one.clock.now())
         await one.turn()
         assert one.board.windows is not windows
-        assert one.counts()["1d"] == before["1d"] + 20
+        assert one.counts()["1d"] == before["1d"] + 940
         assert one.counts() == await one.restarted()
 
 
