@@ -1,15 +1,12 @@
-"""What happened, as rows: incidents of endpoints and outages of our own, written through the one writer."""
+"""Outages of our own as rows, written through the one writer."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from monitor.health.incidents import IncidentEvent
 from monitor.storage.errors import StorageError
-from monitor.storage.incidents import record_incident
 from monitor.storage.names import Names
 from monitor.storage.own_outages import close_own_outages, record_own_outage
 from monitor.storage.writer import Writer
@@ -22,16 +19,6 @@ class Chronicle:
     def __init__(self, writer: Writer, names: Names) -> None:
         self._writer = writer
         self._names = names
-
-    async def incidents(self, events: Sequence[IncidentEvent]) -> None:
-        async def job(connection: AsyncConnection) -> None:
-            for event in events:
-                await record_incident(connection, self._names, event.incident)
-
-        try:
-            await self._writer.submit(job)
-        except StorageError as error:
-            log.error("incident_not_written endpoint=%s error=%s", events[0].incident.endpoint, error)
 
     async def own_outage(self, outage: OwnOutage, location: str) -> None:
         async def job(connection: AsyncConnection) -> None:

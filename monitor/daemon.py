@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 
 from aiohttp import web
@@ -19,7 +17,7 @@ from monitor import __version__
 from monitor.chronicle import Chronicle
 from monitor.clock import Clock, SystemClock, suspended_seconds
 from monitor.health.board import Board
-from monitor.health.incidents import IncidentLedger
+from monitor.health.incidents import IncidentEvent
 from monitor.health.state import Transition, is_about_our_key
 from monitor.health.windows import DAY
 from monitor.listening import address_text, cannot_listen, check_free
@@ -38,10 +36,12 @@ from monitor.scheduling.lag import LagSampler
 from monitor.scheduling.schedule_clock import ScheduleClock
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings, read_secrets
+from monitor.signals import handled_signals
 from monitor.storage.database import Database
-from monitor.storage.eras import record_catalog
+from monitor.storage.eras import adopt_catalog
 from monitor.storage.history import History
 from monitor.storage.hour_turn import close_hours, turn_hours
+from monitor.storage.incident_log import IncidentLog
 from monitor.storage.lock import read_holder
 from monitor.storage.restore import restore_board, still_open
 from monitor.storage.retention import Pruned, prune
@@ -50,10 +50,12 @@ from monitor.storage.writer import Writer
 from monitor.suspicion.outages import OwnOutage
 from monitor.suspicion.suspicion import Suspicion
 from monitor.systemd import Notifier, watchdog_interval_seconds
-from monitor.tasks import Tasks
+from monitor.tasks import Tasks, unless
 from monitor.telling import tell_ours, tell_probe, tell_transition, tell_unusable
 from monitor.web.app import create_app
+from monitor.web.errors import Unavailable
 from monitor.web.ports import ReloadResult
+from monitor.web.room import ROOM
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +65,10 @@ SETTLED_SECONDS = 3.0  # most answers are whole by then; a view that waits for t
 EXPIRE_SECONDS = 5.0
 # A probe leaves no cycles behind; looking for some 700 objects at a time took 4 % of the loop at 200 probes a second.
 GC_THRESHOLDS = (20_000, 20, 50)
+INCIDENTS_SECONDS = 5.0  # how often incidents that the database did not take are tried again
 HOURS_SECONDS = 15.0  # how often to look whether an hour is to be closed
 RETENTION_SECONDS = 600.0
+RETENTION_FIRST_SECONDS = 60.0
 _STALLED_SECONDS = 30.0  # no progress of the schedule for so long: let the watchdog bite
 
 
@@ -102,6 +106,7 @@ class Daemon:
         self._reloader = Reloader(load, lambda: self.settings, self._adopt, self.metrics, self.clock)
         self._tasks = Tasks(on_death=self.should_exit.set)
         self._chores: Chores | None = None
+        self._app = web.Application()
         self._runner: web.AppRunner | None = None
         self._rooms: Rooms | None = None
 
@@ -111,13 +116,16 @@ class Daemon:
         return self._rooms
 
     async def run(self) -> None:
-        """Live until SIGTERM, SIGINT or `should_exit`. DaemonError or StorageError if it cannot start."""
-        with self._signals():
+        """Live until SIGTERM, SIGINT or `should_exit`, also while starting. DaemonError or StorageError if it cannot
+        start, DaemonError if a task died without which there is no going on."""
+        with handled_signals(self._stop, self._hang_up):
             try:
-                await self.startup()
+                await unless(self.should_exit, self.startup())
                 await self.should_exit.wait()
             finally:
                 await self.shutdown()
+        if self._tasks.died:
+            raise DaemonError(f"task_died name={self._tasks.died}: the log says why; start it again")
 
     # --- startup
 
@@ -141,6 +149,7 @@ class Daemon:
         if self._before_start is not None:
             self.rooms.progress.waiting_for = "the past is being made up"
             await self._before_start(database, self.rooms.writer)
+            self.rooms.progress.waiting_for = "windows are being restored"
         await self._restore()
         await self._start_probing()
         gc.collect()
@@ -187,15 +196,16 @@ class Daemon:
             dispatcher=dispatcher,
             chronicle=Chronicle(writer, database.names),
             progress=Progress(database, why_suspect=lambda: suspicion.reason),
+            incident_log=IncidentLog(writer.submit, database.names),
         )
 
     async def _serve(self) -> None:
         rooms = self.rooms
-        app = create_app(
+        self._app = create_app(
             rooms.board, lambda: self.settings, rooms.history, self.metrics, rooms.progress, self.reload,
             clock=self.clock, notice=self._notice, prune=self._prune_now,
         )  # fmt: skip
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(self._app, access_log=None, handle_signals=False)
         await self._runner.setup()
         host, port = self.settings.listen_host, self.settings.listen_port
         try:
@@ -210,32 +220,33 @@ class Daemon:
         await self._record_catalog(self.settings)
         await close_hours(rooms.writer, self.clock.now())
         await rooms.chronicle.close_left_open(self.settings.location, self._last_due_at)
-        incidents = await still_open(rooms.history, self.clock.now())
-        rooms.ledger = IncidentLedger(incidents)
+        self._write_incidents(rooms.ledger.take_up(await still_open(rooms.history, self.clock.now())))
+        self._write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
+        incidents = list(rooms.ledger.still_open.values())
 
-        async def restore(_connection: object) -> list[Transition]:
+        async def restore(_connection: object) -> list[Transition] | None:
             # In the writer's task: no row may be committed between what is read here and what is recorded after.
-            return await restore_board(rooms.board, rooms.history, self.clock.now(), incidents)
+            return await unless(
+                self.should_exit, restore_board(rooms.board, rooms.history, self.clock.now(), incidents)
+            )
 
         def from_now_on(_standings: object) -> None:
             self._is_recording = True
 
-        for transition in await rooms.writer.submit(restore, from_now_on):
+        for transition in await rooms.writer.submit(restore, from_now_on) or ():
             self._on_transition(transition)
         await rooms.board.refresh()
         rooms.progress.windows_restored = True
+        await self._app[ROOM].refresh()  # ready means that there is something to see
 
     async def _record_catalog(self, settings: Settings) -> None:
         """Which cadence is in force from now on, for coverage; and the same to the board."""
         rooms = self.rooms
         now = self.clock.now()
-        await rooms.writer.submit(
-            lambda connection: record_catalog(
-                connection, rooms.database.names, settings.location, settings.catalog, now
-            )
+        eras = await rooms.writer.submit(
+            lambda connection: adopt_catalog(rooms.database, connection, settings.location, settings.catalog, now)
         )
-        for (endpoint, location), eras in (await rooms.history.eras()).items():
-            rooms.board.set_eras(endpoint, location, eras)
+        await rooms.board.take_eras(eras)
         rooms.progress.catalog_loaded = True
 
     async def _start_probing(self) -> None:
@@ -252,8 +263,9 @@ class Daemon:
         self._chores = Chores(self.clock, rooms.dispatcher.tick)
         self._chores.add("refresh", REFRESH_SECONDS, self._refresh)
         self._chores.add("expire", EXPIRE_SECONDS, self._expire)
+        self._chores.add("incidents", INCIDENTS_SECONDS, rooms.incident_log.write)
         self._chores.add("hours", HOURS_SECONDS, self._turn_hours)
-        self._chores.add("retention", RETENTION_SECONDS, self._retain, first_after_seconds=60.0)
+        self._chores.add("retention", RETENTION_SECONDS, self._retain, first_after_seconds=RETENTION_FIRST_SECONDS)
         beat = watchdog_interval_seconds()
         if beat is not None:
             self._chores.add("watchdog", beat, self._watchdog)
@@ -278,9 +290,12 @@ class Daemon:
 
     def _on_transition(self, transition: Transition) -> None:
         tell_transition(transition)
-        events = self.rooms.ledger.apply(transition)
+        self._write_incidents(self.rooms.ledger.apply(transition))
+
+    def _write_incidents(self, events: Sequence[IncidentEvent]) -> None:
         if events:
-            self._tasks.errand(self.rooms.chronicle.incidents(events))
+            self.rooms.incident_log.put(events)
+            self._tasks.errand(self.rooms.incident_log.write())
 
     def _on_own_outage(self, outage: OwnOutage) -> None:
         self._tasks.errand(self.rooms.chronicle.own_outage(outage, self.settings.location))
@@ -331,6 +346,9 @@ class Daemon:
 
     async def reload(self) -> ReloadResult:
         """Validated whole, swapped at once; the old configuration stays in force on any problem."""
+        if not self.ready.is_set() or self.should_exit.is_set():
+            # The end of a reload tells systemd READY=1.
+            raise Unavailable("no reload while the monitor starts or ends: try again once /readyz answers 200")
         self._notifier.reloading()
         try:
             return await self._reloader.reload()
@@ -341,14 +359,15 @@ class Daemon:
         rooms = self.rooms
         await self._learn_secrets(settings)
         await self._record_catalog(settings)
+        added = settings.catalog.endpoints.keys() - self.settings.catalog.endpoints.keys()
         self.settings = settings
         rooms.prober.configure(settings.probing, settings.location)
         rooms.suspicion.configure(settings.probing.canaries)
         rooms.dispatcher.set_catalog(settings.catalog, settings.probing)
         rooms.board.configure(settings)
-        closed = rooms.ledger.close_others(settings.catalog.endpoints, settings.location, self.clock.now())
-        if closed:
-            self._tasks.errand(rooms.chronicle.incidents(closed))
+        self._write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
+        for transition in rooms.board.standings(added):
+            self._on_transition(transition)  # what is down and was away is down again
         await rooms.board.refresh()
 
     async def _learn_secrets(self, settings: Settings) -> None:
@@ -364,6 +383,7 @@ class Daemon:
         """Stop probing, wait for what is in flight, write it, stop serving. A second signal cuts the waiting short."""
         self._notifier.stopping("draining")
         if self._rooms is not None:
+            self._rooms.progress.is_draining = True
             # The tick goes on meanwhile: slots that fall due in the drain are counted, and the watchdog is fed.
             await self._rooms.dispatcher.drain(DRAIN_SECONDS)
         if self._chores is not None:
@@ -372,6 +392,7 @@ class Daemon:
             rooms = self._rooms
             await rooms.suspicion.close()
             await rooms.prober.close()
+            self._tasks.errand(rooms.incident_log.write())
             await self._tasks.finish_errands(5.0)
             if self._tasks.has_pillar("writer"):
                 await rooms.writer.close()
@@ -383,25 +404,12 @@ class Daemon:
         self._notifier.close()
         log.info("stopped")
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, number)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                loop.remove_signal_handler(number)
-
-    def _stop(self, number: signal.Signals) -> None:
-        then = "cut_the_drain_short" if self.should_exit.is_set() else "drain"
-        log.info("signal name=%s then=%s", signal.Signals(number).name, then)
+    def _stop(self, name: str) -> None:
+        log.info("signal name=%s then=%s", name, "cut_the_drain_short" if self.should_exit.is_set() else "drain")
         if self.should_exit.is_set() and self._rooms is not None:
             self._tasks.errand(self.rooms.dispatcher.drain(0.0))
         self.should_exit.set()
 
     def _hang_up(self) -> None:
-        if self.ready.is_set():
+        if self.ready.is_set() and not self.should_exit.is_set():
             self._tasks.errand(self.reload())

@@ -14,6 +14,7 @@ from monitor.scheduling.dispatcher import Dispatcher
 from monitor.storage.database import Database
 from monitor.storage.errors import StorageError
 from monitor.storage.history import History
+from monitor.storage.incident_log import IncidentLog
 from monitor.storage.writer import Writer
 from monitor.suspicion.suspicion import Suspicion
 from monitor.web.ports import Check
@@ -26,15 +27,21 @@ class Progress:
     database: Database
     catalog_loaded: bool = False
     windows_restored: bool = False
+    is_draining: bool = False
     why_suspect: Callable[[], str | None] = lambda: None
     waiting_for: str = "windows are being restored"
+
+    @property
+    def starting(self) -> str:
+        return "" if self.windows_restored else self.waiting_for
 
     async def checks(self) -> Sequence[Check]:
         return (
             await self._database_check(),
             Check("catalog", self.catalog_loaded, "" if self.catalog_loaded else "the catalog is not loaded yet"),
-            Check("windows", self.windows_restored, "" if self.windows_restored else self.waiting_for),
+            Check("windows", self.windows_restored, self.starting),
             self._network_check(),
+            *([Check("process", False, "draining")] if self.is_draining else []),
         )
 
     def _network_check(self) -> Check:
@@ -62,6 +69,7 @@ class Rooms:
     dispatcher: Dispatcher
     chronicle: Chronicle
     progress: Progress
+    incident_log: IncidentLog
     ledger: IncidentLedger = field(default_factory=IncidentLedger)
 
     def recall_who_was_well(self, location: str, now: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 _HASH_SPAN = 1 << 64
 
@@ -95,17 +95,3 @@ def target_at(eras: Sequence[Era], at: float) -> str | None:
 def targets_within(eras: Sequence[Era], start: float, end: float) -> set[str]:
     """Everything that was a target at some moment of [start, end)."""
     return {era.target for era in eras if era.since < end and (era.until is None or era.until > start)}
-
-
-def continued(eras: Sequence[Era], cadence: Cadence | None, target: str, now: float) -> tuple[Era, ...]:
-    """`eras`, oldest first, with the one from `now` on: the last of them if nothing has changed, so that a monitor's
-    absence counts as slots missed. A cadence of None ends them: the endpoint is no longer known."""
-    current = eras[-1] if eras and eras[-1].until is None else None
-    if current is not None and cadence == current.cadence and target == current.target:
-        return tuple(eras)
-    # A clock that went back, or a second change at the same moment, must not let eras overlap.
-    begins = max([now, *(era.since if era.until is None else era.until for era in eras)])
-    kept = list(eras)
-    if current is not None:
-        kept[-1:] = [replace(current, until=begins)] if begins > current.since else []
-    return tuple(kept) if cadence is None else (*kept, Era(begins, None, cadence, target))

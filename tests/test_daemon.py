@@ -9,7 +9,8 @@ import os
 import re
 import signal
 import sqlite3
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import aiohttp
@@ -25,6 +26,7 @@ from daemon_stage import (
     until,
 )
 
+from monitor.clock import utc_text
 from monitor.daemon import Daemon, DaemonError
 from monitor.simulator.faults import Fault
 from monitor.simulator.server import FleetServer
@@ -246,22 +248,50 @@ async def test_a_hang_up_reloads_and_a_term_drains(fleet: FleetServer, tmp_path:
     assert not any("Traceback" in line for line in daemon.log), "\n".join(daemon.log)
 
 
+Row = tuple[str, str, bool, str]
+
+
+async def acknowledged_by(address: str, endpoints: Iterable[str]) -> tuple[set[Row], dict[str, int]]:
+    """What a daemon has served: its rows, and how many scheduled ones each endpoint's figures rest on."""
+    served: set[Row] = set()
+    async with aiohttp.ClientSession() as session:
+        for endpoint in endpoints:
+            path = f"/api/v1/endpoints/{endpoint}/observations?limit=1000"
+            async with session.get(f"http://{address}{path}") as response:
+                found = (await response.json())["data"]
+            served |= {(one["endpoint"], one["started_at"], one["recheck"], one["outcome"]) for one in found}
+        async with session.get(f"http://{address}/api/v1/routing") as response:
+            snapshot = await response.json()
+    return served, {one["endpoint"]: one["windows"]["30d"]["seen"] for one in snapshot["endpoints"]}
+
+
 async def kill_and_look(fleet: FleetServer, directory: Path, kills: int) -> None:
-    """Kill -9 a real daemon at uneven moments: nothing that it said was written may be missing or doubled."""
+    """Kill -9 a real daemon at uneven moments: endpoint by endpoint, nothing that it has served may be missing, and no
+    request of the fleet's may have become two rows."""
     daemon = Subprocess(fleet_config(fleet, directory), environment(fleet))
-    acknowledged = 0
+    acknowledged: set[Row] = set()
     for number in range(kills):
         await daemon.start()
-        acknowledged += await written(daemon.address, 5 + 13 * (number % 4))
+        counted = await written(daemon.address, 5 + 13 * (number % 4))
+        before = len(acknowledged)
+        served, seen = await acknowledged_by(daemon.address, fleet.fleet.endpoints)
         await daemon.end(signal.SIGKILL)
-        ((count, distinct),) = rows_of(
+        acknowledged |= served
+        rows = rows_of(
             directory,
-            "SELECT count(*), count(DISTINCT "
-            "printf('%d %d %d %d %d', endpoint_id, location_id, kind_id, slot, recheck)) FROM raw_observations",
+            'SELECT endpoint, started_at, recheck, outcome, "group", http_status, response_id FROM observations',
         )
-        assert int(str(count)) >= acknowledged
-        assert count == distinct
-        acknowledged = int(str(count))
+        kept = {(str(row[0]), utc_text(float(str(row[1])), "microseconds"), bool(row[2]), str(row[3])) for row in rows}
+        assert acknowledged <= kept, f"{len(acknowledged - kept)} rows lost"
+        assert len(rows) >= before + counted
+        scheduled = Counter(row[0] for row in rows if not row[2] and row[4] != "monitor_fault")
+        assert {endpoint: count for endpoint, count in seen.items() if scheduled[endpoint] < count} == {}
+        answered = Counter(str(row[0]) for row in rows if row[5] is not None)
+        asked = {endpoint: sum(counts.values()) for endpoint, counts in dict(fleet.log()["counts"]).items()}  # type: ignore[call-overload]
+        assert {endpoint: count for endpoint, count in answered.items() if count > asked[endpoint]} == {}
+        replies = [(row[0], row[6]) for row in rows if row[6] is not None]
+        assert len(replies) > before // 4
+        assert len(set(replies)) == len(replies)
     await daemon.start()
     assert (await get(daemon.address, "/readyz"))[0] == 200
     assert await daemon.end(signal.SIGTERM) == 0

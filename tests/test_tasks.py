@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from monitor.tasks import Tasks
+from monitor.tasks import Tasks, unless
 
 
 async def fail() -> None:
@@ -58,3 +58,35 @@ async def test_errands_are_waited_for_no_longer_than_the_deadline() -> None:
     await tasks.finish_errands(0.01)
     release.set()
     await tasks.finish_errands(5)
+
+
+async def test_the_first_pillar_that_died_is_remembered() -> None:
+    tasks = Tasks(lambda: None)
+    assert tasks.died == ""
+    tasks.pillar("writer", fail())
+    await asyncio.sleep(0.01)
+    tasks.pillar("lag", fail())
+    await asyncio.sleep(0.01)
+    assert tasks.died == "writer"
+    await tasks.cancel()
+
+
+async def test_work_is_cut_short_by_its_event_and_else_gives_what_it_gives() -> None:
+    event, seen = asyncio.Event(), list[str]()
+
+    async def work() -> int:
+        await asyncio.sleep(0)
+        return 7
+
+    assert await unless(event, work()) == 7
+    with pytest.raises(RuntimeError, match="broken"):
+        await unless(event, fail())
+    asyncio.get_running_loop().call_soon(event.set)
+    assert await unless(event, until_cancelled(seen)) is None
+    assert seen == ["ended"]
+    outer = asyncio.create_task(unless(asyncio.Event(), until_cancelled(seen)))
+    await asyncio.sleep(0.01)
+    outer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await outer
+    assert seen == ["ended", "ended"]

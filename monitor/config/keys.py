@@ -65,7 +65,8 @@ EXPORT = Keys(
         ),
         Key(
             "quantiles",
-            v.list_of(v.number(0, 1, open_ends=True), "quantile"),
+            # Labels are written with six digits: two that agree in them would make one series twice.
+            v.list_of(v.number(0, 1, open_ends=True, decimals=6), "quantile"),
             "quantiles: [0.5, 0.9, 0.99]",
             "[0.5, 0.9, 0.99]",
         ),

@@ -65,8 +65,8 @@ def whole_number(least: int, most: int) -> Reading[int]:
     return read
 
 
-def number(least: float, most: float, open_ends: bool = False) -> Reading[float]:
-    """`open_ends`: the ends themselves are refused."""
+def number(least: float, most: float, open_ends: bool = False, decimals: int | None = None) -> Reading[float]:
+    """`open_ends`: the ends themselves are refused; so are more than `decimals`."""
 
     def read(value: Value) -> float:
         text = _unquoted(value, "a number")
@@ -75,6 +75,8 @@ def number(least: float, most: float, open_ends: bool = False) -> Reading[float]
         found = float(text) + 0.0  # -0 is 0
         if open_ends and not least < found < most:
             raise Refused(f"{shown(text)} is not between {least:,} and {most:,}")
+        if decimals is not None and found != round(found, decimals):
+            raise Refused(f"{shown(text)} has more than {decimals} decimals")
         return found if open_ends else _within(found, text, least, most)
 
     return read

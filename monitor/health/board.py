@@ -9,30 +9,30 @@ A restore goes: `set_eras`, `restore_incidents`, `restore_stamps`, `restore_rang
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from operator import is_not
 
 import numpy as np
 
 from monitor.catalog.model import Catalog, Endpoint
-from monitor.catalog.target import target_of
 from monitor.clock import Clock
-from monitor.health.figures import pooled_figures, series_figures
+from monitor.health.figures import fresh_until, pooled_figures, series_figures
 from monitor.health.incidents import Incident
 from monitor.health.rows import TallyRows
 from monitor.health.series import NEVER, Series, Stamp
-from monitor.health.state import Standing, State, StateMachine, Transition
+from monitor.health.state import Standing, StateMachine, Transition, as_transition
 from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, WindowFigures
-from monitor.health.windows import DAY, HOUR, KIND, LONG_WINDOWS, SHORT_WINDOWS, RestoreRanges, Windows
+from monitor.health.vouching import Vouchers
+from monitor.health.windows import DAY, HOUR, KIND, RestoreRanges, Windows
+from monitor.letting_go import let_go
 from monitor.observation import Observation
 from monitor.outcome import Group, Outcome, group_of
 from monitor.settings import Settings
-from monitor.slot import Era, expected_slots, next_due, target_at, targets_within
+from monitor.slot import Era, expected_slots
 
-# How long a success vouches for an endpoint as configured.
-WORKED_SECONDS = 30.0 * DAY
 # Some 3 ms of work: a refresh must not be seen in the probes' own measurements.
 SERIES_PER_SLICE = 32
+_ERAS_PER_SLICE = 250
 _ALWAYS_STALE = float("-inf")
 
 
@@ -49,7 +49,7 @@ class Board:
         # By row: until when (UTC) the view holds, and when (monotonic) the state is to be looked at again.
         self._fresh_until = np.full(0, _ALWAYS_STALE)
         self._expires_at = np.full(0, NEVER)
-        self._successes: dict[str, dict[str, float]] = {}  # endpoint -> target -> last known success
+        self._vouchers = Vouchers(lambda endpoint: self._catalog.endpoints.get(endpoint))
         self._order: list[int] | None = None  # rows as their views are listed; None when it is to be found anew
         self._views: tuple[EndpointView, ...] = ()
         self._version = 0
@@ -82,6 +82,21 @@ class Board:
         row = self._row(endpoint, location)
         self._series[row].eras = tuple(sorted(eras, key=lambda era: era.since))
         self._fresh_until[row] = _ALWAYS_STALE
+
+    async def take_eras(self, eras: Mapping[tuple[str, str], Sequence[Era]]) -> None:
+        """`set_eras` of many (endpoint, location), letting others run in between."""
+        for number, ((endpoint, location), found) in enumerate(eras.items(), 1):
+            self.set_eras(endpoint, location, found)
+            if number % _ERAS_PER_SLICE == 0:
+                await self._clock.sleep(0)
+
+    def is_watched(self, endpoint: str, location: str) -> bool:
+        """Whether slots fall due there: from here, if it is configured; from elsewhere, unless its last era is over."""
+        if location == self._settings.location:
+            return endpoint in self._catalog.endpoints
+        row = self.windows.find(endpoint, location)
+        eras = () if row is None else self._series[row].eras
+        return not eras or eras[-1].until is None
 
     def observe(self, observation: Observation, *, foreign: bool = False) -> Transition | None:
         """Take in an observation as it is made, or (`foreign`) as it is read from another monitor's rows: state and
@@ -121,8 +136,7 @@ class Board:
     def worked_before(self, endpoint: Endpoint) -> bool:
         """Whether a probe succeeded within 30 days, from anywhere, with the endpoint's dialect, base_url and upstream
         as they are now."""
-        last = self._successes.get(endpoint.id, {}).get(target_of(endpoint))
-        return last is not None and self._clock.now() - last <= WORKED_SECONDS
+        return self._vouchers.worked_before(endpoint, self._clock.now())
 
     def expire(self) -> list[Transition]:
         """Forget states that nothing has confirmed for too long; the changes of configured endpoints."""
@@ -144,6 +158,13 @@ class Board:
         self.windows.slide(to_hour, leaving)
         self._fresh_until[:] = _ALWAYS_STALE
 
+    def take_windows(self, windows: Windows) -> None:
+        """Go on with windows that were restored beside these. ValueError if they are not of the same series."""
+        if windows.keys != self.windows.keys:
+            raise ValueError("the windows are of other series")
+        self.windows = windows
+        self._fresh_until[:] = _ALWAYS_STALE
+
     async def refresh(self, settled_seconds: float = 0.0) -> None:
         """Bring the views up to date in short slices, letting others run between them. A view whose figures alone have
         changed is left as it is until that was `settled_seconds` ago: a slot that falls due, its probe and its commit
@@ -163,7 +184,9 @@ class Board:
             if part:
                 self._renew(part, now)
                 yield
+        former: list[object] = list(self._views)
         self._publish()
+        yield from let_go(former)
 
     def views(self) -> tuple[EndpointView, ...]:
         """Every configured endpoint, in the catalog's order, at this location and at every other that has data of it;
@@ -208,10 +231,9 @@ class Board:
         """When the last probe and the last success of each series began, where the raw tail does not tell."""
         for stamp in stamps:
             series = self._series[self._row(stamp.endpoint, stamp.location)]
-            series.last_probe_at = _latest(series.last_probe_at, stamp.last_probe_at)
+            series.stamp(stamp.last_probe_at, stamp.last_success_at)
             if stamp.last_success_at is not None:
-                series.last_success_at = _latest(series.last_success_at, stamp.last_success_at)
-                self._vouch(stamp.endpoint, series.eras, stamp.last_success_at)
+                self._vouchers.vouch(stamp.endpoint, series.eras, stamp.last_success_at)
 
     def restore_ranges(self, hours_until: int, days_until: int) -> RestoreRanges:
         """What to read: see `Windows.restore_ranges`. The tail reaches far enough back for the states, too."""
@@ -255,19 +277,15 @@ class Board:
         row = self.windows.find(endpoint, location)
         return Standing() if row is None else self._series[row].machine.standing
 
-    def standings(self) -> list[Transition]:
-        """What every configured endpoint's state is, as if it had just come about. Unknown ones are left out."""
-        found = []
-        for (endpoint, location), series in zip(self.windows.keys, self._series, strict=True):
-            now_is = series.machine.standing
-            if endpoint in self._catalog.endpoints and now_is.state is not State.UNKNOWN:
-                since = now_is.since if now_is.since is not None else self._clock.now()
-                found.append(
-                    Transition(
-                        endpoint, location, now_is.state, now_is.state, now_is.cause, since, since, now_is.detail
-                    )
-                )
-        return found
+    def standings(self, endpoints: Container[str] | None = None) -> list[Transition]:
+        """The states of what is watched (and among `endpoints`), as if they had just come about; no unknown ones."""
+        wanted = self._catalog.endpoints if endpoints is None else endpoints
+        now = self._clock.now()
+        return [
+            as_transition(*key, series.machine.standing, now)
+            for key, series in zip(self.windows.keys, self._series, strict=True)
+            if key[0] in wanted and self.is_watched(*key) and series.machine.is_known
+        ]
 
     def _row(self, endpoint: str, location: str) -> int:
         row = self.windows.row_of(endpoint, location)
@@ -294,10 +312,10 @@ class Board:
     def _take(self, row: int, observation: Observation, age_seconds: float) -> None:
         series = self._series[row]
         if observation.outcome is not Outcome.SECRET_MISSING:  # then no probe was sent
-            series.last_probe_at = _latest(series.last_probe_at, observation.started_at)
+            series.stamp(observation.started_at, None)
         if group_of(observation.outcome) is Group.OK:
-            series.last_success_at = _latest(series.last_success_at, observation.started_at)
-            self._vouch(observation.endpoint, series.eras, observation.started_at)
+            series.stamp(None, observation.started_at)
+            self._vouchers.vouch(observation.endpoint, series.eras, observation.started_at)
         if series.machine.observe(observation, self._forget_seconds(row)):
             series.relevant_at = max(series.relevant_at, self._clock.monotonic() - age_seconds)
             self._arm(row)
@@ -333,26 +351,8 @@ class Board:
             return eras[-1].cadence.interval_seconds
         return endpoint.interval_seconds if endpoint is not None else self._settings.probing.interval_seconds
 
-    def _vouch(self, endpoint: str, eras: Sequence[Era], at: float) -> None:
-        target = target_at(eras, at)
-        if target is None:
-            configured = self._catalog.endpoints.get(endpoint)
-            if configured is None:
-                return
-            target = target_of(configured)
-        successes = self._successes.setdefault(endpoint, {})
-        successes[target] = max(successes.get(target, at), at)
-
     def _vouch_rows(self, rows: TallyRows, width: int) -> None:
-        self._follow_windows()
-        for start, endpoint, location, kind, counts in zip(
-            rows.bucket_starts, rows.endpoints, rows.locations, rows.kinds, rows.counts, strict=True
-        ):
-            if kind == KIND and (counts.get(Outcome.SUCCESS) or counts.get(Outcome.REASONING_CUT)):
-                eras = self._series[self._row(endpoint, location)].eras
-                # Which of two targets succeeded in a bucket cannot be told: then it vouches for neither.
-                if len(targets_within(eras, start, start + width)) <= 1:
-                    self._vouch(endpoint, eras, start + width - 1)
+        self._vouchers.vouch_rows(rows, width, lambda endpoint, at: self._series[self._row(endpoint, at)].eras)
 
     def _is_configured(self, row: int) -> bool:
         return self.windows.keys[row][0] in self._catalog.endpoints
@@ -372,13 +372,14 @@ class Board:
             view = self._view_of(row, windows)
             if view != series.view:
                 series.view = view
-            series.is_shown = view.location == self._settings.location or _has_data(view, now)
-            self._fresh_until[row] = self._fresh_until_of(row, now)
+            series.is_shown = view.location == self._settings.location or view.has_data(now)
+            self._fresh_until[row] = fresh_until(self.windows, row, series.eras, now)
 
     def _view_of(self, row: int, windows: Mapping[str, WindowFigures]) -> EndpointView:
         endpoint, location = self.windows.keys[row]
         series = self._series[row]
-        standing = series.machine.standing
+        is_watched = self.is_watched(endpoint, location)
+        standing = series.machine.standing if is_watched else Standing()
         self._version += 1
         return EndpointView(
             endpoint=self._catalog.endpoints[endpoint],
@@ -395,16 +396,8 @@ class Board:
             cost_usd_total=series.cost_usd,
             unusable_cause=standing.unusable_cause,
             detail=standing.shown_detail,
+            is_watched=is_watched,
             version=self._version,
-        )
-
-    def _fresh_until_of(self, row: int, now: float) -> float:
-        """When an entry leaves a short window, or a slot falls due or leaves one."""
-        eras = self._series[row].eras
-        return min(
-            self.windows.next_expiry(row, now),
-            next_due(eras, now),
-            *(next_due(eras, now - span) + span for span in SHORT_WINDOWS.values()),
         )
 
     def _publish(self) -> None:
@@ -420,14 +413,3 @@ class Board:
         views = tuple([series.view for series in shown if series.view is not None and series.is_shown])
         if len(views) != len(self._views) or any(map(is_not, views, self._views)):
             self._views = views
-
-
-def _has_data(view: EndpointView, now: float) -> bool:
-    longest = max(LONG_WINDOWS.values())
-    return view.windows["30d"].seen > 0 or (view.last_probe_at is not None and now - view.last_probe_at <= longest)
-
-
-def _latest(known: float | None, at: float | None) -> float | None:
-    if known is None or at is None:
-        return at if known is None else known
-    return max(known, at)

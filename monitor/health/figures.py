@@ -14,6 +14,7 @@ from monitor.health.sketch import FIGURES, rank_of
 from monitor.health.uptime import GroupCounts, group_matrix
 from monitor.health.view import WindowFigures, figure_quantiles
 from monitor.health.windows import ANSWERED, ASKED, LONG_WINDOWS, RING_SECONDS, SHORT_WINDOWS, Windows
+from monitor.slot import Era, next_due
 
 Quantiles = dict[str, dict[float, float]]
 _FIGURE_COLUMNS = slice(FIRST_FIGURE, FIRST_FIGURE + len(FIGURES))
@@ -32,7 +33,7 @@ def series_figures(
     `view.figure_quantiles`. `expected_of` gives the slots of a row that fell due since a moment."""
     found: list[dict[str, WindowFigures]] = [{} for _ in rows]
     for row, shown in zip(rows, found, strict=True):
-        entries = windows.recent(row, now - RING_SECONDS)
+        entries = windows.recent(row, now - RING_SECONDS, now)
         for window in SHORT_WINDOWS:
             start = windows.start_of(window, now)
             within = entries[np.searchsorted(entries[:, STARTED], start) :]
@@ -55,7 +56,7 @@ def pooled_figures(
     """One window of all `rows` together: counts and samples are pooled, never ratios. `quantiles` as for times."""
     if window in SHORT_WINDOWS:
         start = windows.start_of(window, now)
-        parts = [windows.recent(row, start) for row in rows.tolist()]
+        parts = [windows.recent(row, start, now) for row in rows.tolist()]
         entries = np.concatenate(parts) if parts else NO_ENTRIES
         return _short(entries, policy, quantiles, expected)
     total = windows.counts(window, rows).sum(axis=0)[None, :]
@@ -67,6 +68,16 @@ def pooled_figures(
         if found[0] == found[0]:  # nan where nothing was measured
             values[figure] = dict(zip(wanted, found, strict=True))
     return WindowFigures.of(groups, asked, answered, expected, values)
+
+
+def fresh_until(windows: Windows, row: int, eras: Sequence[Era], now: float) -> float:
+    """Until when a row's figures of `now` hold by themselves: an entry comes into a short window or leaves one, or a
+    slot falls due or leaves one."""
+    return min(
+        windows.next_change(row, now),
+        next_due(eras, now),
+        *(next_due(eras, now - span) + span for span in SHORT_WINDOWS.values()),
+    )
 
 
 def _grouped(counts: npt.NDArray[np.int64], policy: str) -> list[tuple[GroupCounts, int, int]]:

@@ -7,7 +7,7 @@ seen the endpoint well since.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
@@ -70,7 +70,19 @@ class IncidentLedger:
     """The open incidents. Every method says what is to be written, in order. Use from one task."""
 
     def __init__(self, still_open: Iterable[Incident] = ()) -> None:
-        self._open = {(one.endpoint, one.location): one for one in still_open}
+        self._open: dict[tuple[str, str], Incident] = {}
+        self.take_up(still_open)
+
+    def take_up(self, still_open: Iterable[Incident]) -> tuple[IncidentEvent, ...]:
+        """Go on with what a former process left open. Of several of one endpoint and location the newest lasts; the
+        others ended when the next one began, at the latest."""
+        events = []
+        for incident in sorted(still_open, key=lambda one: one.started_at):
+            place = (incident.endpoint, incident.location)
+            if place in self._open:
+                events.append(_closed(self._open[place], incident.started_at))
+            self._open[place] = incident
+        return tuple(events)
 
     @property
     def still_open(self) -> Mapping[tuple[str, str], Incident]:
@@ -88,10 +100,10 @@ class IncidentLedger:
                 self._open[key] = event.incident
         return events
 
-    def close_others(self, endpoints: Container[str], location: str, at: float) -> tuple[IncidentEvent, ...]:
-        """Close what is open at `location` for endpoints that are no longer among `endpoints`: nobody watches them."""
-        gone = [key for key in self._open if key[1] == location and key[0] not in endpoints]
-        return tuple(_closed(self._open.pop(key), at) for key in gone)
+    def close_unwatched(self, is_watched: Callable[[str, str], bool], at: float) -> tuple[IncidentEvent, ...]:
+        """Close what is open of an endpoint and location that nobody watches any more."""
+        gone = [place for place in self._open if not is_watched(*place)]
+        return tuple(_closed(self._open.pop(place), at) for place in gone)
 
 
 def _closed(incident: Incident, at: float) -> IncidentEvent:

@@ -60,9 +60,11 @@ class Ring:
         if data and data[0] < start:
             del data[: self._first(start) * WIDTH]
 
-    def since(self, start: float) -> Entries:
-        """[entries x WIDTH] of those with started_at >= start, oldest first: a copy."""
-        flat = self._data[self._first(start) * WIDTH :]
+    def between(self, start: float, end: float) -> Entries:
+        """[entries x WIDTH] of those with start <= started_at < end, oldest first: a copy."""
+        data = self._data
+        last = self._first(end) if data and data[-WIDTH] >= end else len(self)
+        flat = data[self._first(start) * WIDTH : last * WIDTH]
         return np.frombuffer(flat).reshape(-1, WIDTH) if flat else NO_ENTRIES
 
     def oldest_since(self, start: float) -> float | None:

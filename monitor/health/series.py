@@ -36,6 +36,17 @@ class Series:
     view: EndpointView | None = None
     is_shown: bool = False
 
+    def stamp(self, last_probe_at: float | None, last_success_at: float | None) -> None:
+        """Move the stamps on; what is older than what is known changes nothing."""
+        self.last_probe_at = _latest(self.last_probe_at, last_probe_at)
+        self.last_success_at = _latest(self.last_success_at, last_success_at)
+
     def count(self, observation: Observation) -> None:
         self.probes[observation.outcome] += 1
         self.cost_usd += observation.cost_usd or 0.0
+
+
+def _latest(known: float | None, at: float | None) -> float | None:
+    if known is None or at is None:
+        return at if known is None else known
+    return max(known, at)

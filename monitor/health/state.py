@@ -102,6 +102,12 @@ class Standing(NamedTuple):
         return self.defect_detail if self.cause is None else self.detail
 
 
+def as_transition(endpoint: str, location: str, standing: Standing, now: float) -> Transition:
+    """What `standing` is, told as if it had just come about."""
+    since = now if standing.since is None else standing.since
+    return Transition(endpoint, location, standing.state, standing.state, standing.cause, since, since, standing.detail)
+
+
 def is_about_our_key(outcome: Outcome) -> bool:
     return outcome is Outcome.SECRET_MISSING or group_of(outcome) is Group.ACCOUNT
 
@@ -242,6 +248,10 @@ class StateMachine:
         self._standings: list[Standing] = []  # after each of them
         self._horizon: tuple[float, int] | None = None  # (due_at, recheck): what is not later is part of `_base`
         self.standing = self._base
+
+    @property
+    def is_known(self) -> bool:
+        return self.standing.state is not State.UNKNOWN
 
     def configure(self, rule: StateRule, policy: str) -> None:
         """A reloaded rule: it judges from the next reading on."""

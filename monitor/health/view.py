@@ -15,6 +15,7 @@ from monitor.outcome import Outcome
 # What OpenRouter's API shows, so that the JSON API finds them in every view whatever the exporter is told to export.
 API_QUANTILES = (0.5, 0.75, 0.9, 0.99)
 API_PERFORMANCE_WINDOW = "30m"
+LONGEST_SECONDS = 30 * 86_400.0
 
 
 def mirrored(figure: str, quantile: float) -> float:
@@ -82,7 +83,8 @@ class EndpointView:
     state is about; where it is about none, the class (`unknown_model`, ...) by which our own request is refused, until
     a probe succeeds. `unusable_cause` is the class (`auth`, `secret_missing`, ...) that made `usable` False. `detail`
     is the redacted message that came with the cause. `windows` hold every window; quantiles only where
-    `Board.performance_windows` says so. `probes_total` and `cost_usd_total` count this process's own probes, rechecks
+    `Board.performance_windows` says so. `is_watched` is False where nobody probes any more: the windows tell of the
+    past, the state is unknown. `probes_total` and `cost_usd_total` count this process's own probes, rechecks
     included.
     """
 
@@ -100,4 +102,11 @@ class EndpointView:
     cost_usd_total: float
     unusable_cause: str | None = None
     detail: str | None = None
+    is_watched: bool = True
     version: int = field(default=0, compare=False)
+
+    def has_data(self, now: float) -> bool:
+        """Whether anything was seen within the longest window."""
+        return self.windows["30d"].seen > 0 or (
+            self.last_probe_at is not None and now - self.last_probe_at <= LONGEST_SECONDS
+        )

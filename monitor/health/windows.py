@@ -1,12 +1,13 @@
 """Rolling windows of every series (an endpoint seen from a location), in memory. Scheduled chat probes only.
 
-5m, 30m      exact: started_at >= now - span, from rings of the observations themselves
+5m, 30m      exact: now - span <= started_at < now + AHEAD_SECONDS, from rings of the observations themselves
 1d, 7d, 30d  started_at >= floor_hour(now) - span, from counts and log bins. Their edge moves by the hour: `slide` takes
              the hours that leave, as they were rolled up, and subtracts them.
 
-There is no upper bound. A late row goes to each window that still covers it, and to no other. What is subtracted is
-what was added: rollups and windows are made of the same committed rows by the same `tally`, so no count falls below
-zero as long as `slide` and `record` see every row the same way round (see `slide`).
+The long ones have no upper bound: what a clock that was ahead has stamped leaves with its hour. A late row goes to each
+window that still covers it, and to no other. What is subtracted is what was added: rollups and windows are made of the
+same committed rows by the same `tally`, so no count falls below zero as long as `slide` and `record` see every row the
+same way round (see `slide`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ SHORT_WINDOWS: Mapping[str, float] = {"5m": 300.0, "30m": 1800.0}
 LONG_WINDOWS: Mapping[str, int] = {"1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
 WINDOWS: tuple[str, ...] = (*SHORT_WINDOWS, *LONG_WINDOWS)
 RING_SECONDS = max(SHORT_WINDOWS.values())
+# Another monitor's clock may be a little ahead of ours; more than this was stamped before the clock was set back.
+AHEAD_SECONDS = 5.0
 
 # Columns of the count matrix: one per outcome class, in the order of the codes, then the answers.
 ASKED = len(OUTCOMES)
@@ -189,15 +192,18 @@ class Windows:
         short windows only."""
         return self._add(observations, now, counted_since=float(self._rolled_until[0]))
 
-    def recent(self, row: int, start: float) -> Entries:
-        """The exact entries of a series that started at `start` or after: a copy, oldest first."""
-        return self._rings[row].since(start)
+    def recent(self, row: int, start: float, now: float) -> Entries:
+        """The exact entries of a series that started at `start` or after, and not ahead of `now`: a copy, oldest
+        first."""
+        return self._rings[row].between(start, now + AHEAD_SECONDS)
 
-    def next_expiry(self, row: int, now: float) -> float:
-        """The first moment after which a short window of the series has lost an entry; infinite if it holds none."""
+    def next_change(self, row: int, now: float) -> float:
+        """The first moment after which a short window of the series has lost or won an entry by time alone; infinite
+        if none will."""
         ring = self._rings[row]
-        oldest = ((ring.oldest_since(now - span), span) for span in SHORT_WINDOWS.values())
-        return min((at + span for at, span in oldest if at is not None), default=float("inf"))
+        leaving = ((ring.oldest_since(now - span), span) for span in SHORT_WINDOWS.values())
+        coming = (ring.oldest_since(now + AHEAD_SECONDS), -AHEAD_SECONDS)
+        return min((at + after for at, after in (*leaving, coming) if at is not None), default=float("inf"))
 
     def counts(self, window: str, rows: slice | Indices) -> npt.NDArray[np.int64]:
         """[rows x columns] of a long window: a column per outcome class by code, then ASKED and ANSWERED."""

@@ -28,30 +28,34 @@ def pooled_state(states: Iterable[State]) -> State:
 
 
 def pooled_view(views: Sequence[EndpointView], pool: Pool) -> EndpointView:
-    """The views of one endpoint, one per location, as one with location "". A single view is handed back as it is."""
+    """The views of one endpoint, one per location, as one with location "". A single view is handed back as it is.
+    Figures are of all of them; what holds at this moment is of those that are watched."""
     if len(views) == 1:
         return views[0]
     first = views[0]
-    told = next((view for view in views if view.cause is not None), first)
-    worst = next((view for state in _WORST_FIRST for view in views if view.state is state), told)
+    watched = [view for view in views if view.is_watched] or views
+    told = next((view for view in watched if view.cause is not None), watched[0])
+    worst = next((view for state in _WORST_FIRST for view in watched if view.state is state), told)
+    is_usable = any(view.usable for view in watched)
     probes: Counter[Outcome] = Counter()
     for view in views:
         probes.update(view.probes_total)
     return replace(
         first,
         location="",
-        state=pooled_state(view.state for view in views),
+        state=pooled_state(view.state for view in watched),
         cause=worst.cause,
         state_since=worst.state_since,
         detail=worst.detail,
-        usable=any(view.usable for view in views),
-        unusable_cause=None if any(view.usable for view in views) else first.unusable_cause,
-        interval_seconds=min(view.interval_seconds for view in views),
+        usable=is_usable,
+        unusable_cause=None if is_usable else watched[0].unusable_cause,
+        interval_seconds=min(view.interval_seconds for view in watched),
         last_probe_at=_latest(view.last_probe_at for view in views),
         last_success_at=_latest(view.last_success_at for view in views),
         windows={window: pool((first.endpoint.id,), None, window) for window in first.windows},
         probes_total=probes,
         cost_usd_total=sum(view.cost_usd_total for view in views),
+        is_watched=any(view.is_watched for view in views),
         version=max(view.version for view in views),
     )
 

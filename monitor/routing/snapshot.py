@@ -100,9 +100,16 @@ class Part:
         return self.opened + f',"age_seconds":{max(now - self.view.last_probe_at, 0.0):.1f}}}'.encode()
 
 
-def snapshot(parts: Iterable[Part], now: float, location: str | None, notice: str | None = None) -> bytes:
-    """The whole document: `generated_at`, `location` (null = pooled over all) and one object per endpoint."""
+def snapshot_head(now: float, location: str | None, notice: str | None = None) -> bytes:
+    """What stands before the endpoints: `generated_at` and `location` (null = pooled over all)."""
     head: JsonObject = {"notice": notice} if notice else {}
     head |= {"generated_at": utc_text(now), "location": location}
-    opened = msgspec.json.encode(head)[:-1]
-    return opened + b',"endpoints":[' + b",".join(part.closed(now) for part in parts) + b"]}"
+    return msgspec.json.encode(head)[:-1] + b',"endpoints":['
+
+
+SNAPSHOT_END = b"]}"
+
+
+def snapshot(parts: Iterable[Part], now: float, location: str | None, notice: str | None = None) -> bytes:
+    """The whole document: the head and one object per endpoint."""
+    return snapshot_head(now, location, notice) + b",".join(part.closed(now) for part in parts) + SNAPSHOT_END

@@ -98,6 +98,11 @@ class Database:
         return cls(path, clock, reading, None, None)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other monitors write here too: never to a file, which has one daemon."""
+        return False
+
+    @property
     def spill_path(self) -> Path:
         return self.path.with_name(self.path.name + ".spill")
 

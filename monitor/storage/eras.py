@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, case, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.catalog.model import Catalog
@@ -12,62 +13,91 @@ from monitor.catalog.target import target_of
 from monitor.slot import Cadence, Era
 from monitor.storage import schema
 from monitor.storage.codec import micros
+from monitor.storage.database import Database
 from monitor.storage.names import Names
 from monitor.storage.schema import MILLION
 
 EndpointAtLocation = tuple[str, str]
+Wanted = Mapping[str, tuple[Cadence, str]]  # endpoint id -> cadence, target
+
+_ROWS_A_TURN = 250  # eras between two turns of the event loop: some 2 ms
+_PLACES_A_TURN = 2500
 
 
-async def record_eras(
-    connection: AsyncConnection, names: Names, location: str, wanted: Mapping[str, tuple[Cadence, str]], at: float
-) -> int:
-    """Make `wanted` (endpoint id -> cadence, target) the eras in force at `location` from `at` on: those that differ or
-    are gone end, new ones begin. Returns how many changed; the same again changes none."""
+async def adopt_catalog(
+    database: Database, connection: AsyncConnection, location: str, catalog: Catalog, at: float
+) -> dict[EndpointAtLocation, tuple[Era, ...]]:
+    """`record_catalog`, and every era as it is then, in one transaction: where either fails, neither has happened."""
+    if not database.is_shared:
+        # Nobody else probes into this file: what another location left in force, it left when it was renamed.
+        await _end_elsewhere(connection, database.names, location, at)
+    await record_catalog(connection, database.names, location, catalog, at)
+    return await read_eras(connection)
+
+
+async def record_catalog(connection: AsyncConnection, names: Names, location: str, catalog: Catalog, at: float) -> int:
+    """Make the catalog's cadences and targets the eras in force at `location`; how many changed."""
+    wanted = {}
+    for number, (id_, endpoint) in enumerate(catalog.endpoints.items(), 1):
+        wanted[id_] = (Cadence.of(id_, endpoint.interval_seconds), target_of(endpoint))
+        if number % _ROWS_A_TURN == 0:
+            await asyncio.sleep(0)
+    return await record_eras(connection, names, location, wanted, at)
+
+
+async def record_eras(connection: AsyncConnection, names: Names, location: str, wanted: Wanted, at: float) -> int:
+    """Make `wanted` the eras in force at `location` from `at` on: those that differ or are gone end, new ones begin.
+    Returns how many changed; the same again changes none."""
     location_id = (await names.locations(connection, [location]))[location]
     endpoint_ids = await names.endpoints(connection, wanted)
+    in_force: dict[int, tuple[int, int, int, int, str]] = {}  # endpoint -> id, since, interval, phase, target
+    latest_us: dict[int, int] = {}  # endpoint -> when its last era began or ended
+    last_id = 0
     table = schema.eras
-    in_force = {
-        row.endpoint_id: row
-        for row in await connection.execute(
-            select(table).where(table.c.location_id == location_id, table.c.until_us.is_(None))
-        )
-    }
+    page = select(table).where(table.c.location_id == location_id).order_by(table.c.id).limit(_ROWS_A_TURN)
+    while rows := (await connection.execute(page.where(table.c.id > last_id))).all():
+        for row in rows:
+            if row.until_us is None:
+                in_force[row.endpoint_id] = (row.id, row.since_us, row.interval_ms, row.phase_ms, row.target)
+            edge_us = row.since_us if row.until_us is None else row.until_us
+            latest_us[row.endpoint_id] = max(latest_us.get(row.endpoint_id, edge_us), edge_us)
+        last_id = rows[-1].id
+    at_us = micros(at)
     new = []
-    for endpoint, (cadence, target) in wanted.items():
-        row = in_force.get(endpoint_ids[endpoint])
-        if row is not None and (row.interval_ms, row.phase_ms, row.target) == (
-            cadence.interval_ms,
-            cadence.phase_ms,
-            target,
-        ):
-            del in_force[row.endpoint_id]
+    for number, (endpoint, (cadence, target)) in enumerate(wanted.items(), 1):
+        if number % _ROWS_A_TURN == 0:
+            await asyncio.sleep(0)
+        endpoint_id = endpoint_ids[endpoint]
+        if in_force.get(endpoint_id, ())[2:] == (cadence.interval_ms, cadence.phase_ms, target):
+            del in_force[endpoint_id]
             continue
         new.append(
             {
-                "endpoint_id": endpoint_ids[endpoint],
+                "endpoint_id": endpoint_id,
                 "location_id": location_id,
-                "since_us": micros(at),
+                # A clock that went back must not let eras overlap: their slots would be expected twice.
+                "since_us": max(at_us, latest_us.get(endpoint_id, at_us)),
                 "interval_ms": cadence.interval_ms,
                 "phase_ms": cadence.phase_ms,
                 "target": target,
             }
         )
-    for row in in_force.values():
-        # A clock that went back must not end an era before it began.
-        end_us = max(micros(at), row.since_us)
-        await connection.execute(update(table).where(table.c.id == row.id).values(until_us=end_us))
-    if new:
-        await connection.execute(insert(table), new)
+    ended: list[dict[str, int]] = []
+    never_were: list[int] = []
+    for endpoint_id, (era_id, since_us, *_) in in_force.items():
+        end_us = max(at_us, latest_us[endpoint_id])
+        if end_us > since_us:
+            ended.append({"era_id": era_id, "end_us": end_us})
+        else:
+            never_were.append(era_id)
+    end = update(table).where(table.c.id == bindparam("era_id")).values(until_us=bindparam("end_us"))
+    for start in range(0, len(ended), _ROWS_A_TURN):
+        await connection.execute(end, ended[start : start + _ROWS_A_TURN])
+    for start in range(0, len(never_were), _ROWS_A_TURN):
+        await connection.execute(delete(table).where(table.c.id.in_(never_were[start : start + _ROWS_A_TURN])))
+    for start in range(0, len(new), _ROWS_A_TURN):
+        await connection.execute(insert(table), new[start : start + _ROWS_A_TURN])
     return len(new) + len(in_force)
-
-
-async def record_catalog(connection: AsyncConnection, names: Names, location: str, catalog: Catalog, at: float) -> int:
-    """Make the catalog's cadences and targets the eras in force at `location`; how many changed."""
-    wanted = {
-        endpoint.id: (Cadence.of(endpoint.id, endpoint.interval_seconds), target_of(endpoint))
-        for endpoint in catalog.endpoints.values()
-    }
-    return await record_eras(connection, names, location, wanted, at)
 
 
 async def read_eras(
@@ -77,6 +107,7 @@ async def read_eras(
     table = schema.eras
     query = (
         select(
+            table.c.id,
             schema.endpoints.c.name.label("endpoint"),
             schema.locations.c.name.label("location"),
             table.c.since_us,
@@ -87,19 +118,37 @@ async def read_eras(
         )
         .join(schema.endpoints, schema.endpoints.c.id == table.c.endpoint_id)
         .join(schema.locations, schema.locations.c.id == table.c.location_id)
-        .order_by(table.c.endpoint_id, table.c.location_id, table.c.since_us, table.c.id)
+        .order_by(table.c.id)
+        .limit(_ROWS_A_TURN)
     )
     if endpoint_id is not None:
         query = query.where(table.c.endpoint_id == endpoint_id)
     if location_id is not None:
         query = query.where(table.c.location_id == location_id)
     found: dict[EndpointAtLocation, list[Era]] = {}
-    for row in await connection.execute(query):
-        era = Era(
-            since=row.since_us / MILLION,
-            until=None if row.until_us is None else row.until_us / MILLION,
-            cadence=Cadence(row.interval_ms, row.phase_ms),
-            target=row.target,
-        )
-        found.setdefault((row.endpoint, row.location), []).append(era)
-    return {place: tuple(eras) for place, eras in found.items()}
+    last_id = 0
+    while rows := (await connection.execute(query.where(table.c.id > last_id))).all():
+        for row in rows:
+            era = Era(
+                since=row.since_us / MILLION,
+                until=None if row.until_us is None else row.until_us / MILLION,
+                cadence=Cadence(row.interval_ms, row.phase_ms),
+                target=row.target,
+            )
+            found.setdefault((row.endpoint, row.location), []).append(era)
+        last_id = rows[-1].id
+    # Written in order of time; sorted all the same, for rows that an older version wrote when a clock had gone back.
+    whole: dict[EndpointAtLocation, tuple[Era, ...]] = {}
+    for number, (place, eras) in enumerate(found.items(), 1):
+        whole[place] = tuple(sorted(eras, key=lambda era: era.since))
+        if number % _PLACES_A_TURN == 0:
+            await asyncio.sleep(0)
+    return whole
+
+
+async def _end_elsewhere(connection: AsyncConnection, names: Names, location: str, at: float) -> None:
+    location_id = (await names.locations(connection, [location]))[location]
+    table, at_us = schema.eras, micros(at)
+    end_us = case((table.c.since_us > at_us, table.c.since_us), else_=at_us)
+    elsewhere = table.c.location_id != location_id
+    await connection.execute(update(table).where(elsewhere, table.c.until_us.is_(None)).values(until_us=end_us))

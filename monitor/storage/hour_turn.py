@@ -7,12 +7,16 @@ import logging
 from monitor.clock import utc_text
 from monitor.health.board import Board
 from monitor.health.rows import TallyRows, joined
-from monitor.health.windows import HOUR, floor_hour
+from monitor.health.windows import HOUR, Windows, floor_hour
 from monitor.storage.history import History
+from monitor.storage.restore import renewed_windows
 from monitor.storage.rollups import CLOSE_AFTER_SECONDS
 from monitor.storage.writer import Writer
 
 log = logging.getLogger(__name__)
+
+# How far the clock must be behind the windows' edge to have been set back: slewing and leap seconds are less.
+STEP_SECONDS = 300.0
 
 
 async def close_hours(writer: Writer, now: float) -> None:
@@ -24,19 +28,47 @@ async def close_hours(writer: Writer, now: float) -> None:
 
 
 async def turn_hours(writer: Writer, history: History, board: Board, now: float) -> None:
-    """Close what is over at `now` and slide the board to the hour of `now`. Idempotent; StorageError as above."""
+    """Close what is over at `now` and bring the board's windows to the hour of `now`. Idempotent; StorageError as
+    above."""
     await close_hours(writer, now)
-    to_hour = floor_hour(now)
+    if now < board.windows.edge_hour - STEP_SECONDS:
+        await _step_back(writer, history, board, now)
+    else:
+        await _slide(writer, history, board, floor_hour(now))
+
+
+async def _step_back(writer: Writer, history: History, board: Board, now: float) -> None:
+    """The clock was ahead and is set back: what left the windows early belongs to them again."""
+
+    async def renewed(_connection: object) -> Windows | None:
+        return None if writer.spilled else await renewed_windows(board, history, now)
+
+    def take(windows: Windows | None) -> None:
+        # What was shown from the spill meanwhile is in no row yet, and would be missing: then try again next time.
+        if windows is not None and not writer.spilled:
+            board.take_windows(windows)
+            log.warning("windows_restored reason=clock_set_back edge=%s", utc_text(windows.edge_hour, "seconds"))
+
+    await writer.submit(renewed, take)
+
+
+async def _slide(writer: Writer, history: History, board: Board, to_hour: int) -> None:
     spans = board.windows.leaving_spans(to_hour)
     if not spans:
         return
 
-    async def leaving(_connection: object) -> dict[str, TallyRows]:
+    async def leaving(_connection: object) -> dict[str, TallyRows] | None:
         # Read in the writer's task: no commit may come between this and the slide.
+        if writer.spilled:
+            return None  # rows that are shown and in no rollup yet would stay for ever: wait until they are replayed
         found: dict[str, TallyRows] = {}
         for window, (start, end) in spans.items():
             parts = [await history.hour_rows(hour) for hour in range(start, end, HOUR)]
             found[window] = joined(parts)
         return found
 
-    await writer.submit(leaving, lambda found: board.slide(to_hour, found))
+    def slide(found: dict[str, TallyRows] | None) -> None:
+        if found is not None:
+            board.slide(to_hour, found)
+
+    await writer.submit(leaving, slide)

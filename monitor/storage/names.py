@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Final
 
@@ -14,6 +15,7 @@ _DAY_MS = 86_400_000
 # Texts known at once: beyond, a provider invents them, and the cache starts again.
 _TEXTS_KEPT = 20_000
 _CHUNK = 500  # names in one IN (...)
+_NAMES_A_TURN = 2000  # between two turns of the event loop: some 2 ms
 
 
 class _Ids:
@@ -42,7 +44,13 @@ class Names:
         self._fresh_used_ms: dict[str, int] = {}
 
     async def endpoints(self, connection: AsyncConnection, names: Iterable[str]) -> dict[str, int]:
-        return await self._resolve(connection, self._endpoints, names)
+        ids: dict[str, int] = {}
+        wanted = list(names)
+        for start in range(0, len(wanted), _NAMES_A_TURN):
+            if start:
+                await asyncio.sleep(0)
+            ids |= await self._resolve(connection, self._endpoints, wanted[start : start + _NAMES_A_TURN])
+        return ids
 
     async def locations(self, connection: AsyncConnection, names: Iterable[str]) -> dict[str, int]:
         return await self._resolve(connection, self._locations, names)
@@ -108,3 +116,14 @@ class Names:
                 if now_ms is not None:
                     self._fresh_used_ms[name] = now_ms
         return {name: found for name in wanted if (found := ids.get(name)) is not None}
+
+
+async def names_by_id(connection: AsyncConnection, table: Table) -> dict[int, str]:
+    """All names of a table of names, read in portions that let others run."""
+    found: dict[int, str] = {}
+    page = select(table.c.id, table.c.name).order_by(table.c.id).limit(_NAMES_A_TURN)
+    last_id = 0
+    while rows := (await connection.execute(page.where(table.c.id > last_id))).all():
+        found.update((row.id, row.name) for row in rows)
+        last_id = rows[-1].id
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -52,13 +52,15 @@ class RawReads(Reader):
         until: float | None = None,
         limit: int = 100,
         location: str | None = None,
+        outcomes: Collection[Outcome] | None = None,
     ) -> list[Observation]:
-        """The newest `limit` observations, rechecks among them, newest first by due time."""
+        """The newest `limit` observations (of these classes), rechecks among them, newest first by due time."""
         found: list[Observation] = []
         if limit <= 0:
             return found
         chunk = min(limit, ROWS_A_READ)
-        async with aclosing(self.stream(since, until, endpoint, location, newest_first=True, chunk=chunk)) as newest:
+        stream = self.stream(since, until, endpoint, location, outcomes, newest_first=True, chunk=chunk)
+        async with aclosing(stream) as newest:
             async for rows in newest:
                 found += rows
                 if len(found) >= limit:
@@ -76,12 +78,13 @@ class RawReads(Reader):
         until: float | None = None,
         endpoint: str | None = None,
         location: str | None = None,
+        outcomes: Collection[Outcome] | None = None,
         *,
         newest_first: bool = False,
         chunk: int = ROWS_A_READ,
     ) -> AsyncGenerator[list[Observation]]:
-        """Observations in order of due time, in lists of at most `chunk`. Rows that come in or go meanwhile may be seen
-        or not; no other is missed or told twice."""
+        """Observations (of these classes) in order of due time, in lists of at most `chunk`. Rows that come in or go
+        meanwhile may be seen or not; no other is missed or told twice."""
         clock = self._database.clock
         async with self._database.read() as connection:
             bounds = (await connection.execute(select(func.min(_raw.due_ms), func.max(_raw.due_ms)))).one()
@@ -89,6 +92,8 @@ class RawReads(Reader):
             conditions = await self._conditions(connection, since, until, endpoint, location)
         if bounds[0] is None or conditions is None:
             return
+        if outcomes is not None:
+            conditions.append(_raw.outcome.in_([OUTCOME_CODES[outcome] for outcome in outcomes]))
         low = bounds[0] if since is None else max(bounds[0], round(since * 1000) - skew_ms)
         high = bounds[1] + 1 if until is None else min(bounds[1] + 1, round(until * 1000) + skew_ms)
         width = _HOUR_MS

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.storage import schema
 from monitor.storage.database import Database
+from monitor.storage.names import names_by_id
 from monitor.storage.rollups import Place
 
 
@@ -58,5 +59,4 @@ class Reader:
             (schema.locations, self._locations),
             (schema.kinds, self._kinds),
         ):
-            for row in await connection.execute(select(table.c.id, table.c.name)):
-                known[row.id] = row.name
+            known.update(await names_by_id(connection, table))

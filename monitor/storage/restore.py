@@ -6,10 +6,10 @@ from monitor.health.board import Board
 from monitor.health.incidents import Incident
 from monitor.health.series import Stamp
 from monitor.health.state import State, Transition
+from monitor.health.vouching import WORKED_SECONDS
+from monitor.health.windows import Windows
 from monitor.storage.codec import DAY, HOUR
 from monitor.storage.history import History
-
-_WORKED_SECONDS = 30 * DAY
 
 
 async def still_open(history: History, now: float) -> list[Incident]:
@@ -25,10 +25,9 @@ async def restore_board(
     board: Board, history: History, now: float, incidents: list[Incident] | None = None
 ) -> list[Transition]:
     """Fill an empty board; the standings it comes to. Gives way to others between buckets."""
-    for (endpoint, location), eras in (await history.eras()).items():
-        board.set_eras(endpoint, location, eras)
+    await board.take_eras(await history.eras())
     board.restore_incidents(await still_open(history, now) if incidents is None else incidents)
-    successes = await history.last_success_times(now - _WORKED_SECONDS)
+    successes = await history.last_success_times(now - WORKED_SECONDS)
     board.restore_stamps(Stamp(endpoint, location, at, at) for (endpoint, location), at in successes.items())
     rolled_until = await history.rolled_until()
     ranges = board.restore_ranges(rolled_until, rolled_until // DAY * DAY)
@@ -40,3 +39,20 @@ async def restore_board(
     async for rows in history.raw_tail(ranges.tail_since):
         board.restore_tail(rows)
     return board.finish_restore()
+
+
+async def renewed_windows(board: Board, history: History, now: float) -> Windows:
+    """The windows of `board` as a restart at `now` would bring them back. Nothing may be committed meanwhile."""
+    windows = Windows(now)
+    for endpoint, location in board.windows.keys:
+        windows.row_of(endpoint, location)
+    rolled_until = await history.rolled_until()
+    ranges = windows.restore_ranges(now, rolled_until, rolled_until // DAY * DAY)
+    for day in range(*ranges.days, DAY):
+        windows.restore_days(await history.day_rows(day))
+    for start, end in ranges.hours:
+        for hour in range(start, end, HOUR):
+            windows.restore_hours(await history.hour_rows(hour))
+    async for rows in history.raw_tail(ranges.tail_since):
+        windows.restore_tail(rows, now)
+    return windows

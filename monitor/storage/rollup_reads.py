@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
-from sqlalchemy import Table, select
+from sqlalchemy import Table, func, select, tuple_
 
-from monitor.health.rows import TallyRows
+from monitor.health.rows import TallyRows, joined
 from monitor.health.sketch import FIGURES
 from monitor.health.tally import Tally
 from monitor.storage import schema
@@ -17,6 +20,10 @@ from monitor.storage.facts import read_rolled_until
 from monitor.storage.reading import Reader
 
 Step = Literal["hour", "day"]
+
+_ROWS_A_TURN = 250  # rows of one bucket between two turns of the event loop: some 2 ms
+_BUCKETS_A_TURN = 10  # buckets of one endpoint, with their sketches decoded: the same
+_BUCKETS_A_READ = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +65,33 @@ class RollupReads(Reader):
                 rows = (await connection.execute(query.order_by(table.c.endpoint_id, table.c.location_id))).all()
                 await self._know(connection, rows)
             if rows:
-                yield [
-                    Rollup(start, step, *self._place(row), expected=row.expected, tally=tally_of_columns(row))
-                    for row in rows
-                ]
+                yield [self._rollup(start, step, row) for row in rows]
+
+    async def newest_rollups(
+        self, step: Step, endpoint: str, since: float, until: float, location: str | None, limit: int
+    ) -> list[list[Rollup]]:
+        """The newest `limit` closed hours or days of one endpoint whose start lies in the span: each bucket's rows,
+        oldest bucket first."""
+        table, bucket = _rollup_table(step)
+        width = HOUR if step == "hour" else DAY
+        first = -(-int(since) // width) * width
+        found: list[list[Rollup]] = []
+        async with self._database.read() as connection:
+            places = await self._place_ids(connection, endpoint, location)
+        position = None if places is None else await self._last_bucket(bucket, math.ceil(until))
+        while places is not None and position is not None and position >= first and len(found) < limit:
+            # An endpoint's buckets lie far apart in the index: they are looked up one by one, some in each query.
+            starts = range(position, max(first, position - (_BUCKETS_A_READ - 1) * width) - 1, -width)
+            query = select(table).where(bucket.in_(starts), *(table.c[f"{n}_id"] == id_ for n, id_ in places.items()))
+            async with self._database.read() as connection:
+                rows = (await connection.execute(query.order_by(bucket.desc(), table.c.location_id))).all()
+                await self._know(connection, rows)
+            for number, (start, of_one) in enumerate(groupby(rows, key=lambda row: int(row[1])), 1):
+                found.append([self._rollup(start, step, row) for row in of_one])
+                if number % _BUCKETS_A_TURN == 0:
+                    await asyncio.sleep(0)
+            position = await self._last_bucket(bucket, starts[-1])
+        return found[:limit][::-1]
 
     async def hour_rows(self, hour: int) -> TallyRows:
         """One closed UTC hour, in columns; empty if it has no rows or is still open."""
@@ -90,6 +120,15 @@ class RollupReads(Reader):
         async with self._database.read() as connection:
             return await read_rolled_until(connection)
 
+    def _rollup(self, start: int, step: Step, row: Any) -> Rollup:
+        return Rollup(start, step, *self._place(row), expected=row.expected, tally=tally_of_columns(row))
+
+    async def _last_bucket(self, bucket: Any, before: int) -> int | None:
+        """The last bucket of anybody's that starts before `before`."""
+        async with self._database.read() as connection:
+            found: int | None = (await connection.execute(select(func.max(bucket)).where(bucket < before))).scalar()
+        return found
+
     async def _starts(self, step: Step, since: int, until: int) -> Sequence[int]:
         _, bucket = _rollup_table(step)
         query = select(bucket).where(bucket >= since, bucket < until).distinct().order_by(bucket)
@@ -98,9 +137,24 @@ class RollupReads(Reader):
 
     async def _tally_rows(self, step: Step, start: int) -> TallyRows:
         table, bucket = _rollup_table(step)
+        key = (table.c.endpoint_id, table.c.location_id, table.c.kind_id)
+        page = select(table).where(bucket == start).order_by(*key).limit(_ROWS_A_TURN)
+        parts: list[TallyRows] = []
+        after: tuple[int, int, int] | None = None
         async with self._database.read() as connection:
-            found = (await connection.execute(select(table).where(bucket == start))).all()
-            await self._know(connection, found)
+            while True:
+                query = page
+                if after is not None:
+                    # The first condition is the one that SQLite's planner can use as a bound.
+                    query = page.where(table.c.endpoint_id >= after[0], tuple_(*key) > tuple_(*after))
+                found = (await connection.execute(query)).all()
+                await self._know(connection, found)
+                parts.append(self._columns(start, found))
+                if len(found) < _ROWS_A_TURN:
+                    return joined(parts)
+                after = (found[-1].endpoint_id, found[-1].location_id, found[-1].kind_id)
+
+    def _columns(self, start: int, found: Sequence[Any]) -> TallyRows:
         places = [self._place(row) for row in found]
         return TallyRows(
             bucket_starts=[start] * len(found),

@@ -31,7 +31,7 @@ from monitor.storage.codec import (
 )
 from monitor.storage.eras import read_eras
 from monitor.storage.facts import ROLLED_UNTIL, write_fact
-from monitor.storage.names import Names
+from monitor.storage.names import Names, names_by_id
 
 # endpoint, location, kind
 Place = tuple[str, str, str]
@@ -124,8 +124,8 @@ class HourBook:
 
 
 async def _close_day(connection: AsyncConnection, day: int, expected: ExpectedOf) -> None:
-    endpoint_names = await _names_by_id(connection, schema.endpoints)
-    location_names = await _names_by_id(connection, schema.locations)
+    endpoint_names = await names_by_id(connection, schema.endpoints)
+    location_names = await names_by_id(connection, schema.locations)
     hourly = schema.hourly_rollups
     hours = [day + HOUR * number for number in range(24)]
     ids = sorted(endpoint_names)
@@ -218,7 +218,3 @@ async def _merge_into(
 async def _expected_by_eras(connection: AsyncConnection) -> ExpectedOf:
     eras = await read_eras(connection)
     return lambda endpoint, location, start, end: expected_slots(eras.get((endpoint, location), ()), start, end)
-
-
-async def _names_by_id(connection: AsyncConnection, table: Table) -> dict[int, str]:
-    return {row.id: row.name for row in await connection.execute(select(table.c.id, table.c.name))}

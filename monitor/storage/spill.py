@@ -34,6 +34,7 @@ class Chunk:
     already_shown: bool
     lines: int
     end: int
+    file: int  # which of the files that stood under this name
 
 
 class Spill:
@@ -47,6 +48,7 @@ class Spill:
         self._size = 0  # durable bytes; what lies beyond is the rest of a failed append
         self._done = 0  # bytes replayed
         self._earlier = 0  # bytes that an earlier process left behind
+        self._file = 0  # counts the files that were taken away from under us
         # Of threads, not of tasks: a process that goes down appends without awaiting.
         self._lock = threading.Lock()
 
@@ -67,6 +69,7 @@ class Spill:
         # Never append to what could not be read: its end is not known.
         self._open()
         with self._lock:
+            self._notice_loss()
             _write_at(self.path, self._size, data)
             self._size += len(data)
             self.pending += len(observations)
@@ -104,16 +107,20 @@ class Spill:
             self.pending, self._size, self._earlier = lines, whole, whole
             self._opened = True
 
-    def _next_chunk(self) -> Chunk:
+    def _next_chunk(self) -> Chunk | None:
         with self._lock:
+            self._notice_loss()
+            if not self.pending:
+                return None
+            file = self._file
             own = self._done >= self._earlier
             limit = self._size if own else self._earlier
             start = self._done
-        with self.path.open("rb") as file:
-            file.seek(start)
-            data = file.read(min(_READ_BYTES, limit - start))
+        with self.path.open("rb") as opened:
+            opened.seek(start)
+            data = opened.read(min(_READ_BYTES, limit - start))
             if not data.endswith(b"\n"):
-                data += file.readline()
+                data += opened.readline()
         observations, unreadable = [], []
         lines = data.split(b"\n")[:-1]
         for line in lines:
@@ -121,15 +128,31 @@ class Spill:
                 observations.append(_decoder.decode(line))
             except msgspec.DecodeError:
                 unreadable.append(line)
-        return Chunk(observations, unreadable, own, len(lines), start + len(data))
+        return Chunk(observations, unreadable, own, len(lines), start + len(data), file)
 
     def _finish(self, chunk: Chunk) -> None:
         with self._lock:
+            if chunk.file != self._file:
+                return  # its file is gone, and another one begun
             self._done = chunk.end
             self.pending -= chunk.lines
             if self._done >= self._size:
                 self.path.unlink(missing_ok=True)
                 self._size = self._done = self._earlier = self.pending = 0
+
+    def _notice_loss(self) -> None:
+        """Somebody removed, replaced or cut the file that we write to: what it held is gone, and what comes must not be
+        written behind it."""
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        if size < self._size:
+            log.error("spill was taken away while in use path=%s rows_lost=%d", self.path, self.pending)
+            with contextlib.suppress(FileNotFoundError):
+                self.path.replace(self.path.with_name(self.path.name + ".cut"))
+            self._size = self._done = self._earlier = self.pending = 0
+            self._file += 1
 
 
 def _encodable(text: str) -> str:

@@ -11,23 +11,23 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
-
-import msgspec
 
 from monitor.clock import Clock
 from monitor.observation import Observation
 from monitor.self_metrics import SelfMetrics
 from monitor.storage.batch import insert_batch
-from monitor.storage.codec import as_stored, hour_of
+from monitor.storage.codec import hour_of
 from monitor.storage.database import Database, Job
 from monitor.storage.errors import DatabaseUnavailable, WriterClosed, explained, is_outage
 from monitor.storage.facts import Skew, read_rolled_until, read_skew
 from monitor.storage.history import History
 from monitor.storage.jobs import JobQueue
+from monitor.storage.rejects import Rejects
 from monitor.storage.rollups import ExpectedOf, HourBook
 from monitor.storage.spill import Spill
+from monitor.tasks import first_of, resolve
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,6 @@ class Writer:
         queue_limit: int = QUEUE_LIMIT,
     ) -> None:
         self.hours = HourBook()
-        self.rejected = 0  # rows that no database takes, put aside since the start
         self.lost = 0  # rows for which there was neither database, nor disk, nor memory
         self._database = database
         self._clock = clock
@@ -71,6 +70,7 @@ class Writer:
         self._queue: deque[Observation] = deque()
         self._jobs = JobQueue(database)
         self._spill = Spill(database.spill_path)
+        self._rejects = Rejects(self._spill)
         self._skew = Skew()
         self._ready = False  # the book of hours is rebuilt, rows may be written
         self._closing = False
@@ -84,7 +84,6 @@ class Writer:
         self._finished = asyncio.Event()
         self._flushes: list[asyncio.Future[None]] = []
         self._in_hand: list[Observation] = []  # out of the queue, not yet committed
-        self._bad: list[tuple[str, bytes]] = []  # rows that no database takes, and why
 
     @property
     def queued(self) -> int:
@@ -93,6 +92,10 @@ class Writer:
     @property
     def spilled(self) -> int:
         return self._spill.pending
+
+    @property
+    def rejected(self) -> int:
+        return self._rejects.count
 
     @property
     def is_failing(self) -> bool:
@@ -160,16 +163,16 @@ class Writer:
             overflow.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await overflow
-            await self._put_aside()
+            await self._rejects.put_aside()
             self._jobs.refuse_all(WriterClosed("the writer has stopped"))
-            _resolve(self._flushes)
+            resolve(self._flushes)
 
     async def close(self, deadline_seconds: float = 10.0) -> None:
         """Write what is queued, spill what the database does not take, and let `run` return. At the deadline what is
         left goes to the spill as it is, and the next start takes it from there."""
         self._closing = True
         self._wake()
-        await _first_of(self._finished.wait(), self._clock.sleep(deadline_seconds))
+        await first_of(self._finished.wait(), self._clock.sleep(deadline_seconds))
         if not self._finished.is_set():
             log.error("writer closing, deadline passed queued=%d", len(self._queue))
             self._spill_the_rest()
@@ -196,11 +199,11 @@ class Writer:
         else:
             if self._queue or self._spill.pending or not self._ready:
                 # Left over from a failure: nobody else may wake us.
-                await _first_of(self._work.wait(), self._clock.sleep(self._retry_at - self._clock.monotonic()))
+                await first_of(self._work.wait(), self._clock.sleep(self._retry_at - self._clock.monotonic()))
             else:
                 await self._work.wait()
             if not self._hurry.is_set():
-                await _first_of(self._hurry.wait(), self._clock.sleep(FLUSH_SECONDS))
+                await first_of(self._hurry.wait(), self._clock.sleep(FLUSH_SECONDS))
         self._work.clear()
         self._hurry.clear()
 
@@ -215,13 +218,13 @@ class Writer:
                 await self._spill_queue()
             else:
                 await self._write_all()
-            await self._put_aside()
+            await self._rejects.put_aside()
             async with self._spilling:
                 pass  # nor is anything between queue and disk when a flush is answered
         finally:
             self._metrics.write_queue.set(len(self._queue))
             self._metrics.observations_spilled.set(self._spill.pending)
-            _resolve(flushes)
+            resolve(flushes)
 
     async def _write_all(self) -> None:
         try:
@@ -262,14 +265,14 @@ class Writer:
             self._retry_at = self._clock.monotonic() + _LONGEST_RETRY_SECONDS
             return False
         if chunk is not None:
-            before = len(self._bad)
+            before = len(self._rejects)
             try:
-                await self._write(self._prepared(chunk.observations), already_shown=chunk.already_shown)
+                await self._write(self._rejects.prepared(chunk.observations), already_shown=chunk.already_shown)
             except Exception:
-                del self._bad[before:]  # the same lines come again
+                self._rejects.forget_after(before)  # the same lines come again
                 raise
-            self._bad += [("a line of the spill that cannot be read", line) for line in chunk.unreadable]
-            await self._put_aside()
+            self._rejects.reject_lines(chunk.unreadable)
+            await self._rejects.put_aside()
             await self._spill.done(chunk)
             self._metrics.observations_spilled.set(self._spill.pending)
             if not self._spill.pending:
@@ -277,7 +280,7 @@ class Writer:
         return True
 
     async def _write_batch(self) -> None:
-        self._in_hand = self._prepared(self._taken(BATCH_ROWS))
+        self._in_hand = self._rejects.prepared(self._taken(BATCH_ROWS))
         try:
             await self._write(self._in_hand, already_shown=False)
         finally:
@@ -298,7 +301,7 @@ class Writer:
                 if len(part) > 1:
                     size = len(part) // 2
                     continue
-                self._bad.append((f"{type(error).__name__}: {error}", _legible(part[0])))
+                self._rejects.reject(part[0], error)
                 new = []
             del rows[: len(part)]
             size = min(size * 2, BATCH_ROWS)
@@ -334,7 +337,7 @@ class Writer:
     async def _spill_some(self) -> bool:
         """Move the oldest rows from the queue to the spill; False if the disk does not take them either."""
         async with self._spilling:
-            rows = self._prepared(self._taken(BATCH_ROWS))
+            rows = self._rejects.prepared(self._taken(BATCH_ROWS))
             try:
                 await self._spill.append(rows)
             except OSError as error:
@@ -357,8 +360,8 @@ class Writer:
                 self._work.set()  # for the replay
 
     def _spill_the_rest(self) -> None:
-        # A commit under way may still succeed: then the replay finds the rows there and passes over them.
-        rows = [*self._in_hand, *self._prepared(self._queue)]
+        # A commit under way may still succeed: then the replay passes over its rows.
+        rows = [*self._in_hand, *self._rejects.prepared(self._queue)]
         self._queue.clear()
         try:
             self._spill.append_now(rows)
@@ -380,23 +383,6 @@ class Writer:
     def _taken(self, count: int) -> list[Observation]:
         return [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
 
-    def _prepared(self, observations: Iterable[Observation]) -> list[Observation]:
-        """As they will be read back, without those that cannot be kept."""
-        rows = []
-        for observation in observations:
-            try:
-                rows.append(as_stored(observation))
-            except Exception as error:
-                self._bad.append((f"{type(error).__name__}: {error}", _legible(observation)))
-        return rows
-
-    async def _put_aside(self) -> None:
-        while self._bad:
-            why, what = self._bad.pop()
-            self.rejected += 1
-            log.error("observation rejected why=%r kept_in=%s", why, self._spill.rejected_path)
-            await self._spill.reject(why, what)
-
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Await `work`, and if cancelled meanwhile, see it end first: a commit is not to be left in doubt."""
         task = asyncio.create_task(work)
@@ -408,28 +394,6 @@ class Writer:
             raise
 
 
-async def _first_of(one: Coroutine[Any, Any, Any], other: Coroutine[Any, Any, Any]) -> None:
-    tasks = (asyncio.create_task(one), asyncio.create_task(other))
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-def _resolve(futures: Iterable[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)
-
-
 def _now_and_then(count: int) -> bool:
     """Which of many like failures are logged: the 1st, 2nd, 4th, 8th, ..."""
     return count & (count - 1) == 0
-
-
-def _legible(observation: Observation) -> bytes:
-    try:
-        return msgspec.json.encode(observation)
-    except Exception:
-        return repr(observation).encode("utf-8", "backslashreplace")

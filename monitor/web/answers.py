@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from aiohttp import hdrs, web
 
 from monitor.routing.snapshot import JsonObject
-from monitor.web.room import ROOM
+from monitor.web.room import ROOM, Room
 
 JSON = "application/json"
 # Below this a packet is a packet, compressed or not.
@@ -25,6 +25,16 @@ async def answer(request: web.Request, content: Mapping[str, object], status: in
     notice = request.app[ROOM].notice
     whole = {"notice": notice, **content} if notice else content
     return await send(request, msgspec.json.encode(whole), JSON, status)
+
+
+async def sliced(room: Room, objects: Iterable[JsonObject], a_turn: int) -> list[msgspec.Raw]:
+    """Each object encoded, letting others run after every `a_turn` of them: they are made as they are asked for."""
+    encoded = []
+    for number, each in enumerate(objects, 1):
+        encoded.append(msgspec.Raw(msgspec.json.encode(each)))
+        if number % a_turn == 0:
+            await room.clock.sleep(0)
+    return encoded
 
 
 async def error_answer(

@@ -6,16 +6,18 @@ from urllib.parse import quote
 
 from aiohttp import hdrs, web
 
-from monitor.health.view import EndpointView
 from monitor.routing.snapshot import JsonObject
-from monitor.web.answers import JSON, answer, send
+from monitor.web.answers import JSON, answer, send_pieces, sliced
 from monitor.web.errors import NotFound
-from monitor.web.openrouter import described, endpoint_object, group_by_model, model_object, provider_object
+from monitor.web.openrouter import Summary, described, endpoint_object, model_object, provider_object
 from monitor.web.query import Query, shown
 from monitor.web.room import ROOM, Room
 
 _DEFAULT_PAGE = 500
 _LARGEST_PAGE = 1000
+# Between two turns of the loop: some 2 ms.
+_MODELS_A_TURN = 50
+_VIEWS_A_TURN = 1000
 
 
 def location_in(query: Query, room: Room) -> str | None:
@@ -32,13 +34,14 @@ async def models(request: web.Request) -> web.Response:
     paged = query.text("limit") is not None or query.text("offset") is not None
     limit = query.number("limit", _DEFAULT_PAGE, 1, _LARGEST_PAGE) if paged else len(slugs)
     offset = query.number("offset", 0, 0, 1_000_000)
-    views = group_by_model(room.catalog, room.views(location))
     page = slugs[offset : offset + limit]
     end = offset + limit
     place = "" if location is None else f"&location={quote(location)}"
     following = f"/api/v1/models?limit={limit}&offset={end}{place}" if end < len(slugs) else None
+    found = (room.catalog.models[slug] for slug in page)
+    objects = (model_object(each, room.views(location, each.endpoints)) for each in found)
     content: JsonObject = {
-        "data": [model_object(room.catalog.models[slug], views[slug]) for slug in page],
+        "data": await sliced(room, objects, _MODELS_A_TURN),
         "total_count": len(slugs),
         "links": {"next": following},
     }
@@ -67,10 +70,14 @@ async def model_endpoints(request: web.Request) -> web.Response:
 async def providers(request: web.Request) -> web.Response:
     room = request.app[ROOM]
     location = location_in(Query(request.rel_url.raw_query_string, ("location",)), room)
-    views: dict[str, list[EndpointView]] = {slug: [] for slug in room.catalog.providers}
-    for view in room.views(location):
-        views[view.endpoint.provider].append(view)
-    data = [provider_object(provider, views[slug]) for slug, provider in room.catalog.providers.items()]
+    catalog = room.catalog
+    summaries = {slug: Summary() for slug in catalog.providers}
+    for number, view in enumerate(room.views(location), 1):
+        if (mine := summaries.get(view.endpoint.provider)) is not None:  # a reload may come in between
+            mine.add(view)
+        if number % _VIEWS_A_TURN == 0:
+            await room.clock.sleep(0)
+    data = [provider_object(provider, summaries[slug]) for slug, provider in catalog.providers.items()]
     return await answer(request, {"data": data})
 
 
@@ -82,12 +89,12 @@ async def routing(request: web.Request) -> web.Response:
     slug = query.text("model")
     if slug is not None and slug not in room.catalog.models:
         raise NotFound(f"no model '{shown(slug)}': GET /api/v1/models lists them")
-    document = room.routing(location, slug)
+    document = await room.routing(location, slug)
     tag = f'W/"{document.etag}"'
     wanted = request.if_none_match or ()
     if any(each.value in (document.etag, "*") for each in wanted):
         return web.Response(status=304, headers={hdrs.ETAG: tag, hdrs.VARY: hdrs.ACCEPT_ENCODING})
-    response = await send(request, document.body, JSON)
+    response = await send_pieces(request, document.pieces, JSON)
     response.headers[hdrs.ETAG] = tag
     return response
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-
 from aiohttp import web
 
-from monitor.observation import Observation
-from monitor.outcome import OUTCOMES, Group, Outcome, group_of
+from monitor.outcome import OUTCOMES, Group, group_of
 from monitor.routing.snapshot import JsonObject
-from monitor.storage.history import Rollup, Step
-from monitor.web.answers import answer
+from monitor.storage.history import Step
+from monitor.web.answers import answer, sliced
 from monitor.web.api import location_in
 from monitor.web.errors import NotFound
 from monitor.web.query import Query, shown
@@ -20,6 +17,9 @@ from monitor.web.room import ROOM, Room
 _DAY = 86_400.0
 _DEFAULT_SPAN: dict[Step, float] = {"hour": _DAY, "day": 30 * _DAY}
 _LARGEST_LIMIT = 1000
+# Objects between two turns of the loop: some 2 ms.
+_OBSERVATIONS_A_TURN = 100
+_BUCKETS_A_TURN = 10
 # Class and group names are told apart by name: no class is called as a group is.
 _OUTCOME_WORDS = (*(outcome.value for outcome in OUTCOMES), *(group.value for group in Group))
 
@@ -34,33 +34,32 @@ async def observations(request: web.Request) -> web.Response:
     location = location_in(query, room)
     word = query.choice("outcome", _OUTCOME_WORDS)
     policy = room.settings.uptime_policy
-    found: list[Observation] = []
-    async for chunk in room.history.stream(since, until, endpoint, location, newest_first=True, chunk=limit):
-        found += [one for one in chunk if word is None or _is(one.outcome, word, policy)]
-        if len(found) >= limit:
-            break
+    outcomes = (
+        None if word is None else [each for each in OUTCOMES if word in (each.value, group_of(each, policy).value)]
+    )
+    found = await room.history.observations(endpoint, since, until, limit, location, outcomes)
+    data = await sliced(room, (observation_object(one, policy) for one in found), _OBSERVATIONS_A_TURN)
     content: JsonObject = {
         "endpoint": endpoint,
         "location": location,
-        "data": [observation_object(one, policy) for one in found[:limit]],
+        "data": data,
     }
     return await answer(request, content)
 
 
 async def history(request: web.Request) -> web.Response:
-    """Closed UTC hours or days of one endpoint, oldest first."""
+    """The newest closed UTC hours or days of one endpoint, oldest first."""
     room = request.app[ROOM]
-    query = Query(request.rel_url.raw_query_string, ("step", "since", "until", "location"))
+    query = Query(request.rel_url.raw_query_string, ("step", "since", "until", "limit", "location"))
     endpoint = _endpoint_id(request, room)
     step: Step = "day" if query.choice("step", ("hour", "day"), "hour") == "day" else "hour"
     since, until = query.span(room.clock.now(), _DEFAULT_SPAN[step])
+    limit = query.number("limit", _LARGEST_LIMIT, 1, _LARGEST_LIMIT)
     location = location_in(query, room)
-    rollups: list[Rollup] = []
-    async for chunk in room.history.rollups(step, endpoint, since, until, location):
-        rollups += chunk
     policy = room.settings.uptime_policy
-    buckets = [bucket_object(one_bucket, policy) for _, one_bucket in groupby(rollups, key=lambda row: row.start)]
-    return await answer(request, {"endpoint": endpoint, "location": location, "step": step, "data": buckets})
+    buckets = await room.history.newest_rollups(step, endpoint, since, until, location, limit)
+    data = await sliced(room, (bucket_object(each, policy) for each in buckets), _BUCKETS_A_TURN)
+    return await answer(request, {"endpoint": endpoint, "location": location, "step": step, "data": data})
 
 
 async def incidents(request: web.Request) -> web.Response:
@@ -75,10 +74,6 @@ async def incidents(request: web.Request) -> web.Response:
         raise _no_endpoint(endpoint)
     found = await room.history.incidents(endpoint, since, until, location, limit)
     return await answer(request, {"location": location, "data": [incident_object(one) for one in found]})
-
-
-def _is(outcome: Outcome, word: str, policy: str) -> bool:
-    return word in (outcome.value, group_of(outcome, policy).value)
 
 
 def _endpoint_id(request: web.Request, room: Room) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 
 from aiohttp import hdrs, web
@@ -23,11 +23,13 @@ from monitor.web.exposition import CONTENT_TYPE
 from monitor.web.guard import add_security_headers, guard
 from monitor.web.ports import Check, DaemonStatus, Prune, Reload, ReloadResult
 from monitor.web.room import ROOM, Room
+from monitor.web.starting import once_started, page_once_started
 
 # No route reads a body; a request that brings one is not kept in memory.
 _LARGEST_BODY = 64 * 1024
 _CHECK_SECONDS = 5.0
 _RELOAD_LOCK = web.AppKey("reload_lock", asyncio.Lock)
+_PRUNE_LOCK = web.AppKey("prune_lock", asyncio.Lock)
 _PRUNE: web.AppKey[Prune] = web.AppKey("prune")
 
 
@@ -49,9 +51,10 @@ def create_app(
     app[ROOM] = Room(board, settings_of, history, metrics, status, reload, clock, notice)
     app[page.PAGE] = page.Page.load()
     app[_RELOAD_LOCK] = asyncio.Lock()
+    app[_PRUNE_LOCK] = asyncio.Lock()
     app.on_response_prepare.append(add_security_headers)
     app.cleanup_ctx.append(_refreshing)
-    app.router.add_get("/", page.index)
+    app.router.add_get("/", page_once_started(page.index))
     app.router.add_get("/static/{name}", page.static)
     app.router.add_get("/metrics", metrics_page)
     app.router.add_get("/healthz", healthz)
@@ -59,15 +62,15 @@ def create_app(
     app.router.add_post("/-/reload", reload_settings)
     app[_PRUNE] = prune or _nothing_to_prune
     app.router.add_post("/-/prune", prune_history)
-    app.router.add_get("/api/v1/models", api.models)
-    app.router.add_get("/api/v1/models/{author}/{slug}", api.model)
-    app.router.add_get("/api/v1/models/{author}/{slug}/endpoints", api.model_endpoints)
-    app.router.add_get("/api/v1/providers", api.providers)
+    app.router.add_get("/api/v1/models", once_started(api.models))
+    app.router.add_get("/api/v1/models/{author}/{slug}", once_started(api.model))
+    app.router.add_get("/api/v1/models/{author}/{slug}/endpoints", once_started(api.model_endpoints))
+    app.router.add_get("/api/v1/providers", once_started(api.providers))
     # An endpoint's id has slashes of its own.
     app.router.add_get("/api/v1/endpoints/{endpoint:.+}/observations", api_history.observations)
     app.router.add_get("/api/v1/endpoints/{endpoint:.+}/history", api_history.history)
     app.router.add_get("/api/v1/incidents", api_history.incidents)
-    app.router.add_get("/api/v1/routing", api.routing)
+    app.router.add_get("/api/v1/routing", once_started(api.routing))
     return app
 
 
@@ -91,11 +94,15 @@ async def healthz(request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """200 once everything holds; else 503 and what is missing."""
+    room = request.app[ROOM]
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
-            checks: Sequence[Check] = await request.app[ROOM].status.checks()
+            checks: Sequence[Check] = await room.status.checks()
     except TimeoutError:
         checks = (Check("database", False, f"no answer within {_CHECK_SECONDS:g} s"),)
+    if starting := room.starting:
+        # Restored, and not yet rendered: who is told 200 finds figures.
+        checks = [Check(each.name, False, starting) if each.name == "windows" else each for each in checks]
     missing = [f"{check.name}: {check.message or 'not yet'}" for check in checks if check.required and not check.ok]
     content: JsonObject = {
         "ready": not missing,
@@ -119,7 +126,8 @@ async def reload_settings(request: web.Request) -> web.Response:
 async def prune_history(request: web.Request) -> web.Response:
     """Drop what is older than the retention now: what `monitor db prune` asks of a running daemon."""
     _refuse_browsers(request, "prune")
-    return await answer(request, {"pruned": dict(await request.app[_PRUNE]())})
+    # Shielded as a reload is; a second one waits.
+    return await answer(request, {"pruned": dict(await asyncio.shield(_prune_alone(request.app)))})
 
 
 async def _nothing_to_prune() -> dict[str, int]:
@@ -129,6 +137,11 @@ async def _nothing_to_prune() -> dict[str, int]:
 def _refuse_browsers(request: web.Request, action: str) -> None:
     if hdrs.ORIGIN in request.headers:
         raise Forbidden(f"a {action} is not for browsers: send it without an Origin header, as curl -X POST does")
+
+
+async def _prune_alone(app: web.Application) -> Mapping[str, int]:
+    async with app[_PRUNE_LOCK]:
+        return await app[_PRUNE]()
 
 
 async def _reload_alone(app: web.Application) -> ReloadResult:

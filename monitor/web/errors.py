@@ -5,7 +5,7 @@ WebError           {"error": {"code": the HTTP status, "message": what was wrong
 ├── Forbidden      403
 ├── NotFound       404  no such model, endpoint, provider or location
 ├── Refused        400  a reload whose configuration does not hold; carries the problems
-└── Unavailable    503  the database does not answer now; the same request may succeed later
+└── Unavailable    503  starting, ending, or the database does not answer now: the same may succeed later
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from monitor.clock import Clock
 from monitor.health.state import State
 from monitor.health.view import EndpointView, figure_quantiles
+from monitor.letting_go import let_go
 from monitor.outcome import OUTCOMES
 from monitor.routing.snapshot import quantile_name
 from monitor.settings import ExportSettings
@@ -80,8 +81,12 @@ class Exposition:
             if lines:
                 families.append(family.header().encode() + lines)
             await self._clock.sleep(0)
+        former: list[object] = list(self._rendered.values())
         self._rendered, self._export = rendered, export
         self._families = families
+        del kept
+        for _ in let_go(former):
+            await self._clock.sleep(0)
 
     def page(self, notice: str | None) -> list[bytes]:
         """The whole page in pieces: the endpoints as of the last refresh, the monitor's own figures as of now."""
@@ -118,7 +123,7 @@ def _up(view: EndpointView, export: ExportSettings) -> Series:
 
 
 def _usable(view: EndpointView, export: ExportSettings) -> Series:
-    return [("", "1" if view.usable else "0")]
+    return [("", "1" if view.usable else "0")] if view.is_watched else []
 
 
 def _degraded(view: EndpointView, export: ExportSettings) -> Series:
@@ -126,7 +131,7 @@ def _degraded(view: EndpointView, export: ExportSettings) -> Series:
 
 
 def _interval(view: EndpointView, export: ExportSettings) -> Series:
-    return [("", _measured_text(view.interval_seconds))]
+    return [("", _measured_text(view.interval_seconds))] if view.is_watched else []
 
 
 def _last_probe(view: EndpointView, export: ExportSettings) -> Series:

@@ -44,7 +44,8 @@ async def add_security_headers(request: web.Request, response: web.StreamRespons
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever a handler raises into {"error": {"code", "message"}}; only the log is told of internals."""
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        # What changes something (a reload, a prune) takes as long as it takes, and is told of when it is done.
+        async with asyncio.timeout(None if request.method == hdrs.METH_POST else ANSWER_SECONDS):
             return await handler(request)
     except WebError as error:
         return await error_answer(request, error.status, error.message, error.extra)

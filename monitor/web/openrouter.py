@@ -8,7 +8,7 @@ not exist is left out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -165,7 +165,7 @@ def model_object(model: Model, views: Sequence[EndpointView]) -> JsonObject:
     }
 
 
-def provider_object(provider: Provider, views: Sequence[EndpointView]) -> JsonObject:
+def provider_object(provider: Provider, endpoints: Summary) -> JsonObject:
     """One provider as OpenRouter lists it; `endpoint_count` and what follows is ours."""
     return {
         "name": provider.name,
@@ -175,8 +175,8 @@ def provider_object(provider: Provider, views: Sequence[EndpointView]) -> JsonOb
         "status_page_url": None,
         "headquarters": None,
         "datacenters": None,
-        "endpoint_count": len(views),
-        **summary(views),
+        "endpoint_count": endpoints.count,
+        **endpoints.object(),
     }
 
 
@@ -187,17 +187,35 @@ def group_by_model(catalog: Catalog, views: Sequence[EndpointView]) -> dict[str,
     return grouped
 
 
-def summary(views: Sequence[EndpointView]) -> JsonObject:
-    """Endpoints by state, and uptime pooled from counts."""
-    states = Counter(view.state for view in views)
-    month = [view.windows["30d"] for view in views if "30d" in view.windows]
-    samples = sum(figures.samples for figures in month)
-    return {
-        "states": {state.value: states[state] for state in State},
-        "usable_count": sum(view.usable for view in views),
-        "uptime_last_30d": percent(ratio(sum(figures.successes for figures in month), samples)),
-        "samples_last_30d": samples,
-    }
+class Summary:
+    """Endpoints by state, and uptime pooled from counts; views are added one by one."""
+
+    def __init__(self, views: Iterable[EndpointView] = ()) -> None:
+        self.count = 0
+        self._states: Counter[State] = Counter()
+        self._usable = self._successes = self._samples = 0
+        for view in views:
+            self.add(view)
+
+    def add(self, view: EndpointView) -> None:
+        self.count += 1
+        self._states[view.state] += 1
+        self._usable += view.usable
+        if (month := view.windows.get("30d")) is not None:
+            self._successes += month.successes
+            self._samples += month.samples
+
+    def object(self) -> JsonObject:
+        return {
+            "states": {state.value: self._states[state] for state in State},
+            "usable_count": self._usable,
+            "uptime_last_30d": percent(ratio(self._successes, self._samples)),
+            "samples_last_30d": self._samples,
+        }
+
+
+def summary(views: Iterable[EndpointView]) -> JsonObject:
+    return Summary(views).object()
 
 
 def _cheapest(endpoints: Sequence[Endpoint]) -> Price | None:

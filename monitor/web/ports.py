@@ -21,7 +21,13 @@ class Check:
 
 
 class DaemonStatus(Protocol):
-    """How far the process is: `database`, `catalog`, `windows` and `network`, in this order."""
+    """How far the process is: `database`, `catalog`, `windows` and `network`, in this order, and `process` while it
+    drains."""
+
+    @property
+    def starting(self) -> str:
+        """What is awaited before there can be figures; empty once the windows are restored."""
+        ...
 
     async def checks(self) -> Sequence[Check]: ...
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 
 from aiohttp import web
 
@@ -14,8 +16,9 @@ from monitor.clock import Clock
 from monitor.health.board import Board
 from monitor.health.state import State
 from monitor.health.view import EndpointView, WindowFigures
+from monitor.letting_go import let_go
 from monitor.routing.pooling import pooled_view
-from monitor.routing.snapshot import Part, snapshot
+from monitor.routing.snapshot import SNAPSHOT_END, Part, snapshot_head
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
 from monitor.storage.history import History
@@ -32,32 +35,38 @@ SNAPSHOT_SECONDS = 5.0
 # Work between two turns of the loop, in look-ups of half a microsecond: about a millisecond. To render costs more.
 _SLICE = 2000
 _RENDERING = 150
+_PARTS = 500  # endpoints of a snapshot that are closed and joined at once
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """An encoded answer and the tag that names this very state of it."""
+    """An encoded answer, in pieces to be joined, and the tag that names this very state of it."""
 
-    body: bytes
+    pieces: Sequence[bytes]
     etag: str
+
+
+Views = Mapping[str, EndpointView]  # by endpoint id
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The board at one moment: `seen` as it handed them out, `pooled` one view per endpoint over all locations."""
+    """The board at one moment: `seen` as it handed them out, one view per endpoint `pooled` over all locations, and
+    those of each location."""
 
     seen: tuple[EndpointView, ...] = ()
-    pooled: tuple[EndpointView, ...] = ()
+    pooled: Views = field(default_factory=dict)
+    by_location: Mapping[str, Views] = field(default_factory=dict)
 
-    def of(self, location: str | None) -> Sequence[EndpointView]:
+    def of(self, location: str | None) -> Views:
         """At most one view per endpoint: from `location`, or pooled."""
-        return self.pooled if location is None else [view for view in self.seen if view.location == location]
+        return self.pooled if location is None else self.by_location.get(location, {})
 
 
 class Room:
-    """Shared by all handlers of one application. Use from its loop; one `refresh` at a time."""
+    """Shared by all handlers of one application. Use from its loop."""
 
     def __init__(
         self,
@@ -86,6 +95,14 @@ class Room:
         self._documents_since = float("-inf")
         self._etag_seed = secrets.token_hex(4)
         self._etag_number = 0
+        self._refreshing = asyncio.Lock()
+        self._documenting = asyncio.Lock()
+        self._has_figures = False
+
+    @property
+    def starting(self) -> str:
+        """What is awaited before there are figures to serve; empty once there are."""
+        return self.status.starting or ("" if self._has_figures else "the first figures are being rendered")
 
     @property
     def settings(self) -> Settings:
@@ -103,15 +120,26 @@ class Room:
         return self._notice
 
     async def refresh(self) -> None:
-        """Take up what the board has now, in slices; cheap if it is what it was."""
+        """Take up what the board has now, in slices; cheap if it is what it was. Nothing before the board is restored:
+        half a picture would be believed."""
+        async with self._refreshing:
+            if not self.status.starting:
+                await self._take_up()
+
+    async def _take_up(self) -> None:
         seen, export = self.board.views(), self.settings.export
         if seen is self.picture.seen and export == self._rendered_export:
             return
-        pooled = await self._pool(seen)
-        await self._encode(seen, pooled)
+        picture = await self._pool(seen)
+        is_alone = len(picture.by_location) <= 1  # then the pooled views are the very same
+        await self._encode(seen, () if is_alone else picture.pooled.values())
         await self.exposition.refresh(seen, export)
-        self.picture, self._rendered_export = Picture(seen, pooled), export
+        former: list[object] = list(self.picture.seen)
+        self.picture, self._rendered_export = picture, export
         self._documents.clear()
+        self._has_figures = True
+        for _ in let_go(former):
+            await self.clock.sleep(0)
 
     async def keep_fresh(self) -> None:
         """Refresh for ever. A failure is logged and tried again: it leaves the last good picture standing."""
@@ -128,43 +156,58 @@ class Room:
 
     def views(self, location: str | None, endpoints: Sequence[Endpoint] | None = None) -> list[EndpointView]:
         """One view for each of `endpoints` (default: the whole catalog), unknown where the board has none yet."""
-        wanted = self.catalog.endpoints.values() if endpoints is None else endpoints
-        known = {view.endpoint.id: view for view in self.picture.of(location)}
-        return [known.get(endpoint.id) or blank_view(endpoint, location or "") for endpoint in wanted]
+        known = self.picture.of(location)
+        wanted = self.catalog.endpoints.items() if endpoints is None else ((each.id, each) for each in endpoints)
+        return [known.get(id_) or blank_view(endpoint, location or "") for id_, endpoint in wanted]
 
-    def routing(self, location: str | None, model: str | None) -> Document:
+    async def routing(self, location: str | None, model: str | None) -> Document:
         """The snapshot; the same bytes until the picture changes or SNAPSHOT_SECONDS have gone by."""
-        if self.clock.monotonic() - self._documents_since >= SNAPSHOT_SECONDS:
-            self._documents.clear()
-        if not self._documents:
-            self._documents_since = self.clock.monotonic()
-            self._etag_number += 1
-        key = (location, model, self.notice)
-        if key not in self._documents:
-            views = [view for view in self.picture.of(location) if model is None or view.endpoint.model == model]
-            parts = (self._parts.get((view.endpoint.id, view.location)) or self._part(view) for view in views)
-            body = snapshot(parts, self.clock.now(), location, self.notice)
-            etag = f"{self._etag_seed}-{self._etag_number}-{len(self._documents)}"
-            self._documents[key] = Document(body, etag)
-        return self._documents[key]
+        async with self._documenting:  # whoever asks meanwhile gets the one that is being made
+            if self.clock.monotonic() - self._documents_since >= SNAPSHOT_SECONDS:
+                self._documents.clear()
+            if not self._documents:
+                self._documents_since = self.clock.monotonic()
+            key = (location, model, self.notice)
+            document = self._documents.get(key)
+            if document is None:
+                picture = self.picture
+                document = await self._document(picture, location, model)
+                if picture is self.picture:
+                    self._documents[key] = document
+            return document
 
-    async def _pool(self, seen: tuple[EndpointView, ...]) -> tuple[EndpointView, ...]:
-        if len({view.location for view in seen}) <= 1:
-            return seen
+    async def _document(self, picture: Picture, location: str | None, model: str | None) -> Document:
+        self._etag_number += 1
+        etag, now = f"{self._etag_seed}-{self._etag_number}", self.clock.now()
+        views = [view for view in picture.of(location).values() if model is None or view.endpoint.model == model]
+        pieces = [snapshot_head(now, location, self.notice)]
+        for start in range(0, len(views), _PARTS):
+            part = views[start : start + _PARTS]
+            parts = (self._parts.get((view.endpoint.id, view.location)) or self._part(view) for view in part)
+            pieces.append((b"," if start else b"") + b",".join([each.closed(now) for each in parts]))
+            await self.clock.sleep(0)
+        return Document([*pieces, SNAPSHOT_END], etag)
+
+    async def _pool(self, seen: tuple[EndpointView, ...]) -> Picture:
         by_endpoint: dict[str, list[EndpointView]] = {}
-        for view in seen:
-            by_endpoint.setdefault(view.endpoint.id, []).append(view)
-        pooled: dict[str, tuple[tuple[EndpointView, ...], EndpointView]] = {}
+        by_location: dict[str, dict[str, EndpointView]] = {}
         work = 0
+        for view in seen:
+            id_ = view.endpoint.id
+            by_endpoint.setdefault(id_, []).append(view)
+            by_location.setdefault(view.location, {})[id_] = view
+            work = await self._breathe(work + 1)
+        known_pools, self._pooled = self._pooled, {}
+        pooled: dict[str, EndpointView] = {}
         for endpoint, views in by_endpoint.items():
-            known = self._pooled.get(endpoint)
+            known = known_pools.get(endpoint)
             if known is None or not _same(known[0], views):
                 known = (tuple(views), pooled_view(views, self._figures))
                 work += _RENDERING * len(views) if len(views) > 1 else 0
-            pooled[endpoint] = known
+            self._pooled[endpoint] = known
+            pooled[endpoint] = known[1]
             work = await self._breathe(work + 1)
-        self._pooled = pooled
-        return tuple(view for _, view in pooled.values())
+        return Picture(seen, pooled, by_location)
 
     def _figures(self, endpoints: Sequence[str], location: str | None, window: str) -> WindowFigures:
         quantiles = self.board.quantiles if window in self.board.performance_windows else ()
@@ -173,10 +216,10 @@ class Room:
     def _part(self, view: EndpointView) -> Part:
         return Part.of(view, self.board.performance_windows)
 
-    async def _encode(self, seen: Sequence[EndpointView], pooled: Sequence[EndpointView]) -> None:
+    async def _encode(self, seen: Iterable[EndpointView], pooled: Iterable[EndpointView]) -> None:
         parts: dict[tuple[str, str], Part] = {}
         work = 0
-        for view in seen if pooled is seen else (*seen, *pooled):
+        for view in chain(seen, pooled):
             key = (view.endpoint.id, view.location)
             known = self._parts.get(key)
             if known is None or known.view is not view:

@@ -11,7 +11,7 @@ from monitor.catalog.model import Catalog, Endpoint, Model, Provider
 from monitor.health.rows import TallyRows, rows_of
 from monitor.health.sketch import FIGURES
 from monitor.health.tally import Tally, figure_values
-from monitor.health.windows import DAY, LONG_WINDOWS, SHORT_WINDOWS, RestoreRanges, floor_hour
+from monitor.health.windows import AHEAD_SECONDS, DAY, LONG_WINDOWS, SHORT_WINDOWS, RestoreRanges, floor_hour
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.settings import Settings
@@ -139,7 +139,9 @@ class Exact:
             self.start = now - SHORT_WINDOWS[window]
         else:
             self.start = (floor_hour(now) if edge_hour is None else edge_hour) - LONG_WINDOWS[window]
-        self.rows = [one for one in raw if one.recheck == 0 and one.kind == "chat" and one.started_at >= self.start]
+        end = now + AHEAD_SECONDS if window in SHORT_WINDOWS else float("inf")
+        scheduled = (one for one in raw if one.recheck == 0 and one.kind == "chat")
+        self.rows = [one for one in scheduled if self.start <= one.started_at < end]
         self.counts = Counter(one.outcome for one in self.rows)
         looked_at = [one.answer_ok for one in self.rows if one.outcome is Outcome.SUCCESS and one.answer_ok is not None]
         self.asked, self.answered = len(looked_at), sum(looked_at)

@@ -234,6 +234,25 @@ def test_another_location_is_shown_when_it_has_data_and_only_then() -> None:
     assert board.view(ONE.id, "there") is there
 
 
+def test_of_a_location_that_nobody_watches_any_more_the_past_is_shown_and_no_state() -> None:
+    board = board_of()
+    board.set_eras(ONE.id, "there", [Era(NOW - 3600, None, Cadence(30_000, 0))])
+    theirs = [probe(NOW - 60 + number, Outcome.CONNECT, location="there") for number in range(4)]
+    for one in theirs:
+        board.observe(one, foreign=True)
+    board.record(theirs)
+    board.observe(probe(NOW, Outcome.CONNECT))
+    assert board.is_watched(ONE.id, "there")
+    assert [one.location for one in board.standings()] == ["there"]
+    board.set_eras(ONE.id, "there", [Era(NOW - 3600, NOW, Cadence(30_000, 0))])
+    there = refreshed(board)[1]
+    assert not board.is_watched(ONE.id, "there")
+    assert (there.is_watched, there.state, there.cause, there.state_since) == (False, State.UNKNOWN, None, None)
+    assert (there.windows["5m"].samples, there.windows["30d"].uptime_ratio) == (4, 0.0)
+    assert board.standings() == []
+    assert board.is_watched(ONE.id, HERE) and not board.is_watched(OTHER.id, HERE)
+
+
 async def test_a_location_without_data_for_30_days_is_shown_no_more() -> None:
     clock = FakeClock(NOW)
     board = board_of(clock=clock)

@@ -21,6 +21,7 @@ from monitor.health.tally import tally_of
 from monitor.health.uptime import grouped
 from monitor.health.view import WindowFigures, figure_quantiles
 from monitor.health.windows import (
+    AHEAD_SECONDS,
     ANSWERED,
     ASKED,
     DAY,
@@ -228,13 +229,24 @@ def busy_month(seed: int, looks: int, days: int) -> None:
 def test_the_edge_of_a_short_window_is_exact() -> None:
     rig = Rig()
     for span in SHORT_WINDOWS.values():
-        rig.commit(probe(NOW - span), probe(NOW - span - 0.000_001), probe(NOW + 5))
+        rig.commit(probe(NOW - span), probe(NOW - span - 0.000_001), probe(NOW + 4))
     row = rig.windows.row_of(ONE.id, HERE)
-    assert len(rig.windows.recent(row, NOW - 300)) == 3
-    assert len(rig.windows.recent(row, NOW - 1800)) == 5
-    assert rig.windows.next_expiry(row, NOW) == NOW
-    assert rig.windows.next_expiry(row, NOW + 1) == NOW + 305
-    assert math.isinf(rig.windows.next_expiry(row, NOW + 5000))
+    assert len(rig.windows.recent(row, NOW - 300, NOW)) == 3
+    assert len(rig.windows.recent(row, NOW - 1800, NOW)) == 5
+    assert rig.windows.next_change(row, NOW) == NOW
+    assert rig.windows.next_change(row, NOW + 1) == NOW + 304
+    assert math.isinf(rig.windows.next_change(row, NOW + 5000))
+
+
+def test_a_short_window_leaves_out_what_is_stamped_ahead_until_its_time_has_come() -> None:
+    rig = Rig()
+    rig.commit(probe(NOW - 1), probe(NOW + AHEAD_SECONDS), probe(NOW + HOUR))
+    row = rig.windows.row_of(ONE.id, HERE)
+    assert len(rig.windows.recent(row, NOW - 300, NOW)) == 1
+    assert rig.windows.next_change(row, NOW) == NOW
+    assert len(rig.windows.recent(row, NOW - 300, NOW + 0.001)) == 2
+    assert rig.windows.next_change(row, NOW + 2000) == NOW + HOUR - AHEAD_SECONDS
+    rig.agree()
 
 
 def test_a_late_row_goes_to_the_windows_that_still_cover_it_and_to_no_other() -> None:
@@ -243,7 +255,7 @@ def test_a_late_row_goes_to_the_windows_that_still_cover_it_and_to_no_other() ->
     row = [rig.windows.row_of(ONE.id, HERE)]
     counted = {window: int(rig.windows.counts(window, np.array(row)).sum()) for window in LONG_WINDOWS}
     assert counted == {"1d": 0, "7d": 1, "30d": 1}
-    assert len(rig.windows.recent(row[0], NOW - 1800)) == 0
+    assert len(rig.windows.recent(row[0], NOW - 1800, NOW)) == 0
 
 
 def test_rechecks_and_other_kinds_never_count() -> None:
@@ -376,8 +388,10 @@ def test_a_ring_is_sorted_however_late_its_rows_come(stamps: list[int]) -> None:
     ring = Ring()
     for stamp in stamps:
         ring.add(entry_of(probe(NOW + stamp)))
-    assert ring.since(0.0)[:, 0].tolist() == sorted(NOW + stamp for stamp in stamps)
+    assert ring.between(0.0, NOW + 100)[:, 0].tolist() == sorted(NOW + stamp for stamp in stamps)
     assert ring.oldest_since(NOW + 10) == min((NOW + stamp for stamp in stamps if stamp >= 10), default=None)
     ring.drop_before(NOW + 10)
     assert len(ring) == sum(stamp >= 10 for stamp in stamps)
-    assert ring.since(NOW + 20)[:, 0].tolist() == sorted(NOW + stamp for stamp in stamps if stamp >= 20)
+    assert ring.between(NOW + 20, NOW + 25)[:, 0].tolist() == sorted(
+        NOW + stamp for stamp in stamps if 20 <= stamp < 25
+    )

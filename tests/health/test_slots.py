@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import math
 
 from hypothesis import given
@@ -9,7 +8,6 @@ from hypothesis import strategies as st
 from monitor.slot import (
     Cadence,
     Era,
-    continued,
     expected_slots,
     next_due,
     phase_fraction,
@@ -105,40 +103,9 @@ def test_nothing_falls_due_after_the_last_era_has_ended() -> None:
     assert expected_slots([], NOW - 100, NOW) == 0
 
 
-def test_a_missed_night_belongs_to_the_era_that_went_on() -> None:
-    eras = continued((), Cadence(60_000, 0), "a", NOW)
-    assert eras == (Era(NOW, None, Cadence(60_000, 0), "a"),)
-    assert continued(eras, Cadence(60_000, 0), "a", NOW + 30_000) == eras
-
-
-def test_a_changed_interval_or_target_begins_an_era_and_a_removed_endpoint_ends_one() -> None:
-    first = continued((), Cadence(60_000, 0), "a", NOW)
-    second = continued(first, Cadence(30_000, 0), "a", NOW + 100)
-    third = continued(second, Cadence(30_000, 0), "b", NOW + 200)
-    ended = continued(third, None, "", NOW + 300)
-    again = continued(ended, Cadence(30_000, 0), "b", NOW + 400)
-    assert [(era.since - NOW, era.until and era.until - NOW, era.target) for era in again] == [
-        (0, 100, "a"),
-        (100, 200, "a"),
-        (200, 300, "b"),
-        (400, None, "b"),
-    ]
-    assert continued(ended, None, "", NOW + 400) == ended
-    assert [target_at(again, NOW + after) for after in (-1, 0, 150, 250, 350, 400)] == [None, "a", "a", "b", "b", "b"]
-    assert targets_within(again, NOW + 150, NOW + 250) == {"a", "b"}
-    assert targets_within(again, NOW + 300, NOW + 400) == set()
-
-
-@given(
-    st.lists(st.tuples(st.integers(-50, 50), st.sampled_from([None, 1000, 2000]), st.sampled_from("ab")), max_size=8)
-)
-def test_eras_never_overlap_even_when_the_clock_goes_back(changes: list[tuple[int, int | None, str]]) -> None:
-    eras: tuple[Era, ...] = ()
-    for after, interval, target in changes:
-        eras = continued(eras, None if interval is None else Cadence(interval, 0), target, NOW + after)
-        if interval is not None:
-            assert eras[-1].until is None
-            assert (eras[-1].cadence.interval_ms, eras[-1].target) == (interval, target)
-    for era, following in itertools.pairwise(eras):
-        assert era.until is not None
-        assert era.since < era.until <= following.since
+def test_a_target_is_the_one_of_the_last_era_that_had_begun() -> None:
+    spans = [(0, 100, "a"), (100, 200, "a"), (200, 300, "b"), (400, None, "b")]
+    eras = [Era(NOW + since, until and NOW + until, Cadence(60_000, 0), target) for since, until, target in spans]
+    assert [target_at(eras, NOW + after) for after in (-1, 0, 150, 250, 350, 400)] == [None, "a", "a", "b", "b", "b"]
+    assert targets_within(eras, NOW + 150, NOW + 250) == {"a", "b"}
+    assert targets_within(eras, NOW + 300, NOW + 400) == set()

@@ -457,9 +457,22 @@ def test_incidents_of_endpoints_that_are_no_longer_watched_are_closed() -> None:
     elsewhere = Incident(ONE.id, "there", DOWN, "connect", NOW)
     kept = Incident("author/kept@acme", HERE, DOWN, "connect", NOW)
     ledger = IncidentLedger([mine, elsewhere, kept])
-    closed = ledger.close_others({"author/kept@acme"}, HERE, NOW + 60)
+    watched = {("author/kept@acme", HERE), (ONE.id, "there")}
+    closed = ledger.close_unwatched(lambda *place: place in watched, NOW + 60)
     assert [event.incident.key for event in closed] == [mine.key]
     assert set(ledger.still_open) == {(ONE.id, "there"), ("author/kept@acme", HERE)}
+
+
+def test_of_several_that_a_former_process_left_open_the_newest_lasts() -> None:
+    first, second, third = (Incident(ONE.id, HERE, DOWN, "connect", NOW + start) for start in (0, 100, 200))
+    other = Incident("author/other@acme", HERE, DOWN, "reset", NOW)
+    ledger = IncidentLedger()
+    closed = ledger.take_up([third, second, other, first])
+    assert [(event.change, event.incident.started_at - NOW, event.incident.ended_at) for event in closed] == [
+        ("closed", 0, NOW + 100),
+        ("closed", 100, NOW + 200),
+    ]
+    assert set(ledger.still_open.values()) == {third, other}
 
 
 @given(st.text("oFCta", max_size=60))

@@ -44,6 +44,23 @@ def no_pool(endpoints: Sequence[str], location: str | None, window: str) -> Wind
     raise AssertionError("one location needs no pooling")
 
 
+def test_what_holds_now_is_told_by_those_that_still_watch_and_figures_by_all() -> None:
+    retired = view("local", State.UNKNOWN, usable=False, interval_seconds=5.0, is_watched=False)
+    here = view("fra", State.OPERATIONAL)
+    asked = []
+
+    def pool(endpoints: Sequence[str], location: str | None, window: str) -> WindowFigures:
+        asked.append((list(endpoints), location, window))
+        return FIGURES
+
+    pooled = pooled_view([retired, here], pool)
+    assert (pooled.state, pooled.usable, pooled.interval_seconds) == (State.OPERATIONAL, True, 60.0)
+    assert pooled.is_watched
+    assert asked == [(["a/b@acme"], None, "5m"), (["a/b@acme"], None, "30m")]
+    blocked = replace(here, usable=False, unusable_cause="auth")
+    assert pooled_view([replace(retired, usable=True), blocked], pool).unusable_cause == "auth"
+
+
 def test_a_single_location_is_handed_through_as_the_same_object() -> None:
     only = view("fra")
     assert pooled_view([only], no_pool) is only

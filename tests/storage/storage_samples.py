@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from monitor.catalog.model import Catalog, Endpoint
 from monitor.clock import Clock, FakeClock
 from monitor.health.tally import Tally
 from monitor.observation import Observation
@@ -106,6 +107,15 @@ def varied(seed: int, count: int, at: float = MIDNIGHT, span: float = DAY, endpo
             )
         )
     return made
+
+
+def catalog_of(*ids: str) -> Catalog:
+    """Endpoints of these ids, probed once a minute."""
+    endpoints = {}
+    for each in ids:
+        model, provider = each.split("@")
+        endpoints[each] = Endpoint(model, provider, "", "openai-chat", "https://acme.example/v1", "model", 60.0)
+    return Catalog({}, {}, endpoints)
 
 
 @dataclass

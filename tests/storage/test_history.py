@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import sqlite3
 from dataclasses import replace
@@ -11,14 +12,15 @@ from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
-from storage_samples import DAY, HOUR, MIDNIGHT, Stage, observation, stored, varied
+from storage_samples import DAY, HOUR, MIDNIGHT, Stage, catalog_of, observation, stored, varied
 
 from monitor.clock import FakeClock
 from monitor.health.incidents import Incident
 from monitor.health.state import State
 from monitor.outcome import Outcome
-from monitor.slot import Cadence, Era
-from monitor.storage.eras import record_eras
+from monitor.slot import Cadence, Era, expected_slots
+from monitor.storage.eras import adopt_catalog, record_eras
+from monitor.storage.errors import DatabaseUnavailable
 from monitor.storage.facts import MADE_UP, read_skew, write_fact
 from monitor.storage.history import LastSlot
 from monitor.storage.incidents import record_incident
@@ -237,18 +239,58 @@ async def test_eras_begin_and_end_with_the_configuration(store: Stage) -> None:
     }
 
 
-async def test_an_era_never_ends_before_it_began(store: Stage) -> None:
-    names = store.database.names
-    for at, interval in ((1000.0, 60_000), (900.0, 30_000)):
-        await store.writer.submit(
-            lambda connection, at=at, interval=interval: record_eras(
-                connection, names, "local", {"m@a": (Cadence(interval, 0), "t")}, at
-            )
+@pytest.mark.parametrize("seed", range(12))
+async def test_eras_never_overlap_even_when_the_clock_goes_back(store: Stage, seed: int) -> None:
+    chance = random.Random(seed)
+    names, place = store.database.names, ("m@a", "local")
+    for _ in range(8):
+        at, cadence = 1000.0 + chance.randint(-50, 50), Cadence(chance.choice((1000, 2000)), 0)
+        wanted = {} if chance.random() < 0.3 else {"m@a": (cadence, chance.choice("ab"))}
+        await store.writer.submit(lambda connection: record_eras(connection, names, "local", wanted, at))  # noqa: B023
+        eras = (await store.history.eras()).get(place, ())
+        if wanted:
+            assert (eras[-1].until, (eras[-1].cadence, eras[-1].target)) == (None, wanted["m@a"])
+        for era, following in itertools.pairwise(eras):
+            assert era.until is not None
+            assert era.since < era.until <= following.since
+    once = sum(expected_slots([era], 900, 1200) for era in eras)
+    assert once <= 300
+
+
+async def test_one_daemon_a_file_so_a_renamed_location_leaves_nothing_in_force(store: Stage) -> None:
+    ends = catalog_of("m@a")
+
+    async def adopt(location: str, at: float) -> dict[tuple[str, str], tuple[Era, ...]]:
+        return await store.writer.submit(
+            lambda connection: adopt_catalog(store.database, connection, location, ends, at)
         )
-    ended, in_force = (await store.history.eras())["m@a", "local"]
-    if ended.until is None:
-        ended, in_force = in_force, ended
-    assert (ended.since, ended.until, in_force.since) == (1000.0, 1000.0, 900.0)
+
+    await adopt("local", 100)
+    found = await adopt("fra", 250)
+    assert found == await store.history.eras()
+    assert [(place, era.since, era.until) for place, eras in found.items() for era in eras] == [
+        (("m@a", "local"), 100, 250),
+        (("m@a", "fra"), 250, None),
+    ]
+    # a clock that has gone back does not end them before they began
+    back = await adopt("local", 200)
+    assert [(era.since, era.until) for era in back["m@a", "fra"]] == [(250, 250)]
+    assert [(era.since, era.until) for era in back["m@a", "local"]] == [(100, 250), (250, None)]
+
+
+async def test_a_catalog_that_is_recorded_and_cannot_be_read_back_is_not_recorded(
+    store: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_args: object) -> None:
+        raise DatabaseUnavailable("gone")
+
+    monkeypatch.setattr("monitor.storage.eras.read_eras", fails)
+    with pytest.raises(DatabaseUnavailable):
+        await store.writer.submit(
+            lambda connection: adopt_catalog(store.database, connection, "local", catalog_of("m@a"), 100)
+        )
+    monkeypatch.undo()
+    assert await store.history.eras() == {}
 
 
 # ---- incidents

@@ -196,6 +196,18 @@ async def test_window_rows_cover_their_span_exactly_once(store: Stage) -> None:
         assert widths.count(DAY) == max((until // DAY) - -(-start // DAY), 0)
 
 
+async def test_an_hour_of_many_places_is_read_in_portions_and_whole(store: Stage) -> None:
+    places = [(f"m@{number}", location) for number in range(260) for location in ("local", "fra")]
+    rows = [observation(0, endpoint=endpoint, location=location) for endpoint, location in places]
+    await store.write([*rows, *(observation(70, endpoint=endpoint) for endpoint, _ in places[:3])])
+    await store.writer.close_hours(MIDNIGHT + 3 * HOUR)
+    found = await store.history.hour_rows(MIDNIGHT)
+    assert sorted(zip(found.endpoints, found.locations, strict=True)) == sorted(places)
+    assert set(found.bucket_starts) == {MIDNIGHT}
+    assert all(counts == {"success": 1} for counts in found.counts)
+    assert len(await store.history.hour_rows(MIDNIGHT + 2 * HOUR)) == 0
+
+
 async def test_hour_and_day_rows_are_columns_of_one_bucket(store: Stage) -> None:
     await store.write([observation(number, endpoint=f"m@{number % 3}") for number in range(90)])
     await store.writer.close_hours(MIDNIGHT + DAY)

@@ -195,6 +195,39 @@ async def test_lines_of_before_and_of_now_come_in_separate_chunks(tmp_path: Path
     assert spill.pending == 0
 
 
+@pytest.mark.parametrize("how", ["removed", "cut"])
+async def test_a_file_that_is_taken_away_under_a_running_daemon_loses_what_it_held_and_no_more(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "db.spill"
+    spill = Spill(path)
+    await spill.append([observation(number) for number in range(5)])
+    chunk = await spill.next_chunk()
+    assert chunk is not None
+    if how == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:700])
+    await spill.append([observation(number) for number in range(5, 7)])
+    assert spill.pending == 2
+    assert "rows_lost=5" in caplog.text
+    await spill.done(chunk)  # it was read before, and is written; the new file is another one
+    again = await spill.next_chunk()
+    assert again is not None
+    assert (again.observations, again.unreadable) == ([observation(5), observation(6)], [])
+    await spill.done(again)
+    assert (spill.pending, path.exists()) == (0, False)
+
+
+async def test_a_replay_goes_on_when_its_file_was_removed(store: Stage, clock: FakeClock) -> None:
+    with locked_by_another(store.database.path):
+        await store.write([observation(1)])
+        store.database.spill_path.unlink()
+    await until(lambda: store.writer.spilled == 0, clock)
+    await store.write([observation(2)])
+    assert await store.rows() == stored([observation(2)])
+
+
 async def test_jobs_are_refused_while_the_database_fails_and_taken_when_it_is_back(
     store: Stage, clock: FakeClock
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 from web_stage import HERE, LLAMA, MINI, Stage, probe, settings_of, stage
 from yarl import URL
 
+from monitor.clock import utc_text
 from monitor.health.incidents import Incident
 from monitor.health.state import State
 from monitor.observation import EXPORT_FIELDS, Observation
@@ -192,6 +194,43 @@ async def test_history_pools_locations_from_counts_unless_one_is_named(kept: Kep
     assert (there["uptime_ratio"], there["samples"], there["expected"]) == (0.0, 1, 60)
 
 
+async def test_of_a_long_history_the_newest_buckets_are_given_oldest_first(kept: Kept) -> None:
+    hours = [*range(4), *range(60, 180), 400]  # with gaps that are longer than one read looks back
+    first = MIDNIGHT - 500 * HOUR
+    await kept.keep([probe(MINI, first + hour * HOUR + 60 * n) for hour in hours for n in range(2)])
+    await kept.keep([probe(LLAMA, first + 230 * HOUR)])
+    await kept.writer.close_hours(int(NOW), lambda endpoint, location, start, end: 60)
+    since = f"{MINI_PATH}/history?since=30d"
+
+    async def starts(query: str = "") -> list[int]:
+        found = (await kept.web.json(since + query))["data"]
+        assert all(one["samples"] == 2 for one in found)
+        return [round((datetime.fromisoformat(one["start"]).timestamp() - first) / HOUR) for one in found]
+
+    assert await starts() == hours
+    assert await starts("&limit=3") == [178, 179, 400]
+    assert await starts(f"&limit=100&until={utc_text(first + 120 * HOUR).replace('+', '%2B')}") == hours[:64]
+    assert await starts("&location=fra&limit=1") == [400]
+
+
+async def test_one_observation_of_a_rare_class_is_found_in_a_few_reads(kept: Kept) -> None:
+    reads = 0
+    read = kept.database.read
+
+    def counted() -> Any:
+        nonlocal reads
+        reads += 1
+        return read()
+
+    at = NOW - 3 * DAY
+    await kept.keep([probe(MINI, at + 60 * n, Outcome.SUCCESS if n else Outcome.RESET) for n in range(3000)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept.database, "read", counted)
+        found = await kept.web.json(f"{MINI_PATH}/observations?limit=1&since=7d&outcome=provider_fault")
+    assert [one["outcome"] for one in found["data"]] == ["reset"]
+    assert reads < 40
+
+
 async def test_history_by_day(kept: Kept) -> None:
     await kept.keep([probe(MINI, MIDNIGHT - DAY + 60 * n) for n in range(5)])
     await kept.keep([probe(MINI, MIDNIGHT + 60 * n) for n in range(5)])
@@ -249,7 +288,7 @@ async def test_incidents_come_newest_first_with_cause_and_length(kept: Kept) -> 
         (f"{MINI_PATH}/observations?outcome=fine", 400, "outcome: 'fine' is not one of success, reasoning_cut"),
         (f"{MINI_PATH}/observations?from=1h", 400, "this route takes since, until, limit, location, outcome"),
         (f"{MINI_PATH}/history?step=week", 400, "step: 'week' is not one of hour, day"),
-        (f"{MINI_PATH}/history?limit=3", 400, "unknown parameter 'limit'"),
+        (f"{MINI_PATH}/history?limit=1001", 400, "limit: '1001' is not a whole number from 1 to 1000"),
         (f"{MINI_PATH}/history?location=mars", 400, "'mars' is not one of fra"),
         ("/api/v1/incidents?limit=no", 400, "limit: 'no' is not a whole number"),
         ("/api/v1/incidents?since=-1h", 400, "since: '-1h' is neither"),
@@ -264,11 +303,10 @@ async def test_what_is_asked_wrongly_is_told_what_to_write_instead(
 class EmptyHistory:
     """Nothing was ever kept."""
 
-    async def stream(self, *args: object, **kwargs: object) -> AsyncIterator[list[Observation]]:
-        for nothing in ():
-            yield nothing
+    async def observations(self, *args: object) -> list[Observation]:
+        return []
 
-    rollups = stream
+    newest_rollups = observations
 
 
 class FailingHistory:

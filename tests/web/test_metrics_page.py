@@ -20,11 +20,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from web_stage import HERE, LLAMA, MINI, MINI_ACME, NOW, Stage, endpoint, probe, settings_of, stage
 
 from monitor.catalog.model import Price
+from monitor.catalog.target import target_of
 from monitor.clock import FakeClock
-from monitor.health.view import EndpointView
+from monitor.health.sketch import FIGURES
+from monitor.health.view import EndpointView, mirrored
 from monitor.outcome import Outcome
+from monitor.routing.snapshot import quantile_name
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import ExportSettings
+from monitor.slot import Cadence, Era
 from monitor.web.answers import accepts_gzip
 from monitor.web.exposition import Exposition, escape_label, ratio_text, render
 from monitor.web.families import ENDPOINT_FAMILIES, Family, own_families
@@ -169,6 +173,12 @@ async def test_speeds_show_their_slow_tail_and_times_the_configured_quantiles(we
     assert not re.search(r'llm_endpoint_\w+_(sum|count){|window="1d",quantile', page)
 
 
+@given(st.sets(st.integers(1, 999_999).map(lambda millionth: millionth / 10**6), min_size=2, max_size=20))
+def test_no_two_quantiles_of_six_decimals_make_the_same_series(quantiles: set[float]) -> None:
+    for figure in FIGURES:
+        assert len({quantile_name(mirrored(figure, each)) for each in quantiles}) == len(quantiles)
+
+
 async def test_only_exported_windows_are_shown() -> None:
     export = ExportSettings(windows=("1d",), performance_windows=("7d",), quantiles=(0.5, 0.95))
     async with stage(settings_of(export=export)) as web:
@@ -224,6 +234,18 @@ async def test_every_location_has_series_of_its_own_and_none_stands_for_all(web:
     await web.feed([probe(MINI, NOW - 60, location="iad")], foreign=True)
     page = await web.text("/metrics")
     assert set(re.findall(r'llm_endpoint_up{.*location="(.*?)"', page)) == {HERE, "iad"}
+
+
+async def test_a_location_that_is_probed_from_no_more_keeps_its_past_and_claims_nothing_of_now(web: Stage) -> None:
+    await web.feed([probe(MINI, NOW - 60, location="iad")], foreign=True)
+    since = NOW - 86_400
+    web.board.set_eras(MINI.id, "iad", [Era(since, NOW, Cadence.of(MINI.id, 60), target_of(MINI))])
+    await web.look()
+    page = await web.text("/metrics")
+    families = set(re.findall(r'^(llm_\w+){.*location="iad"', page, flags=re.MULTILINE))
+    assert {"llm_endpoint_uptime_ratio", "llm_endpoint_last_probe_timestamp_seconds"} <= families
+    now = ("up", "degraded", "usable", "probe_interval_seconds")
+    assert families.isdisjoint(f"llm_endpoint_{name}" for name in now)
 
 
 async def test_an_endpoint_that_leaves_the_catalog_leaves_the_page(web: Stage) -> None:

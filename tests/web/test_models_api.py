@@ -227,6 +227,26 @@ async def test_models_come_in_pages_when_asked_for() -> None:
         assert len((await web.json("/api/v1/models"))["data"]) == 5
 
 
+@pytest.mark.parametrize("path", ["/api/v1/models", "/api/v1/providers", "/api/v1/routing"])
+async def test_a_long_list_is_made_in_slices(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [endpoint(f"a/m{number // 4}", f"p{number % 4}") for number in range(3000)]
+    async with stage(settings_of(*many)) as web:
+        turns = 0
+        sleep = web.clock.sleep
+
+        async def counted(seconds: float) -> None:
+            nonlocal turns
+            turns += seconds == 0
+            await sleep(seconds)
+
+        monkeypatch.setattr(web.clock, "sleep", counted)
+        found = await web.json(path)
+        assert len(found["endpoints" if "routing" in path else "data"]) == {"models": 750, "providers": 4}.get(
+            path.rsplit("/", 1)[1], 3000
+        )
+        assert turns >= 3
+
+
 async def test_the_next_page_keeps_the_location(web: Stage) -> None:
     page = await web.json(f"/api/v1/models?limit=1&location={HERE}")
     assert page["links"]["next"] == f"/api/v1/models?limit=1&offset=1&location={HERE}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -210,3 +212,85 @@ async def test_starting_and_stopping_leaves_no_task_behind() -> None:
             await web.get("/healthz")
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
+
+
+FIGURES = [path for path in PATHS if path.startswith("/api/v1/")]
+
+
+@asynccontextmanager
+async def starting_stage() -> AsyncIterator[Stage]:
+    """A room that is served while the board is not restored yet."""
+    async with stage(starting="restored 3 of 30 days") as web:
+        yield web
+
+
+async def test_before_the_windows_are_restored_nobody_is_told_that_there_are_no_endpoints() -> None:
+    async with starting_stage() as web:
+        for path in FIGURES:
+            assert await web.error(path, 503) == "starting: restored 3 of 30 days"
+        assert await web.error("/readyz", 503) == "windows: restored 3 of 30 days"
+        page = await web.get("/")
+        assert (page.status, page.headers["Retry-After"]) == (503, "2")
+        assert "starting: restored 3 of 30 days" in await page.text()
+        assert (await web.get("/healthz")).status == 200
+        # what is half restored is not taken up, though the board would hand it out
+        await web.feed([probe(MINI, NOW - 1)])
+        own = await web.text("/metrics")
+        assert "monitor_build_info" in own and "llm_" not in own
+
+
+async def test_readiness_waits_for_the_first_figures_to_be_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    from monitor.web.room import ROOM
+
+    async with starting_stage() as web:
+        room, go_on = web.client.app[ROOM], asyncio.Event()
+        refresh = room.exposition.refresh
+
+        async def slow(*arguments: Any) -> None:
+            await go_on.wait()
+            await refresh(*arguments)
+
+        monkeypatch.setattr(room.exposition, "refresh", slow)
+        web.status.starting = ""
+        rendering = asyncio.create_task(room.refresh())
+        await asyncio.sleep(0.01)
+        assert await web.error("/readyz", 503) == "windows: the first figures are being rendered"
+        assert await web.error("/api/v1/routing", 503) == "starting: the first figures are being rendered"
+        go_on.set()
+        await rendering
+        assert (await web.json("/readyz"))["ready"] is True
+        assert len((await web.json("/api/v1/routing"))["endpoints"]) == 3
+        assert "llm_endpoint_usable" in await web.text("/metrics")
+
+
+async def test_a_prune_and_a_reload_may_take_long_and_are_not_cut_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    from monitor.web.room import ROOM
+
+    monkeypatch.setattr("monitor.web.guard.ANSWER_SECONDS", 0.02)
+    running, most, done = 0, 0, 0
+
+    async def prune() -> dict[str, int]:
+        nonlocal running, most, done
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.1)
+        running -= 1
+        done += 1
+        return {"observations": done}
+
+    async with stage(prune=prune) as web:
+        answers = await asyncio.gather(*(web.client.post("/-/prune") for _ in range(2)))
+        assert sorted([(await each.json())["pruned"]["observations"] for each in answers]) == [1, 2]
+        assert most == 1
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(web.client.post("/-/prune"), 0.03)
+        await asyncio.sleep(0.15)
+        assert done == 3
+        reload = web.client.app[ROOM].reload
+
+        async def slow() -> Any:
+            await asyncio.sleep(0.1)
+            return await reload()
+
+        monkeypatch.setattr(web.client.app[ROOM], "reload", slow)
+        assert (await web.client.post("/-/reload")).status == 200

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from web_stage import HERE, LLAMA, MINI, MINI_ACME, NOW, Stage, probe, settings_of, stage
 
 from monitor.outcome import Outcome
+from monitor.web.room import ROOM
 
 
 async def polled(web: Stage, tag: str | None = None, path: str = "/api/v1/routing") -> tuple[int, str, bytes]:
@@ -93,6 +96,21 @@ async def test_tags_of_different_questions_and_of_another_process_differ(web: St
     async with stage() as other:
         tags.add((await polled(other))[1])
     assert len(tags) == 3
+
+
+async def test_callers_at_once_share_one_document_and_a_new_picture_meanwhile_is_not_lost(web: Stage) -> None:
+    await web.feed([probe(MINI, NOW - 60)])
+    room = web.client.app[ROOM]
+    await web.clock.advance(6)
+    many = await asyncio.gather(*(room.routing(None, None) for _ in range(5)))
+    assert all(one is many[0] for one in many)
+    await web.clock.advance(6)
+    making = asyncio.create_task(room.routing(None, None))
+    await asyncio.sleep(0)
+    web.board.observe(probe(MINI, NOW - 1, Outcome.AUTH))
+    await web.look()
+    assert b'"unusable_cause":"auth"' not in b"".join((await making).pieces)
+    assert b'"unusable_cause":"auth"' in b"".join((await room.routing(None, None)).pieces)
 
 
 async def test_it_can_be_asked_of_one_model_and_one_location(web: Stage) -> None:

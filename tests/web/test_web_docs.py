@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +85,12 @@ def keys(value: Any) -> Any:
 class OneOfEach:
     """A history with one record of each kind."""
 
-    async def stream(self, *args: Any, **kwargs: Any) -> AsyncIterator[list[Any]]:
-        yield [probe(MINI, NOW - 61)]
+    async def observations(self, *args: Any) -> list[Any]:
+        return [probe(MINI, NOW - 61)]
 
-    async def rollups(self, *args: Any) -> AsyncIterator[list[Rollup]]:
+    async def newest_rollups(self, *args: Any) -> list[list[Rollup]]:
         tally = tally_of([probe(MINI, NOW - 7000), probe(MINI, NOW - 7060, Outcome.OVERLOADED)])
-        yield [Rollup(int(NOW) - 7200, "hour", MINI.id, "fra", "chat", 60, tally)]
+        return [[Rollup(int(NOW) - 7200, "hour", MINI.id, "fra", "chat", 60, tally)]]
 
     async def incidents(self, *args: Any) -> list[RecordedIncident]:
         return [RecordedIncident(7, MINI.id, "fra", "down", "overloaded", None, NOW - 600, NOW - 60)]

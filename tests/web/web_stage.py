@@ -24,7 +24,7 @@ from monitor.settings import Settings
 from monitor.slot import Cadence, Era
 from monitor.storage.retention import Pruned
 from monitor.web.app import create_app
-from monitor.web.ports import Check, ReloadResult
+from monitor.web.ports import Check, Prune, ReloadResult
 
 NOW = 1_700_000_000.0  # 2023-11-14T22:13:20Z
 HERE = "fra"
@@ -132,6 +132,8 @@ class Status:
         ]
     )
 
+    starting: str = ""
+
     async def checks(self) -> Sequence[Check]:
         return self.answers
 
@@ -191,7 +193,13 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    settings: Settings | None = None, *, history: Any = None, notice: str | None = None, now: float = NOW
+    settings: Settings | None = None,
+    *,
+    history: Any = None,
+    notice: str | None = None,
+    now: float = NOW,
+    starting: str = "",
+    prune: Prune | None = None,
 ) -> AsyncIterator[Stage]:
     settings = settings or settings_of()
     clock = FakeClock(now)
@@ -202,7 +210,7 @@ async def stage(
             one.id, settings.location, [Era(since, None, Cadence.of(one.id, one.interval_seconds), target_of(one))]
         )
     await board.refresh()
-    metrics, status = SelfMetrics("1.2.3"), Status()
+    metrics, status = SelfMetrics("1.2.3"), Status(starting=starting)
 
     async def reload() -> ReloadResult:
         opened.reloads += 1
