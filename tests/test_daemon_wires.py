@@ -281,7 +281,10 @@ async def test_what_only_a_restart_can_change_refuses_a_reload(tmp_path: Path, k
         before = daemon.settings
         path.write_text(path.read_text().replace(old, new))
         (problem,) = (await daemon.reload()).problems
-        assert (problem.path, problem.message) == (key, "cannot change while the daemon runs")
+        assert (problem.path, problem.message) == (
+            key,
+            "cannot change while the daemon runs; restart the daemon to change it",
+        )
         assert daemon.settings is before
 
 
