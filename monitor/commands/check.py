@@ -6,6 +6,7 @@ import argparse
 
 from monitor.commands.terminal import add_config, complain, say
 from monitor.config.problem import SettingsError
+from monitor.descriptors import hard_limit, shortage
 from monitor.settings import all_secrets, load_settings, secret_problems
 
 
@@ -25,6 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
         complain("\n".join(map(str, problems)))
         return 1
     catalog = settings.catalog
+    short = shortage(settings.probing, len(catalog.endpoints), hard_limit())
+    if short is not None:
+        complain(f"warning: {short}")
     say(
         f"{settings.path}: fine: {len(catalog.endpoints)} endpoints of {len(catalog.models)} models "
         f"at {len(catalog.providers)} providers, {len(all_secrets(settings))} secrets"
