@@ -16,25 +16,23 @@ from dataclasses import asdict
 from aiohttp import web
 
 from monitor import __version__
-from monitor.clock import Clock, SystemClock, suspended_seconds, utc_text
+from monitor.clock import Clock, SystemClock, utc_text
+from monitor.descriptors import raise_limit, shortage
 from monitor.health.board import Board
 from monitor.health.incidents import IncidentEvent, IncidentLedger
 from monitor.health.state import Transition, is_about_our_key
-from monitor.health.windows import DAY
 from monitor.observation import Observation
 from monitor.outcome import Group
 from monitor.probing.probe import Prober
 from monitor.probing.redaction import Redactor
 from monitor.probing.report import ProbeReport
 from monitor.reload import Reloader
+from monitor.resume import resume
 from monitor.rooms import Progress, Rooms
-from monitor.scheduling.budget import Budget
-from monitor.scheduling.dispatcher import Dispatcher
-from monitor.scheduling.gate import Gate
 from monitor.scheduling.jobs import Chores
 from monitor.scheduling.lag import LagSampler
-from monitor.scheduling.schedule_clock import ScheduleClock
-from monitor.secret import SecretError
+from monitor.secret import Secret, SecretError
+from monitor.secret_reader import SecretReader
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings, all_secrets
 from monitor.storage.database import Database
@@ -117,6 +115,7 @@ class Daemon:
     # --- startup
 
     async def startup(self) -> None:
+        self._check_descriptors(self.settings, raise_limit())
         await self._learn_secrets(self.settings)
         database = await Database.open(self.settings.database, self.clock, listen=self._listen_text())
         try:
@@ -150,16 +149,7 @@ class Daemon:
         writer = Writer(database, clock, metrics, self._on_committed, self._on_spilled)
         board = Board(settings, clock)
         prober = Prober(settings.probing, settings.location, clock, self._redactor, board.worked_before)
-        now = clock.now()
-        spent = await history.spent_since(now // DAY * DAY, settings.location)
-        gate = Gate(Budget(settings.probing.budget_usd_per_day, now, spent))
-        last_slots = (await history.last_slots(now - DAY)).items()
-        own = [slot.due_at for (_, location, _), slot in last_slots if location == settings.location]
-        last_due_at = max(own, default=None)
-        dispatcher = Dispatcher(
-            clock, prober.probe, self._on_report, metrics, gate,
-            schedule=ScheduleClock(clock, last_due_at, suspended_seconds), last_due_at=last_due_at,
-        )  # fmt: skip
+        dispatcher = await resume(settings, clock, history, prober, self._on_report, metrics)
         return Rooms(
             database=database,
             history=history,
@@ -252,7 +242,7 @@ class Daemon:
         transition = rooms.board.observe(observation)
         rooms.writer.put(observation)
         if is_about_our_key(observation.outcome):
-            rooms.dispatcher.set_unusable(observation.endpoint, True)
+            rooms.dispatcher.set_unusable(observation.endpoint, True, report.turn.endpoint)
         if rooms.board.wants_recheck(observation):
             rooms.dispatcher.recheck(report.turn, self.settings.state.recheck_seconds)
         if observation.group is not Group.OK:
@@ -337,6 +327,7 @@ class Daemon:
 
     async def _adopt(self, settings: Settings) -> None:
         rooms = self.rooms
+        self._check_descriptors(settings, raise_limit())
         await self._learn_secrets(settings)
         await self._record_catalog(settings)
         self.settings = settings
@@ -348,17 +339,22 @@ class Daemon:
             self._tasks.errand(self._write_incidents(closed))
         await rooms.board.refresh()
 
-    async def _learn_secrets(self, settings: Settings) -> None:
-        def values() -> Iterator[str]:
-            for secret in all_secrets(settings):
-                try:
-                    yield secret.reveal()
-                except SecretError as error:
-                    # Its endpoints say so themselves, as secret_missing.
-                    log.error("secret_missing %s", error)
+    @staticmethod
+    def _check_descriptors(settings: Settings, limit: int) -> None:
+        short = shortage(settings.probing, len(settings.catalog.endpoints), limit)
+        if short is not None:
+            log.warning("files_short %s", short)
 
-        for value in await asyncio.to_thread(lambda: list(values())):
-            self._redactor.add(value)
+    async def _learn_secrets(self, settings: Settings) -> None:
+        async def learn(secret: Secret) -> None:
+            try:
+                self._redactor.add(await reader.reveal(secret), secret)
+            except SecretError as error:
+                # Its endpoints say so themselves, as secret_missing.
+                log.error("secret_missing %s", error)
+
+        reader = SecretReader()
+        await asyncio.gather(*map(learn, all_secrets(settings)))
 
     # --- the end
 

@@ -33,5 +33,5 @@ def shortage(probing: ProbingSettings, endpoints: int, limit: int) -> str | None
         return None
     return (
         f"{limit} open files are allowed and {at_once} probes at once may need {needed}: raise the limit "
-        f"(ulimit -Hn {needed}, or LimitNOFILE={needed} in the unit), or lower probing.concurrency"
+        f"(ulimit -n {needed}, or LimitNOFILE={needed} in the unit), or lower probing.concurrency"
     )
