@@ -228,9 +228,6 @@ class Handler(ResponseHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.parse()
         super().connection_lost(exc)
-        closed = self.closed
-        if closed is not None and closed.done() and not closed.cancelled():
-            closed.exception()  # the pool asks for this future and forgets it: asyncio would call it a lost error
         if self.log is not None:
             self.log.is_lost = True
         self.wake()

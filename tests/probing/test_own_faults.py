@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from probing_stage import (
     STOP,
     Stage,
     endpoint_at,
+    no_descriptors_left,
     provider,
     saying,
     server_context,
@@ -41,24 +40,6 @@ from monitor.probing.resolver import Resolver
 from monitor.secret import Secret
 
 GOOD = saying(ROLE, text("a"), STOP, usage(), DONE)
-
-
-@contextmanager
-def no_descriptors_left() -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    held = [os.open(os.devnull, os.O_RDONLY)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (held[0] + 1, limits[1]))
-    try:
-        while True:
-            try:
-                held.append(os.open(os.devnull, os.O_RDONLY))
-            except OSError:
-                break
-        yield
-    finally:
-        for descriptor in held:
-            os.close(descriptor)
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from probing_stage import no_descriptors_left
 
 from monitor.clock import FakeClock, SystemClock
 from monitor.probing import resolver as resolving
@@ -221,3 +222,14 @@ async def test_a_lookup_that_never_had_its_turn_is_told_from_a_name_server_that_
     await asyncio.sleep(0.05)
     assert names.under_way == 0
     assert len(await resolver.resolve("b.acme.example", 443)) == 2
+
+
+async def test_a_lookup_that_failed_for_want_of_a_descriptor_is_no_silent_name_server() -> None:
+    def failing(host: str, family: socket.AddressFamily) -> Infos:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    resolver = Resolver(SystemClock(), failing)
+    with pytest.raises(socket.gaierror):
+        await resolver.resolve("api.acme.example", 443)
+    with no_descriptors_left(), pytest.raises(OSError, match="Too many open files"):
+        await resolver.resolve("api.bolt.example", 443)

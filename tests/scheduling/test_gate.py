@@ -175,15 +175,14 @@ def test_a_cancelled_probe_is_booked_at_its_most() -> None:
 def test_a_slot_that_overlaps_takes_no_credit() -> None:
     """Otherwise slow endpoints would be thinned twice."""
     most = budgeted(1.0).budget.most_usd(PRICED.id) or 0.0
-    gate = budgeted(most * (86_400.0 - 3600.0) / 60.0 / 2)  # every second slot
-    slot = next(slot for slot in range(3) if gate.may_send(turn_of(PRICED, slot), 0.0, UTC) is None)
-    assert gate.may_send(turn_of(PRICED, slot + 1), 0.0, UTC) == "budget"
-    gate.began(turn_of(PRICED, slot), UTC)
-    gate.budget.usd_per_day = 1000.0
-    assert gate.may_send(turn_of(PRICED, slot + 2), 0.0, UTC) == "overlap"
-    gate.ended(turn_of(PRICED, slot), report_of(turn_of(PRICED, slot)), 0.0, UTC)
-    gate.budget.usd_per_day = most * (86_400.0 - 3600.0) / 60.0 / 2
-    assert gate.may_send(turn_of(PRICED, slot + 3), 0.0, UTC) is None
+    gate = budgeted(most * 82_800.0 / 60.0 / 1.5)  # two of three slots
+    standing = gate._standing(PRICED.id)
+    gate.began(turn_of(PRICED), UTC)
+    standing.credit = 0.5
+    assert gate.may_send(turn_of(PRICED, 1), 0.0, UTC) == "overlap"
+    assert standing.credit == 0.5
+    gate.ended(turn_of(PRICED), report_of(turn_of(PRICED)), 0.0, UTC)
+    assert gate.may_send(turn_of(PRICED, 2), 0.0, UTC) is None
 
 
 def test_an_endpoint_that_is_configured_anew_takes_its_share_of_the_budget_again() -> None:
