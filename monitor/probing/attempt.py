@@ -238,8 +238,8 @@ class Attempt:
         encoding = wire.headers.get("content-encoding")
         inflater = inflater_of(encoding)
         body = bytearray()
-        left = max(self._t0 + self._deadlines.total - self._clock.monotonic(), 0.0)
-        self._arm(self._clock.monotonic() + min(ERROR_BODY_SECONDS, left), Outcome.SUCCESS)
+        due_at = min(self._clock.monotonic() + ERROR_BODY_SECONDS, self._t0 + self._deadlines.total)
+        self._arm(due_at, Outcome.SUCCESS)
         wire.wake_at(None)
         try:
             while True:
@@ -249,6 +249,7 @@ class Attempt:
                     break
                 if self._clock.monotonic() >= self._due_at:
                     break
+                self._look_at(self._due_at)  # the timer that has rung may have been that of an earlier deadline
                 await wire.woken()
         except (LinkError, Unreadable):
             pass

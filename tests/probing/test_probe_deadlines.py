@@ -190,15 +190,18 @@ async def test_a_refusal_whose_body_never_ends_is_judged_by_what_came(monkeypatc
     assert observation.outcome is Outcome.RATE_LIMITED
 
 
-async def test_a_refusals_body_gets_no_more_time_than_the_probe() -> None:
+@pytest.mark.parametrize("first_token", [0.295, 0.3])
+async def test_a_refusals_body_gets_no_more_time_than_the_probe(first_token: float) -> None:
+    """Also where the timer of another deadline rings just before."""
+
     async def script(conn: Conn) -> None:
         await conn.request()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.1)
         await conn.head("429 X", False, content_length="5000")
         await conn.hang()
 
-    with lasting(0.3, 1.2):
-        observation = await probed(script, first_token_timeout_seconds=0.3, timeout_seconds=0.3)
+    with lasting(0.3, 1.5):
+        observation = await probed(script, first_token_timeout_seconds=first_token, timeout_seconds=0.3)
     assert observation.outcome is Outcome.RATE_LIMITED
 
 

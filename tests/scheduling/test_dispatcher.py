@@ -653,9 +653,14 @@ async def test_a_verdict_on_the_old_configuration_does_not_bind_the_new_one() ->
             await stage.clock.sleep(8.0 if is_old else 0.1)
             return report_of(turn, outcome if is_old else Outcome.SUCCESS, retry_after_seconds=None)
 
-        def refuse(report: ProbeReport, stage: Stage = stage, outcome: Outcome = outcome) -> None:
+        intervals: list[float] = []
+
+        def refuse(
+            report: ProbeReport, stage: Stage = stage, outcome: Outcome = outcome, intervals: list[float] = intervals
+        ) -> None:
             if report.observation.outcome is outcome:
                 stage.dispatcher.set_unusable(report.observation.endpoint, True, report.turn.endpoint)
+                intervals.append(stage.dispatcher.interval_seconds(report.observation.endpoint))
 
         stage.script, stage.on_report = script, refuse
         while not stage.begun:
@@ -664,7 +669,7 @@ async def test_a_verdict_on_the_old_configuration_does_not_bind_the_new_one() ->
         await stage.run(40)
         assert stage.dispatcher.skipped.total() == 0
         assert stage.dispatcher.reported >= 4
-        assert stage.dispatcher.interval_seconds(endpoint.id) == 10.0
+        assert intervals == [10.0]
 
 
 async def test_the_hint_and_the_bill_of_the_old_configuration_stand() -> None:
