@@ -17,7 +17,7 @@ from aiohttp import web
 
 from monitor import __version__
 from monitor.clock import Clock, SystemClock, utc_text
-from monitor.descriptors import raise_limit, shortage
+from monitor.descriptors import provide_descriptors
 from monitor.health.board import Board
 from monitor.health.incidents import IncidentEvent, IncidentLedger
 from monitor.health.state import Transition, is_about_our_key
@@ -115,7 +115,7 @@ class Daemon:
     # --- startup
 
     async def startup(self) -> None:
-        self._check_descriptors(self.settings, raise_limit())
+        provide_descriptors(self.settings)
         await self._learn_secrets(self.settings)
         database = await Database.open(self.settings.database, self.clock, listen=self._listen_text())
         try:
@@ -327,7 +327,7 @@ class Daemon:
 
     async def _adopt(self, settings: Settings) -> None:
         rooms = self.rooms
-        self._check_descriptors(settings, raise_limit())
+        provide_descriptors(settings)
         await self._learn_secrets(settings)
         await self._record_catalog(settings)
         self.settings = settings
@@ -338,12 +338,6 @@ class Daemon:
         if closed:
             self._tasks.errand(self._write_incidents(closed))
         await rooms.board.refresh()
-
-    @staticmethod
-    def _check_descriptors(settings: Settings, limit: int) -> None:
-        short = shortage(settings.probing, len(settings.catalog.endpoints), limit)
-        if short is not None:
-            log.warning("files_short %s", short)
 
     async def _learn_secrets(self, settings: Settings) -> None:
         async def learn(secret: Secret) -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 
-from monitor.settings import ProbingSettings
+from monitor.settings import ProbingSettings, Settings
+
+log = logging.getLogger(__name__)
 
 # The database, the web server's clients, name lookups, key files.
 _RESERVE = 128
+
+
+def provide_descriptors(settings: Settings) -> None:
+    """As many as there may be; a line in the log where they are too few."""
+    short = shortage(settings.probing, len(settings.catalog.endpoints), raise_limit())
+    if short is not None:
+        log.warning("files_short %s", short)
 
 
 def raise_limit() -> int:

@@ -250,7 +250,7 @@ async def test_a_probe_that_the_shutdown_cuts_off_is_recorded_as_ours(
 async def test_too_few_descriptors_are_told_at_the_start(
     fleet: FleetServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("monitor.daemon.raise_limit", lambda: 64)
+    monkeypatch.setattr("monitor.descriptors.raise_limit", lambda: 64)
     async with running(settings_from(fleet_config(fleet, tmp_path, interval="1h"))):
         pass
     assert "files_short 64 open files are allowed" in caplog.text
