@@ -15,11 +15,12 @@ from aiohttp import web
 
 from monitor import __version__
 from monitor.chronicle import Chronicle
-from monitor.clock import Clock, SystemClock, suspended_seconds
+from monitor.clock import Clock, SystemClock
+from monitor.config.problem import Problem
+from monitor.descriptors import provide_descriptors
 from monitor.health.board import Board
 from monitor.health.incidents import IncidentEvent
 from monitor.health.state import Transition, is_about_our_key
-from monitor.health.windows import DAY
 from monitor.listening import address_text, cannot_listen, check_free
 from monitor.observation import Observation
 from monitor.probing.probe import Prober
@@ -27,15 +28,14 @@ from monitor.probing.redaction import Redactor
 from monitor.probing.report import ProbeReport
 from monitor.probing.resolver import Resolver
 from monitor.reload import Reloader
+from monitor.resume import resume
 from monitor.rooms import Progress, Rooms
-from monitor.scheduling.budget import Budget
-from monitor.scheduling.dispatcher import Dispatcher
-from monitor.scheduling.gate import Gate
 from monitor.scheduling.jobs import Chores
 from monitor.scheduling.lag import LagSampler
-from monitor.scheduling.schedule_clock import ScheduleClock
+from monitor.secret import Secret, SecretError
+from monitor.secret_reader import SecretReader
 from monitor.self_metrics import SelfMetrics
-from monitor.settings import Settings, read_secrets
+from monitor.settings import Settings, all_secrets, in_file_order, secret_problem
 from monitor.signals import handled_signals
 from monitor.storage.database import Database
 from monitor.storage.eras import adopt_catalog
@@ -130,6 +130,7 @@ class Daemon:
     # --- startup
 
     async def startup(self) -> None:
+        provide_descriptors(self.settings)
         host, port = self.settings.listen_host, self.settings.listen_port
         try:
             await check_free(host, port)
@@ -176,16 +177,8 @@ class Daemon:
         )
         suspicion = Suspicion(prober.probe, resolver, clock, metrics, self._on_own_outage)
         suspicion.configure(settings.probing.canaries)
-        now = clock.now()
-        spent = await history.spent_since(now // DAY * DAY, settings.location)
-        gate = Gate(Budget(settings.probing.budget_usd_per_day, now, spent))
-        last_slots = (await history.last_slots(now - DAY)).items()
-        own = [slot.due_at for (_, location, _), slot in last_slots if location == settings.location]
-        last_due_at = self._last_due_at = max(own, default=None)
-        dispatcher = Dispatcher(
-            clock, suspicion.probe, self._on_report, metrics, gate,
-            schedule=ScheduleClock(clock, last_due_at, suspended_seconds), last_due_at=last_due_at,
-        )  # fmt: skip
+        self._last_due_at = await history.last_due_at(settings.location)
+        dispatcher = await resume(settings, clock, history, suspicion.probe, prober.cut_off, self._on_report, metrics)
         return Rooms(
             database=database,
             history=history,
@@ -281,7 +274,7 @@ class Daemon:
         tell_ours(observation, before, rooms.board.standing(observation.endpoint, observation.location))
         rooms.writer.put(observation)
         if is_about_our_key(observation.outcome):
-            rooms.dispatcher.set_unusable(observation.endpoint, True)
+            rooms.dispatcher.set_unusable(observation.endpoint, True, report.turn.endpoint)
         if rooms.board.wants_recheck(observation):
             rooms.dispatcher.recheck(report.turn, self.settings.state.recheck_seconds)
         tell_probe(observation)
@@ -357,6 +350,7 @@ class Daemon:
 
     async def _adopt(self, settings: Settings) -> None:
         rooms = self.rooms
+        provide_descriptors(settings)
         await self._learn_secrets(settings)
         await self._record_catalog(settings)
         added = settings.catalog.endpoints.keys() - self.settings.catalog.endpoints.keys()
@@ -371,10 +365,17 @@ class Daemon:
         await rooms.board.refresh()
 
     async def _learn_secrets(self, settings: Settings) -> None:
-        values, problems = await asyncio.to_thread(read_secrets, settings)
-        for value in values:
-            self._redactor.add(value)
-        for problem in problems:
+        problems: list[Problem] = []
+
+        async def learn(secret: Secret) -> None:
+            try:
+                self._redactor.add(await reader.reveal(secret), secret)
+            except SecretError as error:
+                problems.append(secret_problem(settings, secret, error))
+
+        reader = SecretReader()
+        await asyncio.gather(*map(learn, all_secrets(settings)))
+        for problem in in_file_order(problems):
             log.error("secret_missing %s", problem)
 
     # --- the end

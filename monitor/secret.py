@@ -46,6 +46,10 @@ class Secret:
             raise SecretMissing(f"{self} is empty", remedy)
         if not value.isprintable():
             raise SecretMissing(f"{self} holds more than one line or another control character", remedy)
+        if not value.isascii():
+            raise SecretMissing(
+                f"{self} holds a character that no HTTP header can carry", f"write the key alone: {remedy}"
+            )
         return value
 
     def _read_env(self) -> tuple[str, str]:

@@ -7,18 +7,21 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 # 1 ms to 60 s; 0.1 is there because a probe may start that late and still be on time.
 _DELAY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
-# Why a due slot got no probe. Every label value exists from the start, so that `increase()` sees the first one.
+# Why a due slot got no result. Every label value exists from the start, so that `increase()` sees the first one.
 SKIP_REASONS = (
     "overlap",  # the endpoint's previous probe was still running
     "late",  # no free place under the caps until the slot was over
-    "missed",  # the monitor itself was not there in time: asleep, stalled or stopped
+    "missed",  # the monitor itself was not there in time: asleep, stalled, or stopped (told at the next start)
     "retry_after",  # the provider asked this key to wait
     "unusable",  # stretched after an account outcome
     "budget",  # stretched to stay within the day's budget
     "secret_missing",
     "error",  # our own code broke while probing: the log has the traceback
+    "reload",  # it waited for a place when a reload took its endpoint, or its interval, away
     "shutdown",
 )
+# Why a recheck came to nothing: no slot of its own is lost by it.
+DROP_REASONS = tuple(reason for reason in SKIP_REASONS if reason not in ("missed", "unusable"))
 
 
 class SelfMetrics:
@@ -53,10 +56,15 @@ class SelfMetrics:
         )  # fmt: skip
         self.probes_in_flight = Gauge("monitor_probes_in_flight", "Probes under way.", registry=registry)
         self.probes_skipped = Counter(
-            "monitor_probes_skipped_total", "Due slots that got no probe, by reason.", ["reason"], registry=registry
+            "monitor_probes_skipped_total", "Due slots without a result, by reason.", ["reason"], registry=registry
         )
         for reason in SKIP_REASONS:
             self.probes_skipped.labels(reason)
+        self.rechecks_dropped = Counter(
+            "monitor_rechecks_dropped_total", "Rechecks without a result, by reason.", ["reason"], registry=registry
+        )
+        for reason in DROP_REASONS:
+            self.rechecks_dropped.labels(reason)
         self.write_queue = Gauge(
             "monitor_write_queue_observations", "Observations waiting to be written.", registry=registry
         )

@@ -168,6 +168,11 @@ def secret_problems(settings: Settings) -> list[Problem]:
     return read_secrets(settings)[1]
 
 
+def secret_problem(settings: Settings, secret: Secret, error: SecretError) -> Problem:
+    place = settings.secret_places.get(secret, SecretPlace(str(secret)))
+    return Problem(place.path, error.message, error.remedy, str(settings.path), place.line)
+
+
 def read_secrets(settings: Settings) -> tuple[list[str], list[Problem]]:
     """Every secret's value that can be had, and a problem for each that cannot. Reads files, each once: not for the
     event loop."""
@@ -176,8 +181,7 @@ def read_secrets(settings: Settings) -> tuple[list[str], list[Problem]]:
         try:
             values.append(secret.reveal())
         except SecretError as error:
-            place = settings.secret_places.get(secret, SecretPlace(str(secret)))
-            problems.append(Problem(place.path, error.message, error.remedy, str(settings.path), place.line))
+            problems.append(secret_problem(settings, secret, error))
     return values, list(in_file_order(problems))
 
 

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -155,6 +156,14 @@ def test_check_tells_errors_missing_secrets_and_a_missing_directory_at_once(tmp_
     ]
     path.write_text(text)
     assert len(monitor("check", cwd=tmp_path).stderr.splitlines()) == 2
+
+
+async def test_check_warns_of_a_limit_that_probing_would_run_into(fleet: FleetServer, tmp_path: Path) -> None:
+    path = fleet_config(fleet, tmp_path)
+    words = f"ulimit -n 150 && exec {sys.executable} -m monitor check -c {path}"
+    result = await asyncio.to_thread(subprocess.run, ["bash", "-c", words], cwd=tmp_path, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    assert b"warning: 150 open files are allowed" in result.stderr
 
 
 async def test_a_probe_draws_its_timeline_and_exits_by_its_verdict(fleet: FleetServer, tmp_path: Path) -> None:

@@ -265,6 +265,45 @@ async def acknowledged_by(address: str, endpoints: Iterable[str]) -> tuple[set[R
     return served, {one["endpoint"]: one["windows"]["30d"]["seen"] for one in snapshot["endpoints"]}
 
 
+async def test_a_probe_that_the_shutdown_cuts_off_is_recorded_as_ours(
+    fleet: FleetServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitor.daemon.DRAIN_SECONDS", 0.1)
+    settings = settings_from(fleet_config(fleet, tmp_path))
+    endpoint = "openai/gpt-4o-mini@northwind"
+    async with running(settings) as daemon:
+        await written(daemon, 20)
+        await fleet.force(endpoint, Fault.SILENT)
+
+        def hangs() -> bool:
+            flight = daemon.rooms.dispatcher._flights.get(endpoint)
+            return flight is not None and daemon.clock.monotonic() - flight.began_at > 0.5
+
+        await until(hangs, 30)
+    figures = daemon.rooms.board.figures([endpoint], None, "30d")
+    query = f"""
+        SELECT outcome, "group", recheck FROM observations
+        WHERE endpoint = '{endpoint}' ORDER BY started_at DESC LIMIT 1
+    """
+    assert rows_of(tmp_path, query) == [("shutdown", "monitor_fault", 0)]
+    ((ok, faults, ours),) = rows_of(
+        tmp_path,
+        f"""SELECT sum("group" = 'ok'), sum("group" = 'provider_fault'), sum(outcome = 'shutdown')
+            FROM observations WHERE endpoint = '{endpoint}' AND NOT recheck""",
+    )
+    assert (figures.successes, figures.samples, ours) == (ok, int(str(ok)) + int(str(faults)), 1)
+    assert figures.seen == figures.samples, "it counts as a slot that nobody saw"
+
+
+async def test_too_few_descriptors_are_told_at_the_start(
+    fleet: FleetServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("monitor.descriptors.raise_limit", lambda: 64)
+    async with running(settings_from(fleet_config(fleet, tmp_path, interval="1h"))):
+        pass
+    assert "files_short 64 open files are allowed" in caplog.text
+
+
 async def kill_and_look(fleet: FleetServer, directory: Path, kills: int) -> None:
     """Kill -9 a real daemon at uneven moments: endpoint by endpoint, nothing that it has served may be missing, and no
     request of the fleet's may have become two rows."""

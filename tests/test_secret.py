@@ -108,3 +108,10 @@ def test_a_secret_never_shows_its_value(monkeypatch: pytest.MonkeyPatch) -> None
     secret.reveal()
     assert str(secret) == "{env: ACME_API_KEY}"
     assert PLANTED not in f"{secret!r} {secret} {secret.__reduce_ex__(2)!r}"
+
+
+def test_a_value_that_no_header_can_carry_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "ACME_API_KEY", "schlüssel")
+    told = missing(Secret("env", "ACME_API_KEY"))
+    assert "no HTTP header can carry" in told
+    assert "schlüssel" not in told

@@ -6,6 +6,7 @@ import argparse
 
 from monitor.commands.terminal import add_config, complain, say
 from monitor.config.problem import Problem, SettingsError
+from monitor.descriptors import hard_limit, shortage
 from monitor.settings import Settings, all_secrets, in_file_order, load_settings, secret_problems
 from monitor.storage.errors import StorageError
 from monitor.storage.sqlite import check_place, path_of
@@ -30,6 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
         complain("\n".join(map(str, in_file_order(problems))))
         return 1
     catalog = settings.catalog
+    short = shortage(settings.probing, len(catalog.endpoints), hard_limit())
+    if short is not None:
+        complain(f"warning: {short}")
     say(
         f"{settings.path}: fine: {len(catalog.endpoints)} endpoints of {len(catalog.models)} models "
         f"at {len(catalog.providers)} providers, {len(all_secrets(settings))} secrets"

@@ -65,7 +65,7 @@ def known_secrets(settings: Settings) -> Redactor:
     redactor = Redactor(())
     for secret in all_secrets(settings):
         try:
-            redactor.add(secret.reveal())
+            redactor.add(secret.reveal(), secret)
         except SecretError:
             continue  # its endpoints say so themselves, as secret_missing
     return redactor

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import replace
 
 from monitor.clock import Clock
 from monitor.observation import ClockKind
@@ -17,9 +18,13 @@ from monitor.probing.events import END, ErrorFacts, Failed, Usage
 from monitor.probing.measure import Deadlines, Tape
 from monitor.probing.report import Journey
 from monitor.probing.stream import Frame, Undecodable, Unreadable
+from monitor.probing.timeline import timeline_of
 from monitor.probing.transport import Exchange, LinkError, Transport, Wire
 from monitor.settings import ProbingSettings
 
+# A pooled connection that the provider closed before our request reached it is lost within a round trip; one that is
+# lost later had a request that may have been accepted, and paid for.
+STALE_SECONDS = 0.05
 # What a refusal's body gets to arrive, and usage after the terminal event.
 ERROR_BODY_SECONDS = 2.0
 USAGE_SECONDS = 2.0
@@ -72,6 +77,7 @@ class Attempt:
         )
         self._exchange = Exchange(self._connected)
         self._on_connected = on_connected
+        self._first_t0: float | None = None
         self._wire: Wire | None = None
         self._alarm: asyncio.Timeout | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -84,6 +90,7 @@ class Attempt:
     async def run(self) -> Verdict:
         """The class, with its evidence. Raises CancelledError, and whatever is a defect of ours."""
         try:
+            await self._transport.prepare(self._request, self._provider)
             async with asyncio.timeout(None) as self._alarm:
                 self._arm(self._clock.monotonic() + self._probing.connect_timeout_seconds, Outcome.TIMEOUT_CONNECT)
                 self._wire = await self._open()
@@ -92,9 +99,7 @@ class Attempt:
         except (TimeoutError, _Expired) as error:
             if isinstance(error, TimeoutError) and not (self._alarm and self._alarm.expired()):
                 raise
-            if self.terminal_at is not None:
-                return self._judge(Ending.TERMINAL)
-            return self._overdue()
+            return self._out_of_time()
         except LinkError as error:
             if self.terminal_at is not None:
                 return self._judge(Ending.TERMINAL)
@@ -115,10 +120,15 @@ class Attempt:
         try:
             return await self._transport.open(self._request, self._provider, mode, self._exchange)
         except LinkError as error:
-            if not (self._exchange.is_reused and error.outcome is Outcome.RESET):
+            lost = self._exchange
+            if not (lost.is_reused and lost.t0 is not None and error.outcome is Outcome.RESET):
+                raise
+            waited = self._clock.monotonic() - lost.t0
+            if waited - self._transport.pulse.worst_since(lost.t0) > STALE_SECONDS:
                 raise
         # The provider closed a pooled connection just as it was picked: our pool's doing, and no answer to a request.
         self._exchange = Exchange(self._connected)
+        self._first_t0 = lost.t0
         self._arm(self._clock.monotonic() + self._probing.connect_timeout_seconds, Outcome.TIMEOUT_CONNECT)
         return await self._transport.open(self._request, self._provider, "fresh", self._exchange)
 
@@ -158,19 +168,20 @@ class Attempt:
         """Hear what has come by now; a verdict if that settles it. Raises _Expired where a deadline lay between."""
         tape, framer = self.tape, self._framer
         for data, at, since in wire.take():
-            is_late, was_over = at > self._due_at, self.terminal_at is not None
-            if is_late and since > self._due_at:
+            is_late = at > self._due_at
+            if is_late and (since > self._due_at or self.terminal_at is not None):
                 raise _Expired
-            events_before = tape.payload_events
+            tokens_before = tape.payload_events
             tape.begin_read(at, since)
             self._read_at = at
             told = self._hear(framer.feed(data if inflater is None else inflater.feed(data)), at)
             if told is not None:
                 return told
-            # The stamp is that of the read's last byte. What shared it with others, while we did not look, may have
-            # come in time.
-            if is_late and tape.payload_events - events_before < 2:
-                self.terminal_at = self.terminal_at if was_over else None
+            # The stamp is that of the read's last byte. A token that has others or the end behind it, in a read that
+            # we were late for, may have come in time; one that stands alone did not, nor did a bare end.
+            tokens = tape.payload_events - tokens_before
+            if is_late and (tokens == 0 or (tokens == 1 and self.terminal_at is None)):
+                self.terminal_at = None
                 raise _Expired
             if self.terminal_at is not None:
                 if not self._await_rest(wire, at):
@@ -233,8 +244,8 @@ class Attempt:
         encoding = wire.headers.get("content-encoding")
         inflater = inflater_of(encoding)
         body = bytearray()
-        left = max(self._t0 + self._deadlines.total - self._clock.monotonic(), 0.0)
-        self._arm(self._clock.monotonic() + min(ERROR_BODY_SECONDS, left), Outcome.SUCCESS)
+        due_at = min(self._clock.monotonic() + ERROR_BODY_SECONDS, self._t0 + self._deadlines.total)
+        self._arm(due_at, Outcome.SUCCESS)
         wire.wake_at(None)
         try:
             while True:
@@ -244,6 +255,7 @@ class Attempt:
                     break
                 if self._clock.monotonic() >= self._due_at:
                     break
+                self._look_at(self._due_at)  # the timer that has rung may have been that of an earlier deadline
                 await wire.woken()
         except (LinkError, Unreadable):
             pass
@@ -253,6 +265,8 @@ class Attempt:
         return judge_stream(self.tape, ending, close_ends=self._decoder.close_ends, max_tokens=self._request.max_tokens)
 
     def _connected(self, t0: float) -> None:
+        if self._first_t0 is not None:  # the second attempt of a probe lives on what the first has left
+            self._deadlines = replace(self._deadlines, total=self._deadlines.total - (t0 - self._first_t0))
         self._arm(*self._deadlines.next_due(t0, None))
         if not self._exchange.is_reused:
             self._on_connected(t0)
@@ -300,6 +314,15 @@ class Attempt:
             self._timer.cancel()
             self._timer = None
 
+    def _out_of_time(self) -> Verdict:
+        if self.terminal_at is None and self._wire is not None and self.tape.first_event_at is None:
+            # A whole answer whose body was left open: no newline and no end ever told that it was all.
+            with contextlib.suppress(Unreadable):
+                told = self._hear((frame for frame in self._framer.close() if frame.bare), self._read_at)
+                if told is not None:
+                    return told
+        return self._overdue() if self.terminal_at is None else self._undisturbed(self._judge(Ending.TERMINAL))
+
     def _overdue(self) -> Verdict:
         late = self._clock.monotonic() - self._due_at
         # With the kernel's stamps it is certain that nothing had come by then, however late we look.
@@ -308,6 +331,8 @@ class Attempt:
         probing = self._probing
         events = self.tape.payload_events
         match self._due_outcome:
+            case Outcome.TIMEOUT_CONNECT if self._transport.is_lookup_queued(self._request):
+                return Verdict(Outcome.OVERLOAD, "the name lookup had no turn: too many at once")
             case Outcome.TIMEOUT_CONNECT:
                 stage = "connection" if self._exchange.resolved_at is not None else "address or connection"
                 detail = f"no {stage} within {probing.connect_timeout_seconds:g} s"
@@ -381,19 +406,5 @@ class Attempt:
 
     def timeline(self, begun_at: float, ended_at: float) -> list[tuple[float, str]]:
         """(seconds from t0, label) in order; from the beginning where there was no t0."""
-        exchange, tape = self._exchange, self.tape
-        stamps: list[tuple[Any, str]] = [
-            (begun_at, "begin"),
-            (exchange.resolved_at, "address"),
-            (exchange.t0, "reused connection" if exchange.is_reused else "connected"),
-            (None if self._wire is None else self._wire.headers_at, "headers"),
-            (tape.first_event_at, "first event"),
-            (tape.first_payload_at, "first token"),
-            (tape.first_answer_at, "first answer"),
-            (tape.last_payload_at, "last token"),
-            (self.terminal_at, "terminal event"),
-            (ended_at, "end"),
-        ]
-        origin = begun_at if exchange.t0 is None else exchange.t0
-        marks = [(stamp - origin, label) for stamp, label in stamps if stamp is not None]
-        return sorted(marks, key=lambda mark: mark[0])
+        headers_at = None if self._wire is None else self._wire.headers_at
+        return timeline_of(self._exchange, headers_at, self.tape, self.terminal_at, begun_at, ended_at)

@@ -69,6 +69,8 @@ def judge_told(facts: ErrorFacts, any_token: bool, worked_before: WorkedBefore) 
     """The class of an error told inside a 2xx stream: `stream_error`, unless its code says more."""
     number = facts.number
     meaning = _telling(facts) or _by_quota_id(facts)
+    if number == 403 and meaning is Outcome.PERMISSION:
+        meaning = None
     if meaning is None and number in _TELLING_NUMBERS:
         meaning = _by_status(number, facts)
     if meaning is None:
@@ -141,6 +143,8 @@ def _cap(seconds: float | None) -> float | None:
 
 def _meaning(status: int, facts: ErrorFacts) -> Meaning:
     meaning = _telling(facts)
+    if status == 403 and meaning is Outcome.PERMISSION:
+        return _by_status(status, facts)  # a permission refused for where we are is told with the same codes
     # Some hosts give every refusal the same code; a quota told by 429 with a minute's name is only a rate.
     if meaning is None or (status == 429 and meaning is Outcome.QUOTA):
         by_id = _by_quota_id(facts)

@@ -8,18 +8,25 @@ from monitor.probing.stream import MAX_BODY_BYTES, BodyTooLong, Undecodable
 
 _GZIP = 16 + zlib.MAX_WBITS
 _RAW = -zlib.MAX_WBITS
+# A stream is one gzip member; each costs a decompressor, also one that holds nothing.
+_MAX_MEMBERS = 64
 
 
 class Inflater:
-    """Decodes one body as it comes, up to the cap of a body. Raises Unreadable."""
+    """Decodes one body as it comes, up to the cap of a body, compressed and not. Raises Unreadable."""
 
     def __init__(self, encoding: str) -> None:
         self._is_gzip = encoding == "gzip"
         self._inflate = zlib.decompressobj(_GZIP) if self._is_gzip else None
         self._head = b""
         self._size = 0
+        self._compressed_size = 0
+        self._members = 1
 
     def feed(self, data: bytes) -> bytes:
+        self._compressed_size += len(data)
+        if self._compressed_size > MAX_BODY_BYTES:
+            raise BodyTooLong
         if self._inflate is None:
             self._head += data
             if len(self._head) < 2:
@@ -35,6 +42,9 @@ class Inflater:
                     raise BodyTooLong
                 data = self._inflate.unused_data if self._is_gzip else b""
                 if data:  # gzip may be a chain of members
+                    self._members += 1
+                    if self._members > _MAX_MEMBERS:
+                        raise Undecodable(f"the body has more than {_MAX_MEMBERS} gzip members")
                     self._inflate = zlib.decompressobj(_GZIP)
         except zlib.error:
             raise Undecodable("the content encoding is broken") from None

@@ -88,6 +88,10 @@ def _codes(error: dict[str, Any]) -> Iterator[str]:
             yield value
     if "flagged_input" in metadata:  # OpenRouter's moderation, a 403 without a code
         yield "flagged_input"
+    for item in _list(error.get("detail")):  # FastAPI
+        kind = _dict(item).get("type")
+        if isinstance(kind, str) and kind:
+            yield kind
     for detail in _list(error.get("details")):
         detail = _dict(detail)
         if isinstance(detail.get("reason"), str):

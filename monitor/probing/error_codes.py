@@ -85,6 +85,13 @@ TELLING: Mapping[str, Meaning] = _table(
         "capacity_exceeded no_capacity insufficient_capacity flex_capacity_exceeded model_not_ready unavailable "
         "server_busy no_available_capacity resource_unavailable insufficient_system_resource system_overloaded",
     ),
+    (
+        # The message of such a one names the model that does not take the parameter.
+        Outcome.BAD_REQUEST,
+        "unsupported_parameter unsupported_value unsupported_type unknown_parameter unrecognized_parameter "
+        "missing_required_parameter missing_parameter missing_required_field extra_forbidden invalid_type "
+        "unknown_field integer_above_max_value integer_below_min_value",
+    ),
     (Outcome.CLOCK, "request_time_too_skewed signature_expired"),
 )
 
@@ -104,8 +111,7 @@ VAGUE: Mapping[str, Meaning] = _table(
     (
         Outcome.BAD_REQUEST,
         "invalid_request_error invalid_request bad_request bad_request_error invalid_argument validation_error "
-        "unprocessable_entity unprocessable unsupported_parameter unsupported_value invalid_value invalid_type "
-        "missing_required_parameter unknown_parameter extra_forbidden failed_precondition precondition_failed "
+        "unprocessable_entity unprocessable invalid_value failed_precondition precondition_failed "
         "invalid_parameter invalid_parameter_error max_tokens_exceeded wrong_endpoint",
     ),
 )
@@ -114,7 +120,8 @@ VAGUE: Mapping[str, Meaning] = _table(
 QUOTA_ID_DAILY = "perday"
 QUOTA_ID_MINUTE = "perminute"
 
-URLS = re.compile(r"https?://\S+", re.IGNORECASE)  # `.../settings/billing` is no word about billing
+# `.../settings/billing` is no word about billing, and `projects/x/locations/y` names no forbidden place.
+URLS = re.compile(r"https?://\S+|[^\s/]*(?:/[^\s/]*){2,}", re.IGNORECASE)
 
 
 def _texts(*patterns: str) -> re.Pattern[str]:

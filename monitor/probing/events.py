@@ -7,7 +7,7 @@ Event
 │   ├── Content
 │   ├── ToolCall
 │   └── Refusal
-├── Usage       token counts; the last one told holds
+├── Usage       token counts; of each, the last one told holds
 ├── Finish      why generation stopped
 ├── Failed      an error told inside the stream
 └── End         the dialect's terminal event
@@ -64,6 +64,15 @@ class Usage(Event, frozen=True, gc=False):
     cached_tokens: int | None = None
     output_tokens: int | None = None
     reasoning_tokens: int | None = None
+
+    def updated(self, later: Usage) -> Usage:
+        """With what `later` tells; what it leaves out stays."""
+        return Usage(
+            self.prompt_tokens if later.prompt_tokens is None else later.prompt_tokens,
+            self.cached_tokens if later.cached_tokens is None else later.cached_tokens,
+            self.output_tokens if later.output_tokens is None else later.output_tokens,
+            self.reasoning_tokens if later.reasoning_tokens is None else later.reasoning_tokens,
+        )
 
 
 class Finish(Event, frozen=True, gc=False):

@@ -84,7 +84,7 @@ class Tape:
         if isinstance(event, Payload):
             self._add_payload(event, at)
         elif isinstance(event, Usage):
-            self.usage = event
+            self.usage = event if self.usage is None else self.usage.updated(event)
         elif isinstance(event, Finish):
             self.finish = event
             self.finish_at = at

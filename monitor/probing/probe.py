@@ -6,13 +6,10 @@ secrets -> request -> connection -> t0 -> headers -> events ... terminal event -
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
-from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from monitor.catalog.model import Endpoint
@@ -30,6 +27,7 @@ from monitor.probing.report import Mark, ProbeReport, Turn, Watch
 from monitor.probing.resolver import Resolver
 from monitor.probing.transport import Transport
 from monitor.secret import Secret, SecretMissing
+from monitor.secret_reader import SecretReader
 from monitor.settings import ProbingSettings
 
 logger = logging.getLogger(__name__)
@@ -49,7 +47,7 @@ class Prober:
         redactor: Redactor,
         worked_before: Callable[[Endpoint], bool],
         *,
-        resolver: AbstractResolver | None = None,
+        resolver: Resolver | None = None,
         make_nonce: Callable[[], str] = new_nonce,
     ) -> None:
         self._probing = probing
@@ -59,20 +57,17 @@ class Prober:
         self._worked_before = worked_before
         self._resolver = resolver
         self._make_nonce = make_nonce
-        self._files: ThreadPoolExecutor | None = None
+        self._secrets = SecretReader()
         self._transport: Transport | None = None
 
     async def start(self) -> None:
-        self._files = ThreadPoolExecutor(2, thread_name_prefix="probing-files")
-        self._transport = Transport(self._clock, self._resolver or Resolver(self._clock), self._files)
+        self._transport = Transport(self._clock, self._resolver or Resolver(self._clock))
         await self._transport.start()
 
     async def close(self) -> None:
         """Close every connection. Probes still under way must have been awaited or cancelled before."""
         if self._transport is not None:
             await self._transport.close()
-        if self._files is not None:
-            self._files.shutdown(wait=False, cancel_futures=True)
 
     def configure(self, probing: ProbingSettings, location: str) -> None:
         """For the probes that begin from now on; those under way keep what they began with."""
@@ -101,6 +96,22 @@ class Prober:
             logger.error("probe_defect endpoint=%s error=%s\n%s", turn.endpoint.id, type(defect).__name__, text)
             verdict = Verdict(Outcome.BAD_REQUEST, f"monitor_defect: {type(defect).__name__}, see the log")
         return self._report(turn, location, started_at, begun_at, nonce, attempt, verdict)
+
+    def cut_off(self, turn: Turn, started_at: float, cost_usd: float | None) -> ProbeReport:
+        """The record of a probe that was cancelled because the monitor ends: ours, and of no provider."""
+        observation = Observation(
+            endpoint=turn.endpoint.id,
+            location=self._location,
+            slot=turn.slot,
+            due_at=turn.due_at,
+            started_at=started_at,
+            kind=turn.kind,
+            recheck=turn.recheck,
+            outcome=Outcome.SHUTDOWN,
+            detail="cut off: the monitor was stopped",
+            cost_usd=cost_usd,
+        )
+        return ProbeReport(turn, observation)
 
     def _attempt(
         self, endpoint: Endpoint, dialect: Dialect, credentials: Credentials, prompt: str, watch: Watch | None
@@ -134,13 +145,8 @@ class Prober:
         return Credentials(api_key, headers)
 
     async def _reveal(self, secret: Secret) -> str:
-        if secret.source == "env":
-            value = secret.reveal()
-        else:
-            value = await asyncio.get_running_loop().run_in_executor(self._files, secret.reveal)
-        self._redactor.add(value)
-        if not (value.isascii() and value.isprintable()):
-            raise SecretMissing(f"{secret} holds a character that no HTTP header can carry: write the key alone")
+        value = await self._secrets.reveal(secret)
+        self._redactor.add(value, secret)
         return value
 
     def _report(

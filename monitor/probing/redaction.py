@@ -10,11 +10,19 @@ import html
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from bisect import bisect, insort
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from urllib.parse import quote, quote_plus
 
 MASK = "***"
 MAX_DETAIL = 500
+# What is looked at of a text at all: a provider may send a megabyte where a name was due.
+_MAX_LOOKED_AT = 4000
+# Left out where such a text was cut: less than this of a key is not recognised as one.
+_FRINGE = 64
+# A key file that is rotated every hour would fill the memory; no provider echoes what it was sent so long ago.
+_KEPT_PER_SOURCE = 4
 _MAX_NAME = 200  # ids, model names, finish reasons and codes
 
 # A key shorter than this is a word, and masking it would eat the text.
@@ -40,31 +48,54 @@ _KEY_LIKE = re.compile(
 
 
 class Redactor:
-    """Knows the secrets in use. `add` and `redact` are for the event loop's thread only; values are never forgotten,
-    since a rotated key may still be echoed."""
+    """Knows the secrets in use, and the last few values of each: a rotated key may still be echoed. `add`, `redact` and
+    the like are for the event loop's thread only."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        self._values: set[str] = set()
+        self._values: dict[Hashable, list[str]] = {}  # by source, newest last
+        self._forms: Counter[str] = Counter()  # of how many values each is a form
         self._short: set[str] = set()
-        self._by_head: dict[str, tuple[str, ...]] = {}
+        self._by_head: dict[str, list[str]] = {}  # sorted
         for value in values:
             self.add(value)
 
     def __repr__(self) -> str:
-        return f"Redactor({len(self._values)} values)"
+        return f"Redactor({sum(map(len, self._values.values()))} values)"
 
-    def add(self, value: str) -> None:
-        """Mask `value` from now on, and its words: of `Bearer abc...` the second alone is the key."""
-        if value in self._values or len(value) < _MIN_SECRET:
+    def add(self, value: str, source: Hashable = None) -> None:
+        """Mask `value` from now on, and its words: of `Bearer abc...` the second alone is the key. Of one `source` the
+        last few values are kept; without one, a value is kept for ever."""
+        if len(value) < _MIN_SECRET:
             return
-        self._values.add(value)
-        words = [word for word in value.split() if len(word) >= _HEAD]
-        for form in {form for part in (value, *words) for form in _forms(part)}:
-            if len(form) < _HEAD:
-                self._short.add(form)
-                continue
-            known = {*self._by_head.get(form[:_HEAD], ()), form}
-            self._by_head[form[:_HEAD]] = tuple(sorted(known, key=len, reverse=True))
+        kept = self._values.setdefault(value if source is None else source, [])
+        if value in kept:
+            kept.remove(value)
+        else:
+            for form in _forms_of(value):
+                self._forms[form] += 1
+                if self._forms[form] == 1:
+                    self._index(form)
+        kept.append(value)
+        if len(kept) > _KEPT_PER_SOURCE:
+            for form in _forms_of(kept.pop(0)):
+                self._forms[form] -= 1
+                if not self._forms[form]:
+                    del self._forms[form]
+                    self._drop(form)
+
+    def _index(self, form: str) -> None:
+        if len(form) < _HEAD:
+            self._short.add(form)
+        else:
+            insort(self._by_head.setdefault(form[:_HEAD], []), form)
+
+    def _drop(self, form: str) -> None:
+        self._short.discard(form)
+        forms = self._by_head.get(form[:_HEAD], [])
+        if form in forms:
+            forms.remove(form)
+        if not forms:
+            self._by_head.pop(form[:_HEAD], None)
 
     def redact(self, text: str) -> str:
         """`text` with every secret, and everything that looks like one, replaced by `***`."""
@@ -72,7 +103,10 @@ class Redactor:
 
     def line(self, text: str, limit: int = _MAX_NAME) -> str:
         """`text` redacted, on one line, without control characters and no longer than `limit` characters."""
-        redacted = self.redact(one_line(text))
+        is_cut = len(text) > _MAX_LOOKED_AT
+        redacted = self.redact(one_line(text[:_MAX_LOOKED_AT]))
+        if is_cut:
+            redacted = redacted[:-_FRINGE] + "…"
         return redacted if len(redacted) <= limit else redacted[: limit - 1] + "…"
 
     def detail(self, text: str) -> str:
@@ -94,7 +128,7 @@ class Redactor:
                 at += 1
                 continue
             kept += text[done:at], MASK
-            at += max(_common_length(text, at, form) for form in forms)
+            at += _longest(forms, text, at)
             done = at
         if not done:
             return text
@@ -113,6 +147,12 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def _longest(forms: Sequence[str], text: str, at: int) -> int:
+    """How much of `text` at `at` is the beginning of a form. Among sorted ones it is a neighbour that shares most."""
+    place = bisect(forms, text[at : at + _MAX_LOOKED_AT])
+    return max(_common_length(text, at, form) for form in forms[max(place - 1, 0) : place + 1])
+
+
 def _common_length(text: str, at: int, form: str) -> int:
     if text.startswith(form, at):
         return len(form)
@@ -120,6 +160,12 @@ def _common_length(text: str, at: int, form: str) -> int:
     while length < len(form) and text[at + length : at + length + 1] == form[length]:
         length += 1
     return length
+
+
+def _forms_of(value: str) -> set[str]:
+    """Of the value and of its words."""
+    words = [word for word in value.split() if len(word) >= _HEAD]
+    return {form for part in (value, *words) for form in _forms(part)}
 
 
 def _forms(value: str) -> Iterator[str]:

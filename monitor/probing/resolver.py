@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import ipaddress
 import socket
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from monitor import threads
 from monitor.clock import Clock
 
 Lookup = Callable[[str, socket.AddressFamily], Sequence[tuple[Any, ...]]]
@@ -21,9 +21,24 @@ CACHE_SECONDS = 5.0
 FAILURE_SECONDS = 0.5
 # libc tries each server for 5 s by default: this is the first one's turn. Below the 10 s of connect_timeout.
 DEADLINE_SECONDS = 5.0
-# Lookups under way at once, in all and in one zone (`example.com`): a dead zone can hold no more threads than its own.
-MAX_LOOKUPS = 32
-MAX_LOOKUPS_PER_ZONE = 6
+# How long a lookup may wait for its turn: that is our doing, and no provider's fault.
+QUEUE_SECONDS = 5.0
+# Lookups that may begin at once, in all and in one zone (`example.com`; a cloud's zone has hundreds of hosts).
+MAX_LOOKUPS = 64
+MAX_LOOKUPS_PER_ZONE = 16
+# One that takes longer gives its place to the next: dead zones, however many, delay others by no more than this.
+PLACE_SECONDS = 1.0
+# Threads that wait for dead servers end by themselves, but not soon.
+MAX_THREADS = 256
+
+
+class _Lookup:
+    """One host's, under way: `begun` is done when it has left the queue, `answer` when there is one."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.begun: asyncio.Future[None] = loop.create_future()
+        self.answer: asyncio.Task[list[tuple[str, int]]]
 
 
 def _nobody(host: str, addresses: tuple[str, ...]) -> None:
@@ -31,8 +46,9 @@ def _nobody(host: str, addresses: tuple[str, ...]) -> None:
 
 
 class Resolver(AbstractResolver):
-    """Use from one event loop. `resolve` raises OSError where there is no address within the deadline. `on_found` is
-    called with every name that a look-up has just found, and never from the cache."""
+    """Use from one event loop. `resolve` raises OSError where there is no address within the deadline, which counts
+    from the lookup's beginning; with EAGAIN if it did not begin in time, and EMFILE if this machine has no more files.
+    `on_found` is called with every name that a look-up has just found, and never from the cache."""
 
     def __init__(self, clock: Clock, lookup: Lookup | None = None, deadline_seconds: float = DEADLINE_SECONDS) -> None:
         self._clock = clock
@@ -40,10 +56,16 @@ class Resolver(AbstractResolver):
         self._deadline_seconds = deadline_seconds
         self._addresses: dict[_Key, tuple[float, list[tuple[str, int]]]] = {}
         self._failures: dict[_Key, tuple[float, OSError]] = {}
-        self._under_way: dict[_Key, asyncio.Task[list[tuple[str, int]]]] = {}
+        self._under_way: dict[_Key, _Lookup] = {}
+        self._threads = asyncio.Semaphore(MAX_THREADS)
         self._places = asyncio.Semaphore(MAX_LOOKUPS)
         self._zones: dict[str, asyncio.Semaphore] = {}
         self.on_found: Callable[[str, tuple[str, ...]], None] = _nobody
+
+    def is_queued(self, host: str) -> bool:
+        """Whether a lookup of `host` waits for its turn: nothing has been asked yet."""
+        name = host_key(host)
+        return any(key[0] == name and not lookup.begun.done() for key, lookup in self._under_way.items())
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -62,7 +84,7 @@ class Resolver(AbstractResolver):
 
     async def close(self) -> None:
         """Forget everything. Threads that still wait for a dead server end by themselves and hold up nothing."""
-        tasks = list(self._under_way.values())
+        tasks = [lookup.answer for lookup in self._under_way.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -78,16 +100,18 @@ class Resolver(AbstractResolver):
         return await self._wait_for(key)
 
     async def _wait_for(self, key: _Key) -> list[tuple[str, int]]:
-        task = self._under_way.get(key)
-        if task is None:
-            task = asyncio.create_task(self._look_up(key), name=f"lookup {key[0]}")
-            self._under_way[key] = task
-            task.add_done_callback(lambda done: self._finish(key, done))
+        lookup = self._under_way.get(key)
+        if lookup is None:
+            lookup = self._under_way[key] = _Lookup()
+            lookup.answer = asyncio.create_task(self._look_up(key, lookup.begun), name=f"lookup {key[0]}")
+            lookup.answer.add_done_callback(lambda done: self._finish(key, done))
         try:
-            # The deadline is each caller's own and ends only its waiting: the thread cannot be stopped, and a second
+            # The deadlines are each caller's own and end only its waiting: the thread cannot be stopped, and a second
             # one for the same host would be no wiser.
+            if not lookup.begun.done():
+                await self._turn_of(lookup)
             async with asyncio.timeout(self._deadline_seconds):
-                return await asyncio.shield(task)
+                return await asyncio.shield(lookup.answer)
         except TimeoutError:
             raise socket.gaierror(
                 socket.EAI_AGAIN, f"no answer from the resolver within {self._deadline_seconds:g} s"
@@ -95,11 +119,25 @@ class Resolver(AbstractResolver):
         except OSError as error:
             raise _copy(error) from None
 
-    async def _look_up(self, key: _Key) -> list[tuple[str, int]]:
+    async def _turn_of(self, lookup: _Lookup) -> None:
+        try:
+            await asyncio.wait_for(asyncio.shield(lookup.begun), QUEUE_SECONDS)
+        except TimeoutError:
+            raise OSError(errno.EAGAIN, f"the lookup had no turn within {QUEUE_SECONDS:g} s") from None
+
+    async def _look_up(self, key: _Key, begun: asyncio.Future[None]) -> list[tuple[str, int]]:
         host, family = key
         zone = self._zones.setdefault(_zone(host), asyncio.Semaphore(MAX_LOOKUPS_PER_ZONE))
-        async with zone, self._places:
-            infos = await self._in_thread(host, family)
+        try:
+            async with zone, self._places:
+                await self._threads.acquire()
+                begun.set_result(None)
+                answer = self._in_thread(host, family)
+                await asyncio.wait((answer,), timeout=PLACE_SECONDS)
+            infos = await answer
+        finally:
+            if not begun.done():
+                begun.cancel()
         # dict.fromkeys: the same address may come once per protocol.
         found = list(dict.fromkeys((info[4][0], int(info[0])) for info in infos))
         if not found:
@@ -120,31 +158,22 @@ class Resolver(AbstractResolver):
             self._failures[key] = (now + FAILURE_SECONDS, error)
 
     def _in_thread(self, host: str, family: socket.AddressFamily) -> asyncio.Future[Sequence[tuple[Any, ...]]]:
-        # A daemon thread, not an executor's: those are joined when the process ends, behind a dead name server.
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Sequence[tuple[Any, ...]]] = loop.create_future()
-
-        def settle(infos: Sequence[tuple[Any, ...]] | None, error: Exception | None) -> None:
-            if answer.done():
-                return
-            if error is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(infos or ())
-
-        def run() -> None:
-            infos: Sequence[tuple[Any, ...]] | None = None
-            error: Exception | None = None
+        def ask() -> Sequence[tuple[Any, ...]]:
             try:
-                infos = self._lookup(host, family)
+                return self._lookup(host, family)
             except UnicodeError:
-                error = socket.gaierror(socket.EAI_NONAME, "not a host name")
-            except Exception as raised:
-                error = raised
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(settle, infos, error)
+                raise socket.gaierror(socket.EAI_NONAME, "not a host name") from None
+            except OSError:
+                # Out of descriptors, libc calls it a name server that does not answer.
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+                raise
 
-        threading.Thread(target=run, name=f"lookup {host}", daemon=True).start()
+        try:
+            answer = threads.start(ask, f"lookup {host}")
+        except OSError:
+            self._threads.release()
+            raise
+        answer.add_done_callback(lambda _: self._threads.release())
         return answer
 
 
@@ -167,6 +196,10 @@ def _numeric(host: str) -> list[tuple[str, int]]:
     except ValueError:
         return []
     return [(host, int(socket.AF_INET if address.version == 4 else socket.AF_INET6))]
+
+
+def _name(host: str) -> str:
+    return host.rstrip(".").lower()
 
 
 def _zone(host: str) -> str:

@@ -10,14 +10,13 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from typing import Any
 
 import aiohttp
-from aiohttp.abc import AbstractResolver
 from aiohttp.connector import Connection
 from yarl import URL
 
+from monitor import threads
 from monitor.clock import Clock
 from monitor.observation import ClockKind
 from monitor.outcome import Outcome
@@ -25,6 +24,7 @@ from monitor.probing.arrivals import Arrival, Handler, StampKeeper, stamping_con
 from monitor.probing.classifier import Ending
 from monitor.probing.dialects.dialect import ProbeRequest
 from monitor.probing.pulse import Pulse
+from monitor.probing.resolver import Resolver
 from monitor.settings import ConnectionMode
 
 MAX_HEADER_BYTES = 64 << 10
@@ -35,6 +35,12 @@ _READ_BUFFER = 64 << 10
 # A pooled connection has to outlive the pause between two probes of an endpoint; servers close theirs sooner.
 _KEEPALIVE_SECONDS = 300.0
 _ANYTHING = (b"",)
+# What only this machine can run out of: descriptors (which libc's resolver may call EBUSY), memory, ports, threads.
+_EXHAUSTION = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN, errno.EBUSY)
+)
+# Loading certificates takes tens of milliseconds, unless their file system hangs.
+_CONTEXT_SECONDS = 10.0
 
 
 class LinkError(Exception):
@@ -143,10 +149,9 @@ class _Response(aiohttp.ClientResponse):
 class Transport:
     """Sessions and TLS contexts, made when first asked for. Use from one event loop."""
 
-    def __init__(self, clock: Clock, resolver: AbstractResolver, files: Executor) -> None:
+    def __init__(self, clock: Clock, resolver: Resolver) -> None:
         self._clock = clock
         self._resolver = resolver
-        self._files = files
         self.pulse = Pulse(clock)
         self._stamp_keeper = StampKeeper()
         self._sessions: dict[ConnectionMode, aiohttp.ClientSession] = {}
@@ -162,19 +167,26 @@ class Transport:
         self._stamp_keeper.close()
         await self._resolver.close()
 
+    async def prepare(self, request: ProbeRequest, provider: str) -> None:
+        """What `open` needs of this machine alone, so that its making is no part of connecting. Raises LinkError."""
+        if request.url.startswith("https:"):
+            await self.tls_context(provider)
+
     async def tls_context(self, provider: str) -> ssl.SSLContext:
-        """The provider's own context, made in a thread: loading certificates takes tens of milliseconds."""
+        """The provider's own context, made in a thread. One that cannot be made is ours, and tried again."""
         making = self._contexts.get(provider)
-        if making is None:
-            making = asyncio.get_running_loop().run_in_executor(self._files, _make_context)
-            self._contexts[provider] = making
         try:
-            return await asyncio.shield(making)
-        except asyncio.CancelledError:
-            raise
-        except BaseException:
-            self._contexts.pop(provider, None)
-            raise
+            if making is None or (making.done() and making.exception() is not None):
+                making = self._contexts[provider] = threads.start(_make_context, f"certificates for {provider}")
+            return await threads.within(_CONTEXT_SECONDS, making)
+        except TimeoutError:
+            raise LinkError(Outcome.OVERLOAD, "the certificates could not be read in time") from None
+        except OSError as error:  # ssl.SSLError is one
+            raise LinkError(Outcome.OVERLOAD, f"the certificates could not be read: {_os_text(error)}") from error
+
+    def is_lookup_queued(self, request: ProbeRequest) -> bool:
+        """Whether the name of the request's host is not even being looked up yet."""
+        return self._resolver.is_queued(URL(request.url, encoded=True).raw_host or "")
 
     async def open(self, request: ProbeRequest, provider: str, mode: ConnectionMode, exchange: Exchange) -> Wire:
         """Send `request` and return when the response's headers are there. Raises LinkError."""
@@ -255,7 +267,9 @@ class Transport:
 
 
 def _make_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    # Named here, since a default that cannot be opened just now would be left out without a word, for ever.
+    paths = ssl.get_default_verify_paths()
+    context = ssl.create_default_context(cafile=paths.cafile, capath=paths.capath)
     context.set_alpn_protocols(["http/1.1"])
     return context
 
@@ -263,6 +277,8 @@ def _make_context() -> ssl.SSLContext:
 def _link_error(error: Exception) -> LinkError:
     """The class of an exchange that ended before its headers were whole."""
     text = _os_text(error)
+    if isinstance(error, OSError) and _is_ours(error):
+        return LinkError(Outcome.OVERLOAD, f"{text}: the monitor's own limit")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return LinkError(Outcome.DNS, text)
     if isinstance(error, aiohttp.ClientSSLError | aiohttp.ClientConnectorCertificateError):
@@ -282,6 +298,14 @@ def _link_error(error: Exception) -> LinkError:
     if isinstance(error, aiohttp.InvalidURL):
         return LinkError(Outcome.BAD_REQUEST, "base_url is not a URL; write for example: https://api.acme.example/v1")
     return LinkError(Outcome.MALFORMED, "the answer is not HTTP")
+
+
+def _is_ours(error: OSError) -> bool:
+    """Whether this machine ran out of something, which says nothing about the provider."""
+    inner = getattr(error, "os_error", error)
+    if isinstance(inner, socket.gaierror):  # its numbers are others
+        return inner.errno == socket.EAI_MEMORY
+    return inner.errno in _EXHAUSTION
 
 
 def _cause(error: BaseException | None) -> BaseException | None:

@@ -1,4 +1,6 @@
-"""The day's budget: how far all intervals must stretch so that the UTC day ends within it. Pure; `now` is UTC seconds.
+"""The day's budget: how far intervals must stretch so that the UTC day ends within it. Pure; `now` is UTC seconds.
+
+All endpoints that cost anything stretch alike; one that costs nothing takes nothing from the others and is left alone.
 
 Two figures per endpoint: what a probe costs on average (learned, for the stretch) and what it may cost at most (for the
 hard stop, which counts probes in flight at that price). A provider that bills more than its list price for our token
@@ -60,8 +62,8 @@ class Reservation:
 class Budget:
     """`usd_per_day` None = no limit: nothing stretches, but the day's spending is still known.
 
-    `spent_usd` is what probes that started on the UTC day of `now` have cost so far; `mean_costs` what a probe of an
-    endpoint lately cost (both from the database, so that a restart forgets nothing).
+    `spent_usd` is what probes of the UTC day of `now` have cost so far; `mean_costs` what a probe of an endpoint lately
+    cost (both from the database, so that a restart forgets nothing).
     """
 
     def __init__(
@@ -110,8 +112,13 @@ class Budget:
             account.paused = paused
             self._rate += account.rate
 
+    def factor_of(self, endpoint: str, now: float) -> float:
+        """By how much the interval of `endpoint` is stretched, >= 1."""
+        account = self._accounts.get(endpoint)
+        return 1.0 if account is None or account.ceiling == 0.0 else self.factor(now)
+
     def factor(self, now: float) -> float:
-        """By how much every interval is stretched, >= 1: the day's rest at full cadence against the money left."""
+        """The stretch of all endpoints that cost: the day's rest at full cadence against the money left, >= 1."""
         self._roll(now)
         if self.usd_per_day is None or self._rate <= 0.0:
             return 1.0
@@ -128,6 +135,11 @@ class Budget:
         if self.usd_per_day is None or account is None or account.ceiling == 0.0:
             return True
         return self.spent_usd + self._reserved + account.ceiling <= self.usd_per_day
+
+    def most_usd(self, endpoint: str) -> float | None:
+        """What one probe may cost; None without a price."""
+        account = self._accounts.get(endpoint)
+        return None if account is None or account.list_ceiling is None else account.ceiling
 
     def reserve(self, endpoint: str, now: float) -> Reservation:
         """Put by what a probe that is sent now may cost; give the reservation back to `settle`."""

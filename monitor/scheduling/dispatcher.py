@@ -8,19 +8,19 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from monitor.catalog.model import Catalog, Endpoint
 from monitor.clock import Clock
 from monitor.probing.report import ProbeReport, Turn
 from monitor.scheduling.alarm import Alarm
-from monitor.scheduling.due import DueQueue, DueSlot
+from monitor.scheduling.due import LONGEST_ABSENCE_SECONDS, DueQueue, DueSlot
 from monitor.scheduling.flights import DrainReport, Flight, Flights
 from monitor.scheduling.gate import Gate
 from monitor.scheduling.schedule_clock import ScheduleClock
-from monitor.scheduling.secret_watch import SecretWatch, are_secrets_there
+from monitor.scheduling.secret_watch import SecretWatch, secret_asker
+from monitor.scheduling.tally import Tally
 from monitor.scheduling.waiting import Waiter, WaitingRoom
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import ProbingSettings
@@ -55,9 +55,10 @@ class Dispatcher:
     """Sends probes when they are due.
 
     `probe` yields a report and raises nothing but CancelledError; `on_report` gets every report at once, in the loop,
-    and must not block. `last_due_at`: when the last slot already used fell due, as for ScheduleClock.
-    `reported` and `skipped` (by reason) count scheduled slots, `dropped_rechecks` (by reason) rechecks that were not
-    sent. Use from one loop.
+    and must not block. `last_due_at`: when the last slot already used fell due, as for ScheduleClock; `probed_before`:
+    the endpoints that were probed then, whose slots since count as missed. `cut_off(turn, started_at, cost_usd)` makes
+    the report of a scheduled probe that a drain cancels. `reported` and `skipped` (by reason) count scheduled slots,
+    `dropped_rechecks` (by reason) rechecks without a result. Use from one loop.
     """
 
     def __init__(
@@ -70,13 +71,14 @@ class Dispatcher:
         *,
         last_due_at: float | None = None,
         schedule: ScheduleClock | None = None,
-        secrets_there: Callable[[Endpoint], Awaitable[bool]] = are_secrets_there,
+        secrets_there: Callable[[Endpoint], Awaitable[bool]] | None = None,
+        probed_before: Iterable[str] = (),
+        cut_off: Callable[[Turn, float, float | None], ProbeReport] | None = None,
     ) -> None:
         self.gate = gate
         self.schedule = ScheduleClock(clock, last_due_at) if schedule is None else schedule
-        self.reported = 0
-        self.skipped: Counter[str] = Counter()
-        self.dropped_rechecks: Counter[str] = Counter()
+        self._tally = Tally(metrics)
+        self.skipped, self.dropped_rechecks = self._tally.skipped, self._tally.dropped_rechecks
         self._clock = clock
         self._on_report = on_report
         self._metrics = metrics
@@ -89,7 +91,9 @@ class Dispatcher:
         self._flights = Flights(clock, probe, self._landed, metrics)
         self._room = WaitingRoom()
         self._behind_recheck: dict[str, Waiter] = {}
-        self._secrets = SecretWatch(self._secret_is_back, secrets_there)
+        self._secrets = SecretWatch(self._secret_is_back, secrets_there or secret_asker())
+        self._probed_before = frozenset(probed_before)
+        self._cut_off = cut_off
         self._last_fallen_due = float("-inf") if last_due_at is None else last_due_at
         self._told_unpriced: set[str] = set()
         self._progress = clock.monotonic()
@@ -106,12 +110,14 @@ class Dispatcher:
         for gone in self._watched.keys() - catalog.endpoints.keys():
             del self._watched[gone]
             self._queue.remove(gone)
-            self._turn_away(self._waiters_of(gone), "late")
+            self._turn_away(self._waiters_of(gone), "reload")
             self.gate.forget(gone)
         # A slot that fell due just now must not come again because the schedule clock was then set back by 50 ms.
         after = max(now, self._last_fallen_due) if self._last_fallen_due < now + HORIZON_SECONDS else now
         for endpoint in catalog.endpoints.values():
             self._watch(endpoint, after)
+        if self._probed_before:
+            self._count_absence(now)
         self._flights.configure(
             probing, {provider.slug: provider.concurrency for provider in catalog.providers.values()}
         )
@@ -142,7 +148,14 @@ class Dispatcher:
         if watched.cadence != cadence:
             watched.cadence, watched.generation = cadence, next(self._generations)
             self._queue.add(endpoint.id, cadence, after)
-            self._turn_away(self._waiters_of(endpoint.id), "late")
+            self._turn_away(self._waiters_of(endpoint.id), "reload")
+
+    def _count_absence(self, now: float) -> None:
+        """What fell due between the last recorded slot and this process's start."""
+        since = max(self._last_fallen_due, now - LONGEST_ABSENCE_SECONDS)
+        cadences = [self._watched[endpoint].cadence for endpoint in self._probed_before if endpoint in self._watched]
+        self._tally.miss([max(cadence.slot_at(now) - cadence.slot_at(since), 0) for cadence in cadences])
+        self._probed_before = frozenset()
 
     def _waiters_of(self, endpoint: str) -> list[Waiter]:
         behind = self._behind_recheck.pop(endpoint, None)
@@ -152,14 +165,15 @@ class Dispatcher:
         """The interval now in force, stretches included. KeyError for an endpoint that is not watched."""
         return self.gate.stretched_seconds(self._watched[endpoint_id].endpoint, self.schedule.utc_now())
 
-    def delay_key(self, endpoint: Endpoint, seconds: float) -> None:
-        """A retry hint from elsewhere; those in reports are heeded without this."""
-        self.gate.delay_key(endpoint, seconds, self._clock.monotonic())
-
-    def set_unusable(self, endpoint_id: str, unusable: bool) -> None:
-        """As Gate.set_unusable; an endpoint that is not watched is left alone."""
-        if endpoint_id in self._watched:
+    def set_unusable(self, endpoint_id: str, unusable: bool, seen: Endpoint | None = None) -> None:
+        """As Gate.set_unusable; an endpoint that is not watched, or configured otherwise than `seen`, is left alone."""
+        watched = self._watched.get(endpoint_id)
+        if watched is not None and seen in (None, watched.endpoint):
             self.gate.set_unusable(endpoint_id, unusable)
+
+    @property
+    def reported(self) -> int:
+        return self._tally.reported
 
     @property
     def in_flight(self) -> int:
@@ -180,10 +194,7 @@ class Dispatcher:
         monotonic = self._clock.monotonic()
         now = self.schedule.utc_now()
         due, missed = self._queue.pop_until(now, now + HORIZON_SECONDS)
-        if missed:
-            slots_missed = sum(passed.slots for passed in missed)
-            self._count("missed", slots_missed)
-            logger.warning("slots_missed slots=%d endpoints=%d", slots_missed, len(missed))
+        self._tally.miss([passed.slots for passed in missed])
         for slot in due:
             self._arm(self.schedule.monotonic_at(slot.due_at), self._watched[slot.endpoint].generation, slot)
         self._flights.cut_off_overruns()
@@ -206,9 +217,9 @@ class Dispatcher:
         again = replace(turn, recheck=turn.recheck + 1)
         watched = self._watched.get(turn.endpoint.id)
         if self._is_draining:
-            self._skip(again, "shutdown")
+            self._tally.skip(again, "shutdown")
         elif watched is None or watched.endpoint != turn.endpoint:
-            self._skip(again, "removed")
+            self._tally.skip(again, "reload")
         else:
             slot = DueSlot(turn.endpoint.id, turn.slot, turn.due_at)
             self._arm(self._clock.monotonic() + max(delay_seconds, 0.0), watched.generation, slot, again)
@@ -226,7 +237,7 @@ class Dispatcher:
             except Exception:  # one turn's trouble must not stop the schedule
                 logger.exception("dispatch_failed endpoint=%s slot=%d", armed.due.endpoint, armed.due.slot)
                 if armed.recheck is None:
-                    self._count("error")
+                    self._tally.count("error")
         if self._armed:
             self._alarm.set(self._armed[0].at)
 
@@ -236,7 +247,7 @@ class Dispatcher:
         watched = self._watched.get(armed.due.endpoint)
         if watched is None or watched.generation != armed.generation:
             if armed.recheck is not None:
-                self._skip(armed.recheck, "removed")
+                self._tally.skip(armed.recheck, "reload")
             return  # a scheduled slot of a cadence that ended before it fell due
         if armed.recheck is not None:
             self._recheck_due(armed.recheck, armed.at, watched)
@@ -245,7 +256,7 @@ class Dispatcher:
         turn = Turn(watched.endpoint, armed.due.slot, armed.due.due_at)
         waiter = Waiter(turn, armed.at, armed.at + watched.cadence.interval_seconds)
         if self._is_draining:
-            self._skip(turn, "shutdown")
+            self._tally.skip(turn, "shutdown")
         else:
             self._send(waiter)
 
@@ -267,15 +278,15 @@ class Dispatcher:
             return
         if reason == "secret_missing":
             self._secrets.look(turn.endpoint)
-        self._skip(turn, reason)
+        self._tally.skip(turn, reason)
 
     def _recheck_due(self, turn: Turn, at: float, watched: _Watched) -> None:
         now = self.schedule.utc_now()
         next_due_at = watched.cadence.due_at(watched.cadence.slot_at(now) + 1)
         if self._is_draining:
-            self._skip(turn, "shutdown")
+            self._tally.skip(turn, "shutdown")
         elif now + watched.last_took_seconds > next_due_at:
-            self._skip(turn, "overlap")
+            self._tally.skip(turn, "overlap")
         else:
             self._offer(Waiter(turn, at, self.schedule.monotonic_at(next_due_at)))
 
@@ -292,13 +303,16 @@ class Dispatcher:
         monotonic = self._clock.monotonic()
         while len(self._room) and (waiter := self._room.take(self._flights.has_place)) is not None:
             if waiter.expires_at <= monotonic:
-                self._skip(waiter.turn, "late")
+                self._tally.skip(waiter.turn, "late")
             else:
                 self._start(waiter)
 
     def _start(self, waiter: Waiter) -> None:
         utc = self.schedule.utc_now()
         watched = self._watched[waiter.turn.endpoint.id]
+        if waiter.turn.recheck and waiter.turn.endpoint != watched.endpoint:
+            self._tally.skip(waiter.turn, "reload")  # it was to confirm what was seen of another configuration
+            return
         turn = replace(waiter.turn, endpoint=watched.endpoint)
         reason = self.gate.may_start(turn, self._clock.monotonic(), utc)
         if reason is not None:
@@ -311,29 +325,41 @@ class Dispatcher:
     def _landed(self, flight: Flight, report: ProbeReport | None, reason: str) -> None:
         turn = flight.turn
         monotonic = self._clock.monotonic()
-        self.gate.ended(turn, report, monotonic, self.schedule.utc_now())
         watched = self._watched.get(turn.endpoint.id)
+        is_current = watched is not None and watched.endpoint == turn.endpoint
+        self.gate.ended(turn, report, monotonic, self.schedule.utc_now(), is_current)
         if watched is None:
             self.gate.forget(turn.endpoint.id)
         else:
             watched.last_took_seconds = monotonic - flight.began_at
-        if report is None:
-            self._skip(turn, reason)
-        else:
-            self.reported += turn.recheck == 0
-            try:
-                self._on_report(report)
-            except Exception:
-                logger.exception("report_failed endpoint=%s slot=%d", turn.endpoint.id, turn.slot)
         if report is None and reason == "shutdown":
+            if turn.recheck == 0 and self._cut_off is not None and not self._is_drained:
+                began_at = self._clock.now() - (monotonic - flight.began_at)
+                self._hand_on(self._cut_off(turn, began_at, self.gate.budget.most_usd(turn.endpoint.id)))
+            else:
+                self._tally.skip(turn, reason)
             return  # somebody is ending the loop: nothing more is started in it
+        if report is None:
+            self._tally.skip(turn, reason)
+        else:
+            self._hand_on(report)
         self._admit()
         behind = self._behind_recheck.pop(turn.endpoint.id, None)
         if behind is not None:
             if behind.expires_at <= monotonic:
-                self._skip(behind.turn, "late")
+                self._tally.skip(behind.turn, "late")
             else:
                 self._send(behind)
+
+    def _hand_on(self, report: ProbeReport) -> None:
+        turn = report.turn
+        try:
+            self._on_report(report)
+        except Exception:
+            logger.exception("report_failed endpoint=%s slot=%d", turn.endpoint.id, turn.slot)
+            self._tally.skip(turn, "error")
+        else:
+            self._tally.report(turn)
 
     # --- what is not sent
 
@@ -344,18 +370,7 @@ class Dispatcher:
 
     def _turn_away(self, waiters: list[Waiter], reason: str) -> None:
         for waiter in waiters:
-            self._skip(waiter.turn, reason)
-
-    def _skip(self, turn: Turn, reason: str) -> None:
-        if turn.recheck:
-            self.dropped_rechecks[reason] += 1
-        else:
-            self._count(reason)
-        logger.debug("skipped %s slot=%d recheck=%d reason=%s", turn.endpoint.id, turn.slot, turn.recheck, reason)
-
-    def _count(self, reason: str, slots: int = 1) -> None:
-        self.skipped[reason] += slots
-        self._metrics.probes_skipped.labels(reason).inc(slots)
+            self._tally.skip(waiter.turn, reason)
 
     def _secret_is_back(self, endpoint: Endpoint) -> None:
         watched = self._watched.get(endpoint.id)
@@ -366,8 +381,8 @@ class Dispatcher:
     # --- the end
 
     async def drain(self, deadline_seconds: float) -> DrainReport:
-        """Send nothing more, wait for the probes in flight until the deadline, then cancel them: they record nothing.
-        Slots that fall due meanwhile are counted under `shutdown`."""
+        """Send nothing more, wait for the probes in flight until the deadline, then cancel them: of those that were
+        scheduled `cut_off` tells. Slots that fall due meanwhile are counted under `shutdown`."""
         self._is_draining = True
         self._drains = drain = self._drains + 1
         waiters = [*self._room.clear(), *self._behind_recheck.values()]

@@ -15,6 +15,8 @@ from monitor.slot import Cadence
 # How long after its time a slot that nobody looked at is still sent. A stall of ten seconds (this and the arming
 # horizon) then loses no slot, and the burst that follows it is ten seconds' worth and no more.
 GRACE_SECONDS = 5.0
+# No window reaches further back: slots that passed before that, while no monitor ran, are not even counted.
+LONGEST_ABSENCE_SECONDS = 30 * 86400.0
 
 
 class DueSlot(NamedTuple):

@@ -34,6 +34,11 @@ class Flight:
     began_at: float  # monotonic
     task: asyncio.Task[ProbeReport | None] | None = field(default=None, init=False)
     is_overrun: bool = field(default=False, init=False)
+    is_cut_off: bool = field(default=False, init=False)  # what it still says, it says of its own end
+
+    def cut_off(self, why: str) -> None:
+        if self.task is not None:
+            self.is_cut_off = self.task.cancel(why) or self.is_cut_off
 
 
 class Flights:
@@ -98,19 +103,17 @@ class Flights:
                     flight.turn.endpoint.id, flight.turn.slot, now - flight.began_at,
                 )  # fmt: skip
             flight.is_overrun = True
-            if flight.task is not None:
-                flight.task.cancel("overrun")
+            flight.cut_off("overrun")
 
     async def drain(self, deadline_seconds: float) -> DrainReport:
-        """Wait for the probes in flight, then cancel what is left: cancelled probes yield nothing."""
+        """Wait for the probes in flight, then cancel what is left: whatever those say, they yield no report."""
         before = len(self._flights)
         try:
             await self._wait_until_empty(deadline_seconds)
         finally:
             left = list(self._flights.values())
             for flight in left:
-                if flight.task is not None:
-                    flight.task.cancel("drain")
+                flight.cut_off("drain")
         if left:
             await self._wait_until_empty(_CANCEL_SECONDS)
         stuck = len(self._flights)
@@ -147,6 +150,7 @@ class Flights:
         self._metrics.probes_in_flight.set(len(self._flights))
         if not self._flights:
             self._is_empty.set()
-        was_shut_down = task.cancelled() and not flight.is_overrun
         report = None if task.cancelled() else task.result()
-        self._on_landed(flight, report, "shutdown" if was_shut_down else "error")
+        was_cut_off = flight.is_cut_off or task.cancelled()
+        reason = "shutdown" if was_cut_off and not flight.is_overrun else "error"
+        self._on_landed(flight, None if was_cut_off else report, reason)

@@ -67,7 +67,7 @@ class Gate:
             # A slot number before the last one comes from another cadence and says nothing about time.
             if 0 <= turn.slot - standing.last_slot < slots:
                 return "unusable"
-        credit = standing.credit + 1.0 / self.budget.factor(utc)
+        credit = standing.credit + 1.0 / self.budget.factor_of(turn.endpoint.id, utc)
         if credit < _WHOLE:
             standing.credit = credit
             return "budget"
@@ -96,8 +96,11 @@ class Gate:
         if turn.recheck == 0:
             standing.last_slot = turn.slot
 
-    def ended(self, turn: Turn, report: ProbeReport | None, monotonic: float, utc: float) -> None:
-        """The probe is over; `report` None = it was cancelled or broke, and nobody knows what it cost."""
+    def ended(
+        self, turn: Turn, report: ProbeReport | None, monotonic: float, utc: float, is_current: bool = True
+    ) -> None:
+        """The probe is over; `report` None = it was cancelled or broke, and nobody knows what it cost. Its verdict does
+        not bind an endpoint that is configured otherwise by now (`is_current` False); its bill and its hint stand."""
         standing = self._standing(turn.endpoint.id)
         reservation, standing.in_flight = standing.in_flight, None
         if reservation is not None:
@@ -106,6 +109,8 @@ class Gate:
             return
         if report.retry_after_seconds is not None:
             self.delay_key(turn.endpoint, report.retry_after_seconds, monotonic)
+        if not is_current:
+            return
         observation = report.observation
         if observation.outcome is Outcome.SECRET_MISSING:
             self.set_secret_missing(turn.endpoint.id, True)
@@ -143,7 +148,7 @@ class Gate:
         """The interval now in force for `endpoint`, with both stretches."""
         standing = self._standing(endpoint.id)
         slots = self._unusable_slots(endpoint, standing)
-        return endpoint.interval_seconds * slots * self.budget.factor(utc)
+        return endpoint.interval_seconds * slots * self.budget.factor_of(endpoint.id, utc)
 
     def forget(self, endpoint: str) -> None:
         """For an endpoint that left the catalog or is now configured otherwise: only what is in flight stays known."""

@@ -9,22 +9,24 @@ from collections.abc import Awaitable, Callable
 from monitor.catalog.model import Endpoint
 from monitor.scheduling.gate import secrets_of
 from monitor.secret import SecretError
+from monitor.secret_reader import SecretReader
 
 logger = logging.getLogger(__name__)
 
 
-async def are_secrets_there(endpoint: Endpoint) -> bool:
-    """Whether every secret of `endpoint` can be had now. Files are read off the loop."""
+def secret_asker() -> Callable[[Endpoint], Awaitable[bool]]:
+    """Asks whether every secret of an endpoint can be had now. Files are read off the loop, and given up on in time."""
+    reader = SecretReader()
 
-    def reveal_all() -> bool:
+    async def are_there(endpoint: Endpoint) -> bool:
         try:
             for secret in secrets_of(endpoint):
-                secret.reveal()
+                await reader.reveal(secret)
         except SecretError:
             return False
         return True
 
-    return await asyncio.to_thread(reveal_all)
+    return are_there
 
 
 class SecretWatch:

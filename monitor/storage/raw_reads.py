@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, func, select, tuple_
+from sqlalchemy import Select, and_, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.observation import Observation
@@ -142,14 +142,41 @@ class RawReads(Reader):
         return found
 
     async def spent_since(self, at: float, location: str | None = None) -> float:
-        """USD that probes, rechecks too, have cost since `at`."""
+        """USD that probes, rechecks too, have cost which started or were due at `at` or later. Slots go by a clock that
+        may be ahead of the wall, and what is spent on its day is spent."""
         async with self._database.read() as connection:
-            conditions = await self._conditions(connection, at, None, None, location)
+            conditions = await self._conditions(connection, None, None, None, location)
             if conditions is None:
                 return 0.0
             skew_ms = (await read_skew(connection)).ms + 1
+            conditions.append(or_(_started_us >= micros(at), _raw.due_ms >= round(at * 1000)))
             query = select(func.sum(_raw.cost_pusd)).where(_raw.due_ms >= round(at * 1000) - skew_ms, *conditions)
             return float((await connection.execute(query)).scalar() or 0) / PICO
+
+    async def mean_costs(self, since: float, location: str) -> dict[str, float]:
+        """USD that a probe of each priced endpoint has cost on average, among those due at `since` or later."""
+        async with self._database.read() as connection:
+            conditions = await self._conditions(connection, None, None, None, location)
+            if conditions is None:
+                return {}
+            query = (
+                select(_raw.endpoint_id, func.avg(_raw.cost_pusd).label("mean"))
+                .where(_raw.due_ms >= round(since * 1000), _raw.cost_pusd.is_not(None), *conditions)
+                .group_by(_raw.endpoint_id)
+            )
+            rows = (await connection.execute(query)).all()
+            await self._know_all(connection)
+        return {self._endpoints[row.endpoint_id]: float(row.mean) / PICO for row in rows}
+
+    async def last_due_at(self, location: str) -> float | None:
+        """When the last recorded slot of a location was due; None if there is none."""
+        async with self._database.read() as connection:
+            conditions = await self._conditions(connection, None, None, None, location)
+            if conditions is None:
+                return None
+            query = select(_raw.due_ms).where(_raw.recheck == 0, *conditions).order_by(_raw.due_ms.desc()).limit(1)
+            due_ms = (await connection.execute(query)).scalar()
+            return None if due_ms is None else due_ms / 1000
 
     async def last_slots(self, since: float) -> dict[Place, LastSlot]:
         """The last recorded slot of each (endpoint, location, kind) among those due at `since` or later."""

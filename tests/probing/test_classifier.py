@@ -612,3 +612,56 @@ def test_a_host_that_is_expected_to_say_done_is_held_to_it() -> None:
     tape = tape_of(WORD, STOP)
     assert judge_stream(tape, CLEAN, close_ends=False, max_tokens=64).outcome is Outcome.TRUNCATED
     assert judge_stream(tape, END, close_ends=False, max_tokens=64).outcome is Outcome.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (
+            400,
+            openai(
+                "Parameter 'temperature' for model gpt-5-mini is not supported.",
+                "invalid_request_error",
+                "unsupported_parameter",
+            ),
+        ),
+        (400, openai("'messages[0].role' does not support 'system' with this model.", None, "unsupported_value")),
+        (400, openai("model=llama-3 : field stream_options not supported", None, "unknown_parameter")),
+        (400, openai("The model is unavailable without 'messages'.", None, "missing_required_parameter")),
+        (
+            422,
+            {"detail": [{"type": "extra_forbidden", "loc": ["body", "model_extra"], "msg": "model is not supported"}]},
+        ),
+    ],
+)
+def test_a_code_that_tells_of_a_parameter_beats_a_text_that_seems_to_tell_of_the_model(
+    status: int, body: dict[str, Any]
+) -> None:
+    verdict = judge_status(status, read_error_body(json.dumps(body).encode()), {}, NOW, lambda: True)
+    assert verdict.outcome is Outcome.BAD_REQUEST
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (openai("This model is not available in your country.", "permission_error"), Outcome.REGION),
+        (google(403, "Service not available in your country/region.", "PERMISSION_DENIED"), Outcome.REGION),
+        (openai("You are not allowed to sample from this model.", None, "model_access_denied"), Outcome.PERMISSION),
+        (
+            google(
+                403,
+                "Permission 'aiplatform.endpoints.predict' denied on resource "
+                "'//aiplatform.googleapis.com/projects/p/locations/us-central1/publishers/google/models/x' "
+                "(or it may not exist).",
+                "PERMISSION_DENIED",
+            ),
+            Outcome.PERMISSION,
+        ),
+        (openai("Project not found at https://a.example/locations/eu", None, "permission_denied"), Outcome.PERMISSION),
+    ],
+)
+def test_a_permission_refused_for_a_place_is_the_region(body: dict[str, Any], expected: Outcome) -> None:
+    verdict = judge_status(403, read_error_body(json.dumps(body).encode()), {}, NOW, lambda: True)
+    assert verdict.outcome is expected
+    inside = judge_told(error_facts(body | {"error": body["error"] | {"code": 403}}), False, lambda: True)
+    assert inside.outcome is expected

@@ -320,3 +320,12 @@ def test_streaming_figures_equal_those_reckoned_from_the_whole_list(reads: list[
     if len(stamps) > 1:
         gaps = max(after - before for before, after in itertools.pairwise(stamps))
         assert tape.max_gap_seconds == pytest.approx(gaps, abs=1e-9)
+
+
+def test_a_later_usage_takes_nothing_away_from_an_earlier_one() -> None:
+    tape = Tape()
+    tape.begin_read(1.0)
+    tape.add(Usage(prompt_tokens=20, cached_tokens=5, output_tokens=3))
+    tape.add(Usage(output_tokens=64, reasoning_tokens=60))
+    tape.add(Usage())
+    assert tape.usage == Usage(20, 5, 64, 60)

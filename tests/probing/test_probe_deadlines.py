@@ -190,6 +190,21 @@ async def test_a_refusal_whose_body_never_ends_is_judged_by_what_came(monkeypatc
     assert observation.outcome is Outcome.RATE_LIMITED
 
 
+@pytest.mark.parametrize("first_token", [0.295, 0.3])
+async def test_a_refusals_body_gets_no_more_time_than_the_probe(first_token: float) -> None:
+    """Also where the timer of another deadline rings just before."""
+
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await asyncio.sleep(0.1)
+        await conn.head("429 X", False, content_length="5000")
+        await conn.hang()
+
+    with lasting(0.3, 1.5):
+        observation = await probed(script, first_token_timeout_seconds=first_token, timeout_seconds=0.3)
+    assert observation.outcome is Outcome.RATE_LIMITED
+
+
 async def test_no_timeout_of_a_gateway_is_one_of_ours() -> None:
     for status in ("504 X", "522 X", "524 X", "408 X"):
         assert (await probed(replying(status, {}))).outcome is Outcome.SERVER_ERROR
@@ -224,11 +239,26 @@ async def test_tokens_that_came_in_time_count_although_the_loop_slept_through_th
 
 @pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
 async def test_a_token_that_came_too_late_is_the_providers_although_the_loop_slept() -> None:
-    with telling([0.05, 0.4]) as truth:
+    assert (await slept_through([0.05, 0.4, 0.4])).outcome is Outcome.TIMEOUT_IDLE
+
+
+@pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+async def test_a_token_that_shares_a_late_read_with_the_end_may_have_come_in_time() -> None:
+    """A read has one stamp, that of its last byte."""
+    assert (await slept_through([0.05, 0.4])).outcome is Outcome.SUCCESS
+
+
+@pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+async def test_an_end_that_came_too_late_is_the_providers_although_the_loop_slept() -> None:
+    assert (await slept_through([0.05], tail_after=0.4)).outcome is Outcome.TIMEOUT_IDLE
+
+
+async def slept_through(pauses: list[float], tail_after: float = 0.0) -> Observation:
+    """What comes of tokens after these pauses, of which the loop sees nothing from 0.1 to 0.6 s."""
+    with telling(pauses, tail_after=tail_after) as truth:
         asyncio.get_running_loop().call_later(0.1, time.sleep, 0.5)
         stage = Stage(probing=replace(PATIENT, idle_timeout_seconds=0.2))
-        observation = (await stage.send(f"http://127.0.0.1:{truth.port}/v1")).observation
-    assert observation.outcome is Outcome.TIMEOUT_IDLE
+        return (await stage.send(f"http://127.0.0.1:{truth.port}/v1")).observation
 
 
 async def test_a_deadline_is_reckoned_by_the_stamp_and_not_by_the_timer() -> None:

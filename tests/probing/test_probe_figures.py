@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
+import threading
+import time
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from probing_stage import (
     DONE,
     NONCE,
+    PATIENT,
     ROLE,
     STOP,
     Conn,
@@ -19,6 +26,7 @@ from probing_stage import (
     replying,
     report_of,
     saying,
+    sse,
     text,
     turn_of,
     usage,
@@ -28,6 +36,7 @@ from monitor import __version__
 from monitor.catalog.model import Price
 from monitor.clock import SystemClock
 from monitor.outcome import Outcome
+from monitor.probing.transport import Transport
 
 # A pause is never shorter than it was asked for; how much longer is up to a busy machine.
 EARLY, LATE = 0.005, 0.5
@@ -248,26 +257,97 @@ async def test_a_reused_connection_has_no_cost_of_connecting_and_a_fresh_one_alw
         assert [observation.connect_seconds is None for observation in seen] == [False, *[mode == "reuse"] * 2]
 
 
-async def test_a_pooled_connection_that_was_just_closed_is_no_fault_of_the_provider() -> None:
-    asked = 0
+WHOLE = b"HTTP/1.1 200 OK\r\nconnection: keep-alive\r\ncontent-type: text/event-stream\r\n"
 
-    async def script(conn: Conn) -> None:
-        nonlocal asked
+
+def answering_and_closing(connections: int) -> tuple[int, list[bytes]]:
+    """A provider in a thread, which closes every connection right behind its first answer. The port, and requests."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    requests: list[bytes] = []
+    body = "".join(map(sse, (text("a"), STOP, usage(), DONE))).encode()
+
+    def serve() -> None:
+        with listener:
+            for _ in range(connections):
+                connection, _ = listener.accept()
+                with connection:
+                    requests.append(connection.recv(65536))
+                    connection.sendall(WHOLE + b"content-length: %d\r\n\r\n%s" % (len(body), body))
+                    time.sleep(0.05)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listener.getsockname()[1], requests
+
+
+async def test_a_pooled_connection_that_was_just_closed_is_no_fault_of_the_provider() -> None:
+    port, requests = answering_and_closing(2)
+    stage = Stage(probing=replace(PATIENT, connection="reuse"))
+    async with stage.prober() as prober:
+        turn = turn_of(endpoint_at(f"http://127.0.0.1:{port}/v1"))
+        await prober.probe(turn)
+        time.sleep(0.2)  # the goodbye has come, and our loop has not seen it yet
+        observation = (await prober.probe(turn)).observation
+    assert observation.outcome is Outcome.SUCCESS, observation.detail
+    assert observation.connect_seconds is not None
+    assert len(requests) == 2
+
+
+async def dying(conn: Conn, requests: list[int], seconds: float) -> None:
+    """Its second request on one connection is worked on for a while, and then its worker crashes."""
+    for number in (1, 2):
         await conn.request()
-        asked += 1
+        requests.append(number)
+        if number == 2:
+            await asyncio.sleep(seconds)
+            conn.reset()
+            return
         await conn.head()
         await conn.events(text("a"), STOP, usage(), DONE)
         await conn.send(b"0\r\n\r\n")
-        # It dies under the next request, unanswered.
-        await conn.reader.readexactly(1)
-        conn.reset()
 
-    stage = Stage()
-    stage.probing = type(stage.probing)(connection="reuse")
-    async with provider(script) as port, stage.prober() as prober:
+
+async def test_a_request_that_was_accepted_on_a_pooled_connection_is_not_sent_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    requests: list[int] = []
+    stage = Stage(probing=replace(PATIENT, connection="reuse"))
+    async with provider(lambda conn: dying(conn, requests, 0.3)) as port, stage.prober() as prober:
         turn = turn_of(endpoint_at(f"http://127.0.0.1:{port}/v1"))
         await prober.probe(turn)
         observation = (await prober.probe(turn)).observation
-    assert observation.outcome is Outcome.SUCCESS
-    assert observation.connect_seconds is not None
-    assert asked == 2
+    assert observation.outcome is Outcome.RESET
+    assert requests == [1, 2]
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+async def test_a_second_attempt_lives_on_what_the_first_has_left_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    connections: list[Conn] = []
+
+    async def script(conn: Conn) -> None:
+        connections.append(conn)
+        if len(connections) == 1:
+            await dying(conn, [], 0.0)
+            return
+        await conn.request()
+        await conn.head()
+        while True:
+            await conn.events(text("a"))
+            await asyncio.sleep(0.02)
+
+    open_ = Transport.open
+
+    async def slowly(transport: Transport, request: Any, name: str, mode: Any, exchange: Any) -> Any:
+        if connections and mode == "fresh":
+            await asyncio.sleep(0.5)
+        return await open_(transport, request, name, mode, exchange)
+
+    monkeypatch.setattr(Transport, "open", slowly)
+    stage = Stage(probing=replace(PATIENT, connection="reuse", timeout_seconds=0.8))
+    async with provider(script) as port, stage.prober() as prober:
+        turn = turn_of(endpoint_at(f"http://127.0.0.1:{port}/v1"))
+        await prober.probe(turn)
+        begun = time.monotonic()
+        observation = (await prober.probe(turn)).observation
+    assert observation.outcome is Outcome.TIMEOUT_TOTAL
+    assert 0.8 <= time.monotonic() - begun < 1.1

@@ -5,11 +5,27 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import time
 import tracemalloc
 from typing import Any
 
 import pytest
-from probing_stage import DONE, ROLE, STOP, Conn, Script, probed, replying, sse, text, usage
+from probing_stage import (
+    DONE,
+    ROLE,
+    STOP,
+    Conn,
+    Script,
+    Stage,
+    endpoint_at,
+    probed,
+    provider,
+    replying,
+    sse,
+    text,
+    turn_of,
+    usage,
+)
 
 from monitor.outcome import Outcome
 from monitor.probing.stream import MAX_BODY_BYTES
@@ -194,3 +210,84 @@ async def test_usage_beyond_all_reason_does_not_break_the_figures() -> None:
     )
     assert observation.outcome is Outcome.SUCCESS
     assert observation.token_source == "estimated"
+
+
+async def test_gzip_members_that_hold_nothing_end_at_a_cap_of_their_own() -> None:
+    empty = gzip.compress(b"", 9)
+    observation = await probed(pouring(empty * (65536 // len(empty)), 400, content_encoding="gzip"))
+    assert observation.outcome is Outcome.MALFORMED
+    assert "64 gzip members" in (observation.detail or "")
+
+
+async def test_compressed_bytes_count_too() -> None:
+    """A member's header may hold a name of any length, which decodes to nothing."""
+    head = b"\x1f\x8b\x08\x08\x00\x00\x00\x00\x00\xff"
+    observation = await probed(pouring(head + b"n" * MEGABYTE, 1, content_encoding="gzip"))
+    assert observation.outcome is not Outcome.SUCCESS
+
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head(content_encoding="gzip")
+        await conn.write(head)
+        for _ in range(64):
+            await conn.write(b"n" * MEGABYTE)
+        await conn.end()
+
+    observation = await probed(script)
+    assert observation.outcome is Outcome.MALFORMED
+    assert str(MAX_BODY_BYTES) in (observation.detail or "")
+
+
+async def test_a_stream_in_a_few_gzip_members_is_read() -> None:
+    members = b"".join(gzip.compress(sse(said).encode()) for said in (ROLE, text("a"), STOP, usage(), DONE))
+    observation = await probed(replying("200 OK", members, content_encoding="gzip"))
+    assert observation.outcome is Outcome.SUCCESS
+
+
+@pytest.mark.parametrize("letter", ["x", "é"])
+async def test_names_of_a_megabyte_do_not_hold_up_the_loop(letter: str) -> None:
+    big = letter * ((1 << 20) // len(letter.encode()) - 300)
+    chunk = {"choices": [{"delta": {"content": "a"}, "finish_reason": big}]}
+    said = [{"id": big, "choices": []}, {"model": big, "choices": []}, chunk, DONE]
+    worst = 0.0
+
+    async def watch() -> None:
+        nonlocal worst
+        while True:
+            begun = time.monotonic()
+            await asyncio.sleep(0.005)
+            worst = max(worst, time.monotonic() - begun - 0.005)
+
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        for one in said:
+            data = one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)
+            await conn.write(f"data: {data}\n\n")
+            await asyncio.sleep(0.05)
+        await conn.end()
+
+    watching = asyncio.create_task(watch())
+    observation = await probed(script, secrets=("Zx9planted4secret8value",))
+    watching.cancel()
+    assert observation.outcome is Outcome.SUCCESS
+    assert len(observation.response_id or "") == len(observation.finish_reason or "") == 200
+    assert worst < 0.4  # redacted whole: some 2 s
+
+
+async def test_a_response_with_too_long_headers_is_let_go_of() -> None:
+    gone = asyncio.Event()
+
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head(**{f"x_{number}": "y" * 8000 for number in range(20)})
+        await conn.hang()
+        gone.set()
+
+    async with provider(script) as port, Stage().prober() as prober:
+        observation = (await prober.probe(turn_of(endpoint_at(f"http://127.0.0.1:{port}/v1")))).observation
+        assert observation.outcome is Outcome.MALFORMED
+        async with asyncio.timeout(1.0):
+            await gone.wait()
+        assert prober._transport is not None
+        assert prober._transport.pulse._users == 0

@@ -531,3 +531,41 @@ async def test_every_class_a_probe_can_come_to_belongs_to_its_group() -> None:
     assert (await probed(replying("429 X", {}))).group is Group.THROTTLED
     assert (await probed(replying("401 X", {}))).group is Group.ACCOUNT
     assert (await probed(replying("400 X", {}))).group is Group.PROBE_DEFECT
+
+
+WHOLE_ANSWER = {
+    "id": "chatcmpl-9",
+    "choices": [{"message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 2},
+}
+
+
+def left_open(body: str) -> Script:
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head(chunked=False, content_type="application/json")
+        await conn.write(body)
+        await conn.hang()
+
+    return script
+
+
+async def test_a_whole_answer_without_a_newline_whose_body_is_left_open_is_a_success() -> None:
+    observation = await probed(left_open(json.dumps(WHOLE_ANSWER)), first_token_timeout_seconds=0.2)
+    assert observation.outcome is Outcome.SUCCESS, observation.detail
+    assert (observation.output_tokens, observation.response_id) == (2, "chatcmpl-9")
+    assert (observation.latency_seconds or 1.0) < 0.15, "it was all there long before the deadline"
+    assert observation.throughput_tokens_per_second is None
+
+
+async def test_a_whole_error_whose_body_is_left_open_is_that_error() -> None:
+    body = json.dumps({"error": {"message": "no", "code": "insufficient_quota"}})
+    observation = await probed(left_open(body), first_token_timeout_seconds=0.2)
+    assert observation.outcome is Outcome.QUOTA
+
+
+@pytest.mark.parametrize("body", [json.dumps(WHOLE_ANSWER)[:-9], "data: " + json.dumps(WHOLE_ANSWER), "{", "[" * 99])
+async def test_half_an_answer_at_the_deadline_is_no_answer(body: str) -> None:
+    observation = await probed(left_open(body), first_token_timeout_seconds=0.2)
+    assert observation.outcome is Outcome.TIMEOUT_FIRST_TOKEN
+    assert observation.ttft_seconds is None

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import re
+import time
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -151,3 +152,57 @@ def test_one_line_is_printable_whatever_comes_in(text: str) -> None:
     line.encode()
     assert len(line.splitlines()) <= 1
     assert one_line(line) == line
+
+
+@pytest.mark.parametrize("room", range(0, 80, 3))
+def test_a_secret_at_the_edge_of_what_is_looked_at_does_not_survive(room: int) -> None:
+    told = Redactor([PLAIN_KEY]).line("\u200b" * (4000 - room) + PLAIN_KEY * 9, limit=10_000)
+    assert PLAIN_KEY[:4] not in told
+    unknown = Redactor().line(" " * (4000 - room) + "pk_" + "Zx9planted4secret8value" * 9, limit=10_000)
+    assert "planted" not in unknown
+
+
+def test_a_text_of_a_megabyte_is_looked_at_for_its_beginning_only() -> None:
+    redactor = Redactor([PLAIN_KEY])
+    for letter in ("x", "é"):
+        begun = time.perf_counter()
+        assert len(redactor.detail(letter * (1 << 20))) == 500
+        assert time.perf_counter() - begun < 0.2
+
+
+def test_of_a_secret_that_is_rotated_the_last_values_are_kept() -> None:
+    redactor = Redactor()
+    values = [f"eyJhbGciOiJSUzI1NiIs{number:05}planted" for number in range(50)]
+    for value in values:
+        redactor.add(value, "token")
+        redactor.add(value, "token")
+    assert redactor.redact(f"bad {values[-1]}") == redactor.redact(f"bad {values[-4]}") == "bad ***"
+    assert "planted" in redactor.redact(f"bad {values[0]}")
+    assert len(redactor._forms) < 100
+    assert sum(map(len, redactor._by_head.values())) < 100
+
+
+def test_a_value_that_two_secrets_share_is_masked_while_either_has_it() -> None:
+    redactor = Redactor()
+    redactor.add(PLAIN_KEY, "one")
+    redactor.add(PLAIN_KEY, "other")
+    for number in range(5):
+        redactor.add(f"another-key-{number}", "one")
+    assert redactor.redact(PLAIN_KEY) == MASK
+    for number in range(5):
+        redactor.add(f"another-key-{number}", "other")
+    assert redactor.redact(PLAIN_KEY) == PLAIN_KEY
+
+
+def test_many_secrets_with_one_beginning_cost_no_more_than_one() -> None:
+    """As all web tokens have; each is masked as far as it goes."""
+    head = "eyJhbGciOiJSUzI1NiIs"
+    redactor = Redactor(f"{head}{number:06}{'planted' * 100}" for number in range(1000))
+    hostile = f"{head}XXXX " * 150
+    begun = time.perf_counter()
+    told = redactor.detail(hostile)
+    assert time.perf_counter() - begun < 0.2
+    assert head not in told
+    for number in (0, 499, 999):
+        assert redactor.redact(f"<{head}{number:06}{'planted' * 100}>") == f"<{MASK}>"
+        assert redactor.redact(f"<{head}{number:06}plant!") == f"<{MASK}!"

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from probing_stage import no_descriptors_left
 
 from monitor.clock import FakeClock, SystemClock
-from monitor.probing.resolver import CACHE_SECONDS, MAX_LOOKUPS, MAX_LOOKUPS_PER_ZONE, Resolver
+from monitor.probing import resolver as resolving
+from monitor.probing.resolver import CACHE_SECONDS, MAX_LOOKUPS, MAX_LOOKUPS_PER_ZONE, PLACE_SECONDS, Resolver
 
 Infos = Sequence[tuple[Any, ...]]
 
@@ -101,7 +103,9 @@ async def test_a_dead_zone_keeps_no_other_host_waiting() -> None:
     dead = [asyncio.create_task(resolver.resolve(f"h{index}.dead.example", 443)) for index in range(100)]
     await asyncio.sleep(0.02)
     assert names.under_way <= MAX_LOOKUPS_PER_ZONE
+    begun = time.monotonic()
     await asyncio.gather(*(resolver.resolve(f"api.acme{index}.example", 443) for index in range(40)))
+    assert time.monotonic() - begun < PLACE_SECONDS / 2
     assert names.under_way == MAX_LOOKUPS_PER_ZONE
     assert names.most_under_way <= MAX_LOOKUPS
     assert not any(task.done() for task in dead)
@@ -166,3 +170,66 @@ async def test_closing_does_not_wait_for_a_dead_name_server() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     names.release.set()
+
+
+async def test_many_hosts_of_one_zone_and_a_slow_name_server_are_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline counts from a lookup's own beginning, not from its place in the queue."""
+    monkeypatch.setattr(resolving, "MAX_LOOKUPS_PER_ZONE", 4)
+
+    def slow(host: str, family: socket.AddressFamily) -> Infos:
+        time.sleep(0.08)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))]
+
+    resolver = Resolver(SystemClock(), slow, deadline_seconds=0.3)
+    begun = time.monotonic()
+    await asyncio.gather(*(resolver.resolve(f"team{number}.openai.azure.example", 443) for number in range(24)))
+    assert time.monotonic() - begun > 0.4, "six rounds of four"
+
+
+async def test_a_lookup_that_hangs_gives_its_place_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolving, "MAX_LOOKUPS", 2)
+    monkeypatch.setattr(resolving, "PLACE_SECONDS", 0.05)
+    names = Names()
+    resolver = Resolver(SystemClock(), names)
+    dead = [asyncio.create_task(resolver.resolve(f"h.{number}dead.example", 443)) for number in range(6)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(2.0):
+        await resolver.resolve("api.acme.example", 443)
+    assert not any(task.done() for task in dead)
+    names.release.set()
+    await asyncio.gather(*dead, return_exceptions=True)
+
+
+async def test_a_lookup_that_never_had_its_turn_is_told_from_a_name_server_that_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resolving, "MAX_THREADS", 1)
+    monkeypatch.setattr(resolving, "QUEUE_SECONDS", 0.05)
+    names = Names()
+    resolver = Resolver(SystemClock(), names, deadline_seconds=0.1)
+    first = asyncio.create_task(resolver.resolve("a.dead.example", 443))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(resolver.resolve("b.acme.example", 443))
+    await asyncio.sleep(0.01)
+    assert resolver.is_queued("B.acme.example.")
+    assert not resolver.is_queued("a.dead.example")
+    with pytest.raises(BlockingIOError, match="no turn within"):
+        await waiting
+    with pytest.raises(socket.gaierror, match="no answer"):
+        await first
+    assert names.asked.total() == 1
+    names.release.set()
+    await asyncio.sleep(0.05)
+    assert names.under_way == 0
+    assert len(await resolver.resolve("b.acme.example", 443)) == 2
+
+
+async def test_a_lookup_that_failed_for_want_of_a_descriptor_is_no_silent_name_server() -> None:
+    def failing(host: str, family: socket.AddressFamily) -> Infos:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    resolver = Resolver(SystemClock(), failing)
+    with pytest.raises(socket.gaierror):
+        await resolver.resolve("api.acme.example", 443)
+    with no_descriptors_left(), pytest.raises(OSError, match="Too many open files"):
+        await resolver.resolve("api.bolt.example", 443)

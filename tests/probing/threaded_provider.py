@@ -38,9 +38,15 @@ def chunk(data: str) -> bytes:
 
 @contextmanager
 def telling(
-    pauses: Sequence[float], *, tls: ssl.SSLContext | None = None, requests: int = 1, tail: Sequence[Any] = (STOP,)
+    pauses: Sequence[float],
+    *,
+    tls: ssl.SSLContext | None = None,
+    requests: int = 1,
+    tail: Sequence[Any] = (STOP,),
+    tail_after: float = 0.0,
 ) -> Iterator[Truth]:
-    """Answer `requests` requests on one connection, each with a token after each of `pauses` seconds."""
+    """Answer `requests` requests on one connection, each with a token after each of `pauses` seconds, and the end
+    `tail_after` seconds behind the last."""
     truth = Truth()
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(10)
@@ -61,6 +67,7 @@ def telling(
             before = time.monotonic()
             connection.sendall(chunk(sse(text(f"token {number} "))))
             truth.tokens.append((before, time.monotonic()))
+        time.sleep(tail_after)
         rest = "".join(sse(said) for said in (*tail, usage(completion=len(pauses)), DONE))
         connection.sendall(chunk(rest) + b"0\r\n\r\n")
 

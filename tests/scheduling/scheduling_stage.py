@@ -71,6 +71,10 @@ def report_of(
     return ProbeReport(turn, observation, retry_after_seconds=retry_after_seconds)
 
 
+def cut_off(turn: Turn, started_at: float, cost_usd: float | None) -> ProbeReport:
+    return report_of(turn, Outcome.SHUTDOWN, started_at, cost_usd)
+
+
 class Stage:
     """`probe` answers with success after `takes_seconds`, unless `script` (awaited with the turn) gives a report."""
 
@@ -82,6 +86,8 @@ class Stage:
         spent_usd: float = 0.0,
         last_due_at: float | None = None,
         secrets_there: Callable[[Endpoint], Awaitable[bool]] | None = None,
+        probed_before: Iterable[str] = (),
+        mean_costs: dict[str, float] | None = None,
     ) -> None:
         self.clock = clock or FakeClock(now=MIDNIGHT + 3600.0)
         self.takes_seconds = 0.0
@@ -94,11 +100,11 @@ class Stage:
         self.most_busy: Counter[str] = Counter()  # also by "" for all
         self.busy_endpoints: Counter[str] = Counter()
         self.metrics = SelfMetrics("test")
-        self.budget = Budget(usd_per_day, self.clock.now(), spent_usd)
+        self.budget = Budget(usd_per_day, self.clock.now(), spent_usd, mean_costs)
         self.gate = Gate(self.budget)
         self.dispatcher = Dispatcher(
             self.clock, self._probe, self._reported, self.metrics, self.gate, last_due_at=last_due_at,
-            **({} if secrets_there is None else {"secrets_there": secrets_there}),
+            secrets_there=secrets_there, probed_before=probed_before, cut_off=cut_off,
         )  # fmt: skip
 
     def load(self, endpoints: Iterable[Endpoint], caps: dict[str, int] | None = None, concurrency: int = 512) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from scheduling_stage import MIDNIGHT, endpoint_of, report_of
 
-from monitor.catalog.model import Endpoint
+from monitor.catalog.model import Endpoint, Price
 from monitor.outcome import Outcome
 from monitor.probing.report import Turn
 from monitor.scheduling.budget import Budget
@@ -125,3 +125,72 @@ def test_a_forgotten_endpoint_begins_afresh_but_never_overlaps_what_is_in_flight
     assert gate.may_send(turn_of(endpoint, 7), 0.0, UTC) == "overlap"
     gate.ended(turn_of(endpoint, 6), report_of(turn_of(endpoint, 6)), 0.0, UTC)
     assert gate.may_send(turn_of(endpoint, 8), 0.0, UTC) is None
+
+
+def test_rechecks_do_not_lengthen_an_unusable_endpoints_interval(gate: Gate) -> None:
+    endpoint = endpoint_of(interval_seconds=60.0)
+    probe(gate, turn_of(endpoint), Outcome.AUTH)
+    gate.set_unusable(endpoint.id, True)
+    before = gate.stretched_seconds(endpoint, UTC)
+    for recheck in (1, 2, 3):
+        probe(gate, turn_of(endpoint, 0, recheck), Outcome.AUTH)
+    assert gate.stretched_seconds(endpoint, UTC) == before
+    probe(gate, turn_of(endpoint, 2), Outcome.AUTH)
+    assert gate.stretched_seconds(endpoint, UTC) == 2 * before
+
+
+def test_a_slot_number_of_a_longer_interval_is_no_slot_of_the_past(gate: Gate) -> None:
+    """After a reload to a longer interval the numbers start lower."""
+    endpoint = endpoint_of()
+    sent_slots(gate, endpoint, range(1000, 1003), Outcome.AUTH)
+    assert gate.may_send(turn_of(endpoint, 1003), 0.0, UTC) == "unusable"
+    assert gate.may_send(turn_of(endpoint, 100), 0.0, UTC) is None
+
+
+PRICED = replace(endpoint_of(), price=Price(input=1.0, output=10.0))
+
+
+def budgeted(usd_per_day: float) -> Gate:
+    budget = Budget(usd_per_day, UTC)
+    budget.watch([PRICED], 64)
+    return Gate(budget)
+
+
+def test_what_waited_for_a_place_does_not_start_once_the_money_is_gone() -> None:
+    gate = budgeted(100.0)
+    assert gate.may_send(turn_of(PRICED), 0.0, UTC) is None
+    gate.budget.spent_usd = 100.0
+    assert gate.may_start(turn_of(PRICED), 0.0, UTC) == "budget"
+    assert gate.may_start(turn_of(PRICED, 0, recheck=1), 0.0, UTC) == "budget"
+
+
+def test_a_cancelled_probe_is_booked_at_its_most() -> None:
+    gate = budgeted(100.0)
+    gate.began(turn_of(PRICED), UTC)
+    gate.ended(turn_of(PRICED), None, 0.0, UTC)
+    assert gate.budget.spent_usd == pytest.approx(gate.budget.most_usd(PRICED.id))
+    assert gate.budget.spent_usd > 0.0
+
+
+def test_a_slot_that_overlaps_takes_no_credit() -> None:
+    """Otherwise slow endpoints would be thinned twice."""
+    most = budgeted(1.0).budget.most_usd(PRICED.id) or 0.0
+    gate = budgeted(most * 82_800.0 / 60.0 / 1.5)  # two of three slots
+    standing = gate._standing(PRICED.id)
+    gate.began(turn_of(PRICED), UTC)
+    standing.credit = 0.5
+    assert gate.may_send(turn_of(PRICED, 1), 0.0, UTC) == "overlap"
+    assert standing.credit == 0.5
+    gate.ended(turn_of(PRICED), report_of(turn_of(PRICED)), 0.0, UTC)
+    assert gate.may_send(turn_of(PRICED, 2), 0.0, UTC) is None
+
+
+def test_an_endpoint_that_is_configured_anew_takes_its_share_of_the_budget_again() -> None:
+    gate = budgeted(100.0)
+    gate.budget.usd_per_day = 1e-3
+    stretched = gate.budget.factor(UTC)
+    assert stretched > 1.0
+    gate.set_secret_missing(PRICED.id, True)
+    assert gate.budget.factor(UTC) == 1.0
+    gate.forget(PRICED.id)
+    assert gate.budget.factor(UTC) == pytest.approx(stretched)

@@ -90,12 +90,45 @@ def test_a_clock_that_goes_back_over_midnight_opens_no_second_purse() -> None:
     assert budget.used_ratio(MIDNIGHT + 86_402.0) == pytest.approx(0.9)
 
 
+def test_money_put_by_yesterday_is_not_put_by_today() -> None:
+    budget = budget_of(CEILING * 1.5, now=NOON)
+    budget.reserve(endpoint_of().id, MIDNIGHT + 86_399.0)
+    assert not budget.allows(endpoint_of().id, MIDNIGHT + 86_399.5)
+    assert budget.allows(endpoint_of().id, MIDNIGHT + 86_401.0)
+
+
+def test_a_freak_bill_is_forgotten_by_half_every_midnight() -> None:
+    budget = budget_of(10 * CEILING)
+    endpoint = endpoint_of().id
+    budget.settle(budget.reserve(endpoint, MIDNIGHT), 12 * CEILING, MIDNIGHT)
+    assert not budget.allows(endpoint, MIDNIGHT + 86_400.0 - 1.0)
+    assert budget.allows(endpoint, MIDNIGHT + 86_400.0 + 1.0)
+    assert budget.most_usd(endpoint) == pytest.approx(6 * CEILING)
+
+
+def test_an_endpoint_that_is_not_probed_stays_so_over_a_reload_with_another_price() -> None:
+    budget = budget_of(CEILING * 1440, endpoints=2)
+    budget.pause(endpoint_of(number=1).id, True)
+    dearer = Price(input=2.0, output=20.0)
+    budget.watch([endpoint_of(number=0, price=PRICE), endpoint_of(number=1, price=dearer)], 64)
+    assert budget.factor(MIDNIGHT) == pytest.approx(1.0)
+
+
 def test_endpoints_without_a_price_are_named_and_free() -> None:
     budget = Budget(0.0, MIDNIGHT)
     free = endpoint_of()
     assert budget.watch([free, endpoint_of(number=1, price=Price(0.0, 0.0))], 64) == (free.id,)
     assert budget.allows(free.id, MIDNIGHT)
     assert budget.factor(MIDNIGHT) == 1.0
+    assert budget.most_usd(free.id) is None
+
+
+def test_what_costs_nothing_is_not_stretched() -> None:
+    budget = Budget(CEILING * 720, MIDNIGHT)
+    budget.watch([endpoint_of(price=PRICE), endpoint_of(number=1), endpoint_of(number=2, price=Price(0.0, 0.0))], 64)
+    assert budget.factor_of(endpoint_of().id, MIDNIGHT) == pytest.approx(2.0)
+    assert budget.factor_of(endpoint_of(number=1).id, MIDNIGHT) == 1.0
+    assert budget.factor_of(endpoint_of(number=2).id, MIDNIGHT) == 1.0
 
 
 def test_an_endpoint_that_is_not_probed_leaves_its_share_to_the_others() -> None:

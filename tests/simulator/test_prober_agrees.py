@@ -16,6 +16,8 @@ from monitor.observation import Observation
 from monitor.probing.probe import Prober
 from monitor.probing.redaction import Redactor
 from monitor.probing.report import Turn
+from monitor.scheduling.budget import Budget
+from monitor.scheduling.gate import Gate
 from monitor.settings import ProbingSettings, parse_settings
 from monitor.simulator.behaviour import script
 from monitor.simulator.config import fleet_env, fleet_yaml
@@ -104,7 +106,7 @@ async def test_the_prober_gives_every_fault_its_class_and_the_past_tells_the_sam
 
 def _is_short(made_up: Observation) -> bool:
     speed, tokens = made_up.output_tokens_per_second, made_up.output_tokens
-    return speed is not None and tokens is not None and tokens / speed / SPEED < 0.1
+    return speed is not None and tokens is not None and tokens / speed / SPEED < 0.25
 
 
 async def test_a_closed_door_is_a_failed_connection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,3 +123,53 @@ async def test_a_closed_door_is_a_failed_connection(monkeypatch: pytest.MonkeyPa
             await prober.close()
     assert observation.outcome is EXPECTED[Fault.REFUSED]
     assert observation.connect_seconds is None
+
+
+async def test_the_first_token_is_stamped_when_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at a time: server and prober share a loop here, and what they do late they do late together."""
+    clock = SystemClock()
+    async with FleetServer(FLEET, clock) as server:
+        endpoint = _catalog(server, monkeypatch).endpoints[NAME]
+        prober = Prober(PROBING, "made-up", clock, Redactor(()), lambda _: True)
+        await prober.start()
+        try:
+            for slot, fault in enumerate((None, Fault.ROLE_ONLY_START, Fault.REASONING_FIRST)):
+                asked = replace(endpoint, headers={FAULT_HEADER: fault or "healthy"})
+                one = (await prober.probe(Turn(asked, slot, clock.now()))).observation
+                seen = server.seen[-1]
+                told = _made_up(seen.number, seen.at, fault, one)
+                assert None not in (one.ttft_seconds, one.first_answer_seconds, seen.first_token_seconds)
+                # Not at a role that comes 0.4 s before it, and not at an answer that comes after the reasoning.
+                assert one.ttft_seconds == pytest.approx(seen.first_token_seconds, abs=0.03), fault
+                thought = told.first_answer_seconds - told.ttft_seconds  # type: ignore[operator]
+                assert (thought > 0.05) == (fault is Fault.REASONING_FIRST)
+                assert one.first_answer_seconds - one.ttft_seconds == pytest.approx(thought, abs=0.03)  # type: ignore[operator]
+        finally:
+            await prober.close()
+
+
+async def test_a_retry_hint_on_the_wire_delays_the_key_it_was_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SystemClock()
+    async with FleetServer(FLEET, clock, speed=SPEED) as server:
+        catalog = _catalog(server, monkeypatch)
+        endpoint = catalog.endpoints[NAME]
+        prober = Prober(PROBING, "made-up", clock, Redactor(()), lambda _: True)
+        await prober.start()
+        try:
+            await server.force(NAME, Fault.RATE_LIMITED_429)
+            turn = Turn(endpoint, 1, clock.now())
+            report = await prober.probe(turn)
+        finally:
+            await prober.close()
+    told = script(FLEET, FLEET.endpoints[NAME], server.seen[0].number, server.seen[0].at, 64).retry_after_seconds
+    assert report.retry_after_seconds == told > 0
+    gate = Gate(Budget(None, clock.now()))
+    gate.began(turn, clock.now())
+    gate.ended(turn, report, 100.0, clock.now())
+    siblings = [one for one in catalog.endpoints.values() if one.provider == endpoint.provider]
+    others = [one for one in catalog.endpoints.values() if one.provider != endpoint.provider]
+    for one in siblings:
+        assert gate.may_send(Turn(one, 2, clock.now()), 100.0 + told - 0.1, clock.now()) == "retry_after"
+        assert gate.may_send(Turn(one, 3, clock.now()), 100.0 + told, clock.now()) is None
+    assert others
+    assert all(gate.may_send(Turn(one, 2, clock.now()), 100.0, clock.now()) is None for one in others)

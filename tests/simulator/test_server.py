@@ -370,7 +370,8 @@ async def test_stop_drops_every_stream_and_leaves_nothing() -> None:
         await _a_life_cut_short()
     gc.collect()
     assert asyncio.all_tasks() == tasks
-    assert _descriptors() == before
+    # Other tests' servers in this process come and go by one or two; twenty streams would stay.
+    await eventually(lambda: _descriptors() <= before)
     assert not can_connect(listening)
 
 

@@ -153,6 +153,28 @@ async def test_what_was_spent_counts_rechecks_and_starts_at_the_moment_asked_for
     assert await store.history.spent_since(MIDNIGHT + DAY) == await store.history.spent_since(0, "nowhere") == 0
 
 
+async def test_what_was_due_on_a_day_is_spent_on_it_although_the_wall_says_otherwise(store: Stage) -> None:
+    """The schedule goes on where it was when the wall is set back: a slot of today is then probed yesterday."""
+    await store.write([observation(5, cost_usd=0.001, started_at=MIDNIGHT - 3600.0)])
+    assert await store.history.spent_since(MIDNIGHT, "local") == pytest.approx(0.001)
+
+
+async def test_mean_costs_are_of_priced_probes_of_one_location_since_then(store: Stage) -> None:
+    rows = [observation(number, cost_usd=None if number == 4 else number / 1000) for number in range(6)]
+    other = [observation(5, location="elsewhere", cost_usd=1.0), observation(5, endpoint="m@x", cost_usd=0.0)]
+    await store.write([*rows, *other])
+    costs = await store.history.mean_costs(MIDNIGHT + 120.0, "local")
+    assert costs == {observation().endpoint: pytest.approx((0.002 + 0.003 + 0.005) / 3), "m@x": 0.0}
+    assert await store.history.mean_costs(0.0, "nowhere") == {}
+
+
+async def test_the_last_due_time_is_that_of_a_scheduled_probe_of_the_location(store: Stage) -> None:
+    assert await store.history.last_due_at("local") is None
+    await store.write([observation(3), observation(9, recheck=1), observation(20, location="elsewhere")])
+    assert await store.history.last_due_at("local") == MIDNIGHT + 180.0
+    assert await store.history.last_due_at("nowhere") is None
+
+
 async def test_last_slots_are_of_scheduled_probes_and_tell_when_they_were_due(store: Stage) -> None:
     await store.write(
         [*(observation(number) for number in range(5)), observation(9, recheck=1), observation(2, endpoint="m@x")]

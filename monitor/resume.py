@@ -1,0 +1,53 @@
+"""The schedule and the budget, taken up where the last process left them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from monitor.clock import Clock, suspended_seconds
+from monitor.probing.report import ProbeReport, Turn
+from monitor.scheduling.budget import DAY_SECONDS, Budget
+from monitor.scheduling.dispatcher import Dispatcher
+from monitor.scheduling.gate import Gate
+from monitor.scheduling.schedule_clock import ScheduleClock
+from monitor.self_metrics import SelfMetrics
+from monitor.settings import Settings
+from monitor.storage.history import History
+
+# What a probe costs is learned from the last hour on record: enough for a mean, and a quick read.
+_LEARNING_SECONDS = 3600.0
+
+
+async def resume(
+    settings: Settings,
+    clock: Clock,
+    history: History,
+    probe: Callable[[Turn], Awaitable[ProbeReport]],
+    cut_off: Callable[[Turn, float, float | None], ProbeReport],
+    on_report: Callable[[ProbeReport], None],
+    metrics: SelfMetrics,
+) -> Dispatcher:
+    location = settings.location
+    last_due_at = await history.last_due_at(location)
+    schedule = ScheduleClock(clock, last_due_at, suspended_seconds)
+    # The schedule's day, not the wall's: it may be past a midnight that the wall has still before it.
+    now = schedule.utc_now()
+    recent = now if last_due_at is None else last_due_at
+    budget = Budget(
+        settings.probing.budget_usd_per_day,
+        now,
+        await history.spent_since(now // DAY_SECONDS * DAY_SECONDS, location),
+        await history.mean_costs(recent - _LEARNING_SECONDS, location),
+    )
+    places = await history.last_slots(recent - DAY_SECONDS)
+    return Dispatcher(
+        clock,
+        probe,
+        on_report,
+        metrics,
+        Gate(budget),
+        schedule=schedule,
+        last_due_at=last_due_at,
+        probed_before={endpoint for endpoint, where, _ in places if where == location},
+        cut_off=cut_off,
+    )
