@@ -61,7 +61,7 @@ async def resumed(clock: FakeClock, history: Any) -> Dispatcher:
     def heard(report: ProbeReport) -> None:
         raise AssertionError(report)
 
-    dispatcher = await resume(settings, clock, history, prober, heard, SelfMetrics("test"))
+    dispatcher = await resume(settings, clock, history, prober.probe, prober.cut_off, heard, SelfMetrics("test"))
     dispatcher.set_catalog(settings.catalog, settings.probing)
     return dispatcher
 

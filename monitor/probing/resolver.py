@@ -198,10 +198,6 @@ def _numeric(host: str) -> list[tuple[str, int]]:
     return [(host, int(socket.AF_INET if address.version == 4 else socket.AF_INET6))]
 
 
-def _name(host: str) -> str:
-    return host.rstrip(".").lower()
-
-
 def _zone(host: str) -> str:
     return ".".join(host.split(".")[-2:])
 

@@ -216,7 +216,7 @@ async def stage(
         opened.reloads += 1
         return ReloadResult(tuple(opened.problems))
 
-    async def prune() -> dict[str, int]:
+    async def prune_nothing() -> dict[str, int]:
         return asdict(Pruned())
 
     app = create_app(
@@ -228,7 +228,7 @@ async def stage(
         reload,
         clock=clock,
         notice=notice,
-        prune=prune,
+        prune=prune or prune_nothing,
     )
     client: TestClient[Any, Any] = TestClient(TestServer(app))
     opened = Stage(client, board, clock, metrics, status, settings)
