@@ -323,6 +323,7 @@ class Daemon:
     async def prune(self) -> Pruned:
         """Drop what is older than the retention; what was dropped, by table."""
         rooms = self.rooms
+        await self._turn_hours()  # after a long sleep a window has still to let go of hours that are to be deleted
         pruned = await prune(rooms.database, rooms.writer.submit, self.clock, self.settings.retention)
         if any(asdict(pruned).values()):
             log.info("pruned %s", " ".join(f"{name}={count}" for name, count in asdict(pruned).items()))

@@ -124,6 +124,22 @@ async def test_what_is_older_than_the_retention_is_dropped(tmp_path: Path, monke
         assert daemon.rooms.board.figures([ONE], None, "30d").samples == 2
 
 
+async def test_no_hour_is_dropped_that_a_window_has_still_to_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine slept for days, and the retention wakes before the turn of the hours."""
+    retention = "retention: {hourly: 31d, observations: 7d, daily: 400d}"
+    async with running(settings_from(config(tmp_path, "one", more=retention))) as daemon:
+        daemon.rooms.writer.put(observed(daemon, ONE, Outcome.SUCCESS, -29.5 * DAY))
+        await daemon.rooms.writer.flush()
+        assert daemon.rooms.board.figures([ONE], None, "30d").samples == 1
+        now = daemon.clock.now
+        monkeypatch.setattr(daemon.clock, "now", lambda: now() + 2 * DAY)
+        assert (await daemon.prune()).hourly == 1
+        await daemon.rooms.board.refresh()
+        assert daemon.rooms.board.figures([ONE], None, "30d").samples == 0
+
+
 async def test_the_watchdog_is_fed_while_the_schedule_gets_on_and_not_when_it_stalls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
