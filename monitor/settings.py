@@ -125,6 +125,14 @@ def load_settings(path: Path) -> Settings:
         raise _whole_file(path, message, TOP.example, line) from None
 
 
+class PartlyRead(SettingsError):
+    """`draft` is what could be read all the same, with defaults for the rest: to look further, never to use."""
+
+    def __init__(self, problems: tuple[Problem, ...], draft: Settings) -> None:
+        super().__init__(problems)
+        self.draft = draft
+
+
 def parse_settings(text: str, path: Path) -> Settings:
     """Validate a file's text; `path` is only shown. SettingsError with every problem if it does not hold."""
     # Imported here: probing knows these settings, and at the top the two rooms would import each other.
@@ -143,7 +151,7 @@ def parse_settings(text: str, path: Path) -> Settings:
         raise SettingsError(tuple(findings.problems)) from None
     settings = _freeze(top, path, DIALECTS)
     if findings.problems:
-        raise SettingsError(in_file_order(findings.problems), settings)
+        raise PartlyRead(in_file_order(findings.problems), settings)
     return settings
 
 

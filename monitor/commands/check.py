@@ -7,7 +7,7 @@ import argparse
 from monitor.commands.terminal import add_config, complain, say
 from monitor.config.problem import Problem, SettingsError
 from monitor.descriptors import hard_limit, shortage
-from monitor.settings import Settings, all_secrets, in_file_order, load_settings, secret_problems
+from monitor.settings import PartlyRead, Settings, all_secrets, in_file_order, load_settings, secret_problems
 from monitor.storage.errors import StorageError
 from monitor.storage.sqlite import check_place, path_of
 
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings: Settings | None = load_settings(arguments.config)
     except SettingsError as error:
         problems += error.problems
-        settings = error.draft
+        settings = error.draft if isinstance(error, PartlyRead) else None
     if settings is not None:
         problems += secret_problems(settings)
         problems += _place_problems(settings)

@@ -1,15 +1,12 @@
 """What can be wrong with a configuration.
 
 SettingsError       monitor.yaml does not hold; carries every Problem at once, in the file's order
+└── settings.PartlyRead     and what could be read of it all the same
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from monitor.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +27,11 @@ class Problem:
 
 
 class SettingsError(Exception):
-    """monitor.yaml does not hold. Its text has one line per problem. `draft` is what could be read all the same, with
-    defaults for the rest: good for looking further, never for use."""
+    """monitor.yaml does not hold. Its text has one line per problem."""
 
-    def __init__(self, problems: tuple[Problem, ...], draft: Settings | None = None) -> None:
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__(problems)
         self.problems = problems
-        self.draft = draft
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.problems))
