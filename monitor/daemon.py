@@ -9,6 +9,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 
 from aiohttp import web
@@ -63,8 +64,10 @@ DRAIN_SECONDS = 20.0  # less than TimeoutStopSec of the unit
 REFRESH_SECONDS = 1.0
 SETTLED_SECONDS = 3.0  # most answers are whole by then; a view that waits for them is rendered once a probe
 EXPIRE_SECONDS = 5.0
-# A probe leaves no cycles behind; looking for some 700 objects at a time took 4 % of the loop at 200 probes a second.
-GC_THRESHOLDS = (20_000, 20, 50)
+# By itself Python looks for cycles every few hundred objects: 4 % of the loop at 200 probes a second, and 50 ms at a
+# time. A probe leaves next to none, so once a minute is enough; the thresholds are for what nobody foresaw.
+GARBAGE_SECONDS = 60.0
+GC_THRESHOLDS = (500_000, 1_000, 1_000)
 INCIDENTS_SECONDS = 5.0  # how often incidents that the database did not take are tried again
 HOURS_SECONDS = 15.0  # how often to look whether an hour is to be closed
 RETENTION_SECONDS = 600.0
@@ -178,7 +181,9 @@ class Daemon:
         suspicion = Suspicion(prober.probe, resolver, clock, metrics, self._on_own_outage)
         suspicion.configure(settings.probing.canaries)
         self._last_due_at = await history.last_due_at(settings.location)
-        dispatcher = await resume(settings, clock, history, suspicion.probe, prober.cut_off, self._on_report, metrics)
+        dispatcher = await resume(
+            settings, clock, history, suspicion.probe, prober.cut_off, self._on_report, metrics, self._last_due_at
+        )
         return Rooms(
             database=database,
             history=history,
@@ -259,6 +264,7 @@ class Daemon:
         self._chores.add("incidents", INCIDENTS_SECONDS, rooms.incident_log.write)
         self._chores.add("hours", HOURS_SECONDS, self._turn_hours)
         self._chores.add("retention", RETENTION_SECONDS, self._retain, first_after_seconds=RETENTION_FIRST_SECONDS)
+        self._chores.add("garbage", GARBAGE_SECONDS, self._collect_garbage)
         beat = watchdog_interval_seconds()
         if beat is not None:
             self._chores.add("watchdog", beat, self._watchdog)
@@ -314,10 +320,15 @@ class Daemon:
         rooms = self.rooms
         await turn_hours(rooms.writer, rooms.history, rooms.board, self.clock.now())
 
+    async def _collect_garbage(self) -> None:
+        gc.collect()
+
     async def _retain(self) -> None:
         await self.prune()
 
     async def _prune_now(self) -> dict[str, int]:
+        if not self.ready.is_set() or self.should_exit.is_set():
+            raise Unavailable("no prune while the monitor starts or ends: send it again in a minute")
         return asdict(await self.prune())
 
     async def prune(self) -> Pruned:
@@ -382,29 +393,33 @@ class Daemon:
     # --- the end
 
     async def shutdown(self) -> None:
-        """Stop probing, wait for what is in flight, write it, stop serving. A second signal cuts the waiting short."""
+        """Stop probing, wait for what is in flight, write it, stop serving. A second signal cuts the waiting short.
+        Every step is taken, whatever befalls one before it."""
         self._notifier.stopping("draining")
-        if self._rooms is not None:
-            self._rooms.progress.is_draining = True
-            # The tick goes on meanwhile: slots that fall due in the drain are counted, and the watchdog is fed.
-            await self._rooms.dispatcher.drain(DRAIN_SECONDS)
-        if self._chores is not None:
-            await self._chores.stop(5.0)
-        if self._rooms is not None:
-            rooms = self._rooms
-            await rooms.suspicion.close()
-            await rooms.prober.close()
-            self._tasks.errand(rooms.incident_log.write())
-            await self._tasks.finish_errands(5.0)
-            if self._tasks.has_pillar("writer"):
-                await rooms.writer.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
-        await self._tasks.cancel()
-        if self._rooms is not None:
-            await self._rooms.database.close()
-        self._notifier.close()
-        log.info("stopped")
+        async with AsyncExitStack() as last_first:
+            last_first.callback(log.info, "stopped")
+            last_first.callback(self._notifier.close)
+            if self._rooms is not None:
+                last_first.push_async_callback(self._rooms.database.close)
+            last_first.push_async_callback(self._tasks.cancel)
+            if self._runner is not None:
+                last_first.push_async_callback(self._runner.cleanup)
+            if self._rooms is not None:
+                last_first.push_async_callback(self._write_the_rest)
+                last_first.push_async_callback(self._rooms.prober.close)
+                last_first.push_async_callback(self._rooms.suspicion.close)
+            if self._chores is not None:
+                last_first.push_async_callback(self._chores.stop, 5.0)
+            if self._rooms is not None:
+                self._rooms.progress.is_draining = True
+                # The tick goes on meanwhile: slots that fall due in the drain are counted, and the watchdog is fed.
+                await self._rooms.dispatcher.drain(DRAIN_SECONDS)
+
+    async def _write_the_rest(self) -> None:
+        self._tasks.errand(self.rooms.incident_log.write())
+        await self._tasks.finish_errands(5.0)
+        if self._tasks.has_pillar("writer"):
+            await self.rooms.writer.close()
 
     def _stop(self, name: str) -> None:
         log.info("signal name=%s then=%s", name, "cut_the_drain_short" if self.should_exit.is_set() else "drain")

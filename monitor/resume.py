@@ -26,9 +26,10 @@ async def resume(
     cut_off: Callable[[Turn, float, float | None], ProbeReport],
     on_report: Callable[[ProbeReport], None],
     metrics: SelfMetrics,
+    last_due_at: float | None,
 ) -> Dispatcher:
+    """`last_due_at` is when the last process's last slot fell due, in UTC seconds; None at a first start."""
     location = settings.location
-    last_due_at = await history.last_due_at(location)
     schedule = ScheduleClock(clock, last_due_at, suspended_seconds)
     # The schedule's day, not the wall's: it may be past a midnight that the wall has still before it.
     now = schedule.utc_now()

@@ -16,7 +16,7 @@ SKIP_REASONS = (
     "unusable",  # stretched after an account outcome
     "budget",  # stretched to stay within the day's budget
     "secret_missing",
-    "error",  # our own code broke while probing: the log has the traceback
+    "error",  # our own code broke while probing, or a probe hung and was cut off: the log says which
     "reload",  # it waited for a place when a reload took its endpoint, or its interval, away
     "shutdown",
 )

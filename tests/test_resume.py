@@ -61,7 +61,9 @@ async def resumed(clock: FakeClock, history: Any) -> Dispatcher:
     def heard(report: ProbeReport) -> None:
         raise AssertionError(report)
 
-    dispatcher = await resume(settings, clock, history, prober.probe, prober.cut_off, heard, SelfMetrics("test"))
+    dispatcher = await resume(
+        settings, clock, history, prober.probe, prober.cut_off, heard, SelfMetrics("test"), history.due_at
+    )
     dispatcher.set_catalog(settings.catalog, settings.probing)
     return dispatcher
 

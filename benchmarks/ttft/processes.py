@@ -27,12 +27,12 @@ class Cores:
 
     client: int
     server: int
-    helpers: int
+    rest: int
 
     @classmethod
     def of_this_machine(cls) -> Cores:
         cores = sorted(os.sched_getaffinity(0))
-        return cls(client=cores[-1], server=cores[0], helpers=cores[1] if len(cores) > 2 else cores[0])
+        return cls(client=cores[-1], server=cores[0], rest=cores[1] if len(cores) > 2 else cores[0])
 
 
 def may_be_realtime() -> bool:

@@ -28,7 +28,7 @@ def machine(cores: Cores, is_realtime: bool) -> str:
         f"{day}; {os.cpu_count()} cores, {_cpu_model()}, {platform.system()} {platform.release()}, "
         f"Python {platform.python_version()}, load average {os.getloadavg()[0]:.1f} at the start; "
         f"each client on core {cores.client} {priority}, the server on core {cores.server}, "
-        f"scraper and router on core {cores.helpers}"
+        f"scraper and router on core {cores.rest}"
     )
 
 

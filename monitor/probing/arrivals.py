@@ -75,7 +75,7 @@ class StampedSocket(socket.socket):
         return data
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
-        into = memoryview(buffer)[:nbytes] if nbytes else buffer
+        into = memoryview(buffer)[: nbytes or _READ_BYTES]
         size, ancillary, _, _ = self.recvmsg_into([into], _ANCILLARY_BYTES, flags)
         self.stamp = ancillary[0][2] if ancillary else None
         return size
@@ -94,7 +94,7 @@ class StampedSocket(socket.socket):
 class ReadLog:
     """The reads of one response's body: first as they came off the wire, then as body bytes, until they are taken."""
 
-    __slots__ = ("_base", "_body", "_reads", "_total", "headers_at", "is_kernel", "is_lost")
+    __slots__ = ("_base", "_body", "_held", "_reads", "_total", "headers_at", "is_kernel", "is_lost")
 
     def __init__(self, body: StreamReader, headers_at: float, is_kernel: bool) -> None:
         self.headers_at = headers_at
@@ -104,6 +104,7 @@ class ReadLog:
         self._reads: list[tuple[int, float, float]] = []  # body bytes so far, and the two stamps
         self._base = 0  # body bytes taken
         self._total = 0
+        self._held = b""
 
     def is_of(self, body: StreamReader) -> bool:
         return self._body is body
@@ -120,7 +121,8 @@ class ReadLog:
         """What has come since the last time, in order. Also what came before the connection broke."""
         reads, self._reads = self._reads, []
         base, self._base = self._base, self._total
-        data = _drained(self._body) if reads else b""
+        data = self._held + _drained(self._body) if reads else b""
+        self._held = b""
         if len(reads) == 1:
             return [(data, reads[0][1], reads[0][2])]
         arrivals = []
@@ -130,6 +132,15 @@ class ReadLog:
             arrivals.append((data[start:end], at, since))
             start = end
         return arrivals
+
+    def hold(self) -> None:
+        """Take what aiohttp has parsed out of its buffer, and keep it for `take`."""
+        self._held += _drained(self._body)
+
+    @property
+    def has_untaken(self) -> bool:
+        """aiohttp stops parsing while much lies in its buffer, and goes on while that is taken."""
+        return bool(self._reads)
 
     @property
     def is_over(self) -> bool:
@@ -167,6 +178,8 @@ class Handler(ResponseHandler):
         self._closers: tuple[bytes, ...] = ()
         self._aside: list[_Read] = []
         self._aside_bytes = 0
+        self._latest: _Read = (b"", 0.0, 0.0, False)
+        self._wired: asyncio.BaseTransport | None = None
 
     @property
     def sent_at(self) -> float | None:
@@ -196,6 +209,7 @@ class Handler(ResponseHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._wired = transport
         inner = getattr(transport.get_extra_info("socket"), "_sock", None)
         self._socket = inner if isinstance(inner, StampedSocket) else None
 
@@ -207,6 +221,9 @@ class Handler(ResponseHandler):
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
+        if not data:  # aiohttp's parser goes on with what it had put aside of the read before
+            self._parse((b"", *self._latest[1:]))
+            return
         read = (data, *self._arrival())
         if self._sleeper is None or self.log is None:
             self._parse(read)
@@ -229,21 +246,19 @@ class Handler(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.parse()
+        while self.log is not None and self._reading_paused:
+            self.log.hold()
         super().connection_lost(exc)
+        if self._wired is not None:
+            # A bound method of its own, by which the transport would live until the next full collection.
+            vars(self._wired).pop("_read_ready_cb", None)
+            self._wired = None
         if self.log is not None:
             self.log.is_lost = True
         self.wake()
 
-    def _may_end(self, data: bytes) -> bool:
-        # The end of the last chunk, or a piece of it.
-        if data.endswith(_LAST_CHUNK) or len(data) <= _SHORT:
-            return True
-        for closer in self._closers:  # noqa: SIM110 - any() of a generator costs three times as much
-            if closer in data:
-                return True
-        return False
-
     def _parse(self, read: _Read) -> None:
+        self._latest = read
         super().data_received(read[0])
         body = self._payload
         if body is not None and (self.log is None or not self.log.is_of(body)):

@@ -146,7 +146,7 @@ class Attempt:
         if not can_decode:
             return unreadable(f"the body is encoded as {encoding}, which was not accepted", self._worked_before)
 
-        wire.wake_at(self._decoder.closers)
+        wire.wake_at(self._decoder.closers if inflater is None else None)
         # The request's true start is known only now.
         self._arm(*self._deadlines.next_due(self._t0, None))
         self._read_at = wire.headers_at
@@ -304,7 +304,9 @@ class Attempt:
             asyncio.get_running_loop().call_soon(self._give_up)
 
     def _give_up(self) -> None:
-        if self._alarm is not None:
+        if self._clock.monotonic() < self._due_at:  # the connection came about in this very turn
+            self._look_at(self._due_at)
+        elif self._alarm is not None:
             self._alarm.reschedule(asyncio.get_running_loop().time())
         elif self._wire is not None:
             self._wire.wake()

@@ -94,8 +94,10 @@ class Wire:
         return arrivals
 
     async def woken(self) -> None:
-        """Sleep while bytes come in; see `wake_at` and `Handler.sleep`. Nothing may lie there untaken."""
-        if not self._log.is_over:
+        """Sleep while bytes come in; see `wake_at` and `Handler.sleep`. At once if some lie there untaken."""
+        if self._log.has_untaken:
+            await asyncio.sleep(0)
+        elif not self._log.is_over:
             await self._link.sleep(_ANYTHING if self._has_length else self._closers)
 
     def wake_at(self, closers: tuple[bytes, ...] | None) -> None:
@@ -117,6 +119,8 @@ class Wire:
         if connection is not None and connection.transport is not None:
             connection.transport.abort()
         self._response.close()
+        if self._link.log is self._log:
+            self._link.log = None  # handler, log, body, handler: a cycle that only a full collection would find
 
     def _how_it_ended(self) -> Ending:
         """A close-delimited body ends the same way for aiohttp whether it was closed or reset: the protocol knows."""
@@ -195,6 +199,7 @@ class Transport:
         exchange.connect_started_at = self._clock.monotonic()
         self.pulse.begin()
         wire: Wire | None = None
+        response: aiohttp.ClientResponse | None = None
         try:
             response = await self._session(mode).post(
                 url,
@@ -211,6 +216,8 @@ class Transport:
         finally:
             if wire is None:
                 self.pulse.end()
+                if response is not None:
+                    response.close()
         if wire.header_bytes() > MAX_HEADER_BYTES:
             wire.drop()
             raise LinkError(Outcome.MALFORMED, f"the headers are longer than {MAX_HEADER_BYTES} bytes")

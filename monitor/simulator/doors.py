@@ -23,10 +23,6 @@ class Door:
     _server: asyncio.Server | None = field(default=None, repr=False)
 
     @property
-    def is_open(self) -> bool:
-        return self._server is not None
-
-    @property
     def url(self) -> str:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"

@@ -131,20 +131,23 @@ class Suspicion:
             report = await self._probe(turn, watch)
         finally:
             watch.end()
+        try:
+            return await self._judged(report)
+        except Exception:
+            log.exception("self_suspect not judged endpoint=%s", turn.endpoint.id)
+            return report
+
+    async def _judged(self, report: ProbeReport) -> ProbeReport:
         journey = report.journey
         if journey is None or not journey.host:
             return report
         known = self.known(journey.host, journey.port)
-        known.interval_seconds = turn.endpoint.interval_seconds
+        known.interval_seconds = report.turn.endpoint.interval_seconds
         self._note(known, journey)
         failure = failure_of(report.observation.outcome, journey, known.place.addresses)
         if failure is None:
             return report
-        try:
-            outage = await self._hold(failure)
-        except Exception:
-            log.exception("self_suspect not judged endpoint=%s", turn.endpoint.id)
-            return report
+        outage = await self._hold(failure)
         if outage is not None:
             outage.held += 1
             return _offline(report, outage)

@@ -240,6 +240,46 @@ async def test_a_dribble_of_single_bytes_is_taken_in_good_time(monkeypatch: pyte
     assert max(most) < 64
 
 
+@pytest.mark.parametrize("ends", [True, False], ids=["ended", "left open"])
+async def test_a_burst_of_more_chunks_than_the_parser_takes_at_once_is_read_at_once(ends: bool) -> None:
+    """Beyond 4,096 chunks aiohttp's parser stops and goes on only as its buffer is emptied, without a read."""
+    said = "".join(sse(one) for one in (ROLE, *[text("a")] * 200, STOP, usage(completion=200), DONE)).encode()
+    assert len(said) > 3 * 4096
+
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        await conn.send(b"".join(b"1\r\n%c\r\n" % byte for byte in said))
+        if ends:
+            await conn.end()
+        else:
+            await conn.hang()
+
+    begun = time.monotonic()
+    # Left open, nothing in such bytes tells the end: it is found when the next token is due, and by its own stamp.
+    observation = await probed(script, idle_timeout_seconds=0.8)
+    assert observation.outcome is Outcome.SUCCESS, observation.detail
+    assert time.monotonic() - begun < 2.5
+    assert (observation.latency_seconds or 9) < 0.7
+    assert observation.output_tokens == 200
+    if arrivals.has_kernel_stamps():
+        assert observation.clock == "kernel"
+
+
+async def test_what_was_set_aside_is_read_to_its_end_when_the_connection_breaks() -> None:
+    said = "".join(sse(one) for one in (ROLE, *[text("a")] * 200, STOP, usage(completion=200), DONE)).encode()
+
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        await conn.send(b"".join(b"1\r\n%c\r\n" % byte for byte in said))
+        conn.fin()
+
+    observation = await probed(script)
+    assert observation.outcome is Outcome.SUCCESS, observation.detail
+    assert observation.output_tokens == 200
+
+
 @contextmanager
 def named(where: str) -> Iterator[None]:
     try:

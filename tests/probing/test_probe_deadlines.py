@@ -19,6 +19,7 @@ from probing_stage import (
     Conn,
     Stage,
     delta,
+    endpoint_at,
     probed,
     provider,
     replying,
@@ -31,6 +32,8 @@ from threaded_provider import telling
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.probing import arrivals
+from monitor.probing.dialects.dialect import Credentials
+from monitor.probing.probe import _dialect_of
 
 SHORT = 0.12
 
@@ -287,3 +290,18 @@ async def test_a_stream_of_many_slow_tokens_outlives_every_deadline_but_the_tota
         first_token_timeout_seconds=0.3,
     )
     assert observation.outcome is Outcome.SUCCESS
+
+
+async def test_a_connection_that_comes_about_as_its_deadline_rings_is_given_its_time() -> None:
+    """The timer and the handshake's end fall into one turn of the loop, as after a stall."""
+    async with Stage().prober() as prober:
+        attempt = prober._attempt(
+            endpoint_at("http://127.0.0.1:9/v1"), _dialect_of(endpoint_at("")), Credentials(), "hello", None
+        )
+        async with asyncio.timeout(None) as attempt._alarm:
+            attempt._arm(time.monotonic() - 0.001, Outcome.TIMEOUT_CONNECT)
+            attempt._timer_at = 0.0
+            attempt._ring()
+            attempt._connected(time.monotonic())
+            await asyncio.sleep(0.02)
+        attempt._disarm()

@@ -82,7 +82,7 @@ def _asked(cell: Cell, address: str) -> Iterator[dict[str, dict[str, float]]]:
     out = cell.directory / "pollers.json"
     poll = [sys.executable, "-m", "benchmarks.ttft.pollers", address]
     burn = [sys.executable, "-m", "benchmarks.ttft.burner"] if cell.is_noisy else [sys.executable, "-c", ""]
-    with out.open("wb") as sink, pinned(poll, cell.cores.helpers, stdout=sink, stderr=None) as pollers:
+    with out.open("wb") as sink, pinned(poll, cell.cores.rest, stdout=sink, stderr=None) as pollers:
         with pinned(burn, cell.cores.client, stderr=None):
             yield asked
         stop(pollers)
