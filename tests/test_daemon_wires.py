@@ -318,6 +318,35 @@ async def test_a_reload_that_the_database_does_not_take_changes_nothing(
         assert daemon.rooms.ledger.still_open == {}
 
 
+async def test_a_prune_is_refused_before_the_windows_are_there_and_after_the_end_has_begun(tmp_path: Path) -> None:
+    settings = settings_from(config(tmp_path, "one"))
+    daemon = Daemon(settings, lambda: settings)
+    with pytest.raises(Unavailable, match="no prune while the monitor starts or ends"):
+        await daemon._prune_now()
+    async with running(settings) as daemon:
+        assert await daemon._prune_now()
+        daemon.should_exit.set()
+        with pytest.raises(Unavailable, match="no prune while the monitor starts or ends"):
+            await daemon._prune_now()
+
+
+async def test_a_room_that_does_not_close_leaves_the_database_closed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(self: object) -> None:
+        raise RuntimeError("it does not close")
+
+    monkeypatch.setattr("monitor.probing.probe.Prober.close", broken)
+    settings = settings_from(config(tmp_path, "one"))
+    with pytest.raises(RuntimeError, match="it does not close"):
+        async with running(settings) as daemon:
+            daemon.rooms.writer.put(observed(daemon, ONE, Outcome.SUCCESS))
+    assert rows(tmp_path, "SELECT count(*) FROM raw_observations") == [(1,)]
+    monkeypatch.undo()
+    async with running(settings):
+        pass  # nobody holds the file any more
+
+
 async def test_a_reload_is_refused_before_the_start_is_over_and_after_the_end_has_begun(tmp_path: Path) -> None:
     path = config(tmp_path, "one")
     daemon = Daemon(settings_from(path), lambda: settings_from(path))
