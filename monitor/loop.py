@@ -10,7 +10,7 @@ import asyncio
 import select
 import selectors
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -30,17 +30,43 @@ def make_loop() -> asyncio.AbstractEventLoop:
     """Where there is no epoll there is no kernel clock either, and every look counts: asyncio's default then."""
     if not hasattr(select, "epoll"):
         return asyncio.new_event_loop()
-    return asyncio.SelectorEventLoop(GatheringSelector())
+    return GatheringLoop()
 
 
 if hasattr(select, "epoll"):
+    # (descriptor, epoll's events) of one look
+    Found = list[tuple[int, int]]
+
+    class _Epoll:
+        """What epoll finds passes through the readers before anybody else sees it."""
+
+        def __init__(self) -> None:
+            epoll = select.epoll()
+            self.readers: list[Callable[[Found], Found]] = []
+            self.register, self.modify, self.unregister = epoll.register, epoll.modify, epoll.unregister
+            self.close, self.fileno = epoll.close, epoll.fileno
+            self._poll = epoll.poll
+
+        def poll(self, timeout: float, maxevents: int) -> Found:
+            found = self._poll(timeout, maxevents)
+            for reader in self.readers:
+                found = reader(found)
+            return found
 
     class GatheringSelector(selectors.EpollSelector):
-        """After a quiet span it answers at once."""
+        """After a quiet span it answers at once. `readers` read sockets before asyncio hears of them, and return what
+        they leave to it."""
+
+        _selector_cls = _Epoll
+        _selector: _Epoll
 
         def __init__(self) -> None:
             super().__init__()
             self._looked_at = 0.0
+
+        @property
+        def readers(self) -> list[Callable[[Found], Found]]:
+            return self._selector.readers
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
             if timeout is None or timeout > 0:
@@ -53,3 +79,8 @@ if hasattr(select, "epoll"):
             ready = super().select(timeout)
             self._looked_at = time.monotonic()
             return ready
+
+    class GatheringLoop(asyncio.SelectorEventLoop):
+        def __init__(self) -> None:
+            self.gathering = GatheringSelector()
+            super().__init__(self.gathering)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from monitor.loop import make_loop
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Every test on the daemon's own loop."""
+    return {"daemon": make_loop}
 
 
 @pytest.fixture(autouse=True)

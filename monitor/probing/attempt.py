@@ -165,8 +165,10 @@ class Attempt:
             await wire.woken()
 
     def _take(self, wire: Wire, inflater: Inflater | None) -> Verdict | None:
-        """Hear what has come by now; a verdict if that settles it. Raises _Expired where a deadline lay between."""
-        tape, framer = self.tape, self._framer
+        """Hear what has come by now; a verdict if that settles it. Raises _Expired where a deadline lay between.
+
+        It moves the deadline with the payload; the timer is the caller's."""
+        tape, framer, t0 = self.tape, self._framer, self._t0
         for data, at, since in wire.take():
             is_late = at > self._due_at
             if is_late and (since > self._due_at or self.terminal_at is not None):
@@ -187,7 +189,7 @@ class Attempt:
                 if not self._await_rest(wire, at):
                     return self._judge(Ending.TERMINAL)
             elif tape.last_payload_at == at:
-                self._arm(*self._deadlines.next_due(self._t0, at))
+                self._due_at, self._due_outcome = self._deadlines.next_due(t0, at)
             elif framer.is_markup and tape.first_event_at is None:
                 return unreadable("HTML or XML where a stream was due", self._worked_before)
         return None

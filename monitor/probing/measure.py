@@ -82,18 +82,18 @@ class Tape:
         if self.first_event_at is None:
             self.first_event_at = at
         if isinstance(event, Payload):
-            self._add_payload(event, at)
+            self._add_payload(event, event.text, at)
         elif isinstance(event, Usage):
             self.usage = event if self.usage is None else self.usage.updated(event)
         elif isinstance(event, Finish):
             self.finish = event
             self.finish_at = at
 
-    def _add_payload(self, event: Payload, at: float) -> None:
+    def _add_payload(self, event: Payload, text: str, at: float) -> None:
         if self.last_payload_at is None:
             self._first_at, self._first_after, self._first_read = at, self._since, self._reads
-        else:
-            self._max_gap = max(self._max_gap, at - self.last_payload_at)
+        elif at - self.last_payload_at > self._max_gap:
+            self._max_gap = at - self.last_payload_at
         if self._reads == self._first_read:
             self._first_read_payloads += 1
         if self._reads != self._last_read:
@@ -101,7 +101,6 @@ class Tape:
             self._payload_reads += 1
         self.last_payload_at = at
         self.payload_events += 1
-        text = event.text
         self._payload_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
         if isinstance(event, Reasoning):
             self.reasoning_streamed = True

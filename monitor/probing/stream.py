@@ -10,7 +10,7 @@ Unreadable          the body is not what a stream of this kind may be
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -84,14 +84,25 @@ class EventStream:
         self._tail = bytearray()
         self._skip_lf = False
         self._any_line = False
+        self._is_idle = False  # between two events, nothing pending
         self._event = ""
         self._data: list[bytes] = []
         self._bare: list[bytes] = []
 
-    def feed(self, chunk: bytes) -> Iterator[Frame]:
+    def feed(self, chunk: bytes) -> Iterable[Frame]:
         self._size += len(chunk)
         if self._size > MAX_BODY_BYTES:
             raise BodyTooLong
+        # One whole event and nothing else, as nearly all reads are.
+        if self._is_idle and chunk.startswith(b"data: ") and len(chunk) < MAX_LINE_BYTES:
+            end = len(chunk) - 2
+            if chunk.find(b"\n") == end and chunk.endswith(b"\n") and b"\r" not in chunk:
+                data = chunk[6:end]
+                return (Frame(_checked(data)),) if data.strip() else ()
+        return self._feed(chunk)
+
+    def _feed(self, chunk: bytes) -> Iterator[Frame]:
+        self._is_idle = False
         if self._skip_lf and chunk:
             self._skip_lf = False
             if chunk[0] == 0x0A:
@@ -127,6 +138,8 @@ class EventStream:
         self._tail += rest
         if len(self._tail) > MAX_LINE_BYTES:
             raise LineTooLong
+        is_pending = self._tail or self._data or self._bare or self._event or self._skip_lf
+        self._is_idle = self._any_line and not is_pending
 
     def close(self) -> Iterator[Frame]:
         """What a body that ended cleanly still holds: hosts leave out the last blank line, or even the last newline.

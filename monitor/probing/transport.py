@@ -20,11 +20,13 @@ from monitor import threads
 from monitor.clock import Clock
 from monitor.observation import ClockKind
 from monitor.outcome import Outcome
-from monitor.probing.arrivals import Arrival, Handler, StampKeeper, stamping_connector
+from monitor.probing.arrivals import Arrival, Handler, stamping_connector
 from monitor.probing.classifier import Ending
+from monitor.probing.collector import Collector
 from monitor.probing.dialects.dialect import ProbeRequest
 from monitor.probing.pulse import Pulse
 from monitor.probing.resolver import Resolver
+from monitor.probing.stamps import StampKeeper
 from monitor.settings import ConnectionMode
 
 MAX_HEADER_BYTES = 64 << 10
@@ -157,17 +159,20 @@ class Transport:
         self._clock = clock
         self._resolver = resolver
         self.pulse = Pulse(clock)
+        self._collector = Collector(clock, self.pulse)
         self._stamp_keeper = StampKeeper()
         self._sessions: dict[ConnectionMode, aiohttp.ClientSession] = {}
         self._contexts: dict[str, asyncio.Future[ssl.SSLContext]] = {}
 
     async def start(self) -> None:
+        self._collector.open()
         await self._stamp_keeper.open(self._clock)
 
     async def close(self) -> None:
         for session in self._sessions.values():
             await session.close()
         self._sessions.clear()
+        self._collector.close()
         self._stamp_keeper.close()
         await self._resolver.close()
 
@@ -230,6 +235,7 @@ class Transport:
             connector = stamping_connector(
                 self._clock,
                 self.pulse,
+                self._collector,
                 resolver=self._resolver,
                 use_dns_cache=False,  # the resolver has its own, with a deadline
                 limit=0,  # caps are the dispatcher's

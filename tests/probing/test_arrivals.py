@@ -40,15 +40,17 @@ from threaded_provider import Truth, telling
 from monitor.clock import SystemClock
 from monitor.observation import Observation
 from monitor.outcome import Outcome
-from monitor.probing import arrivals, transport
-from monitor.probing.arrivals import Handler, StampedSocket, StampKeeper, stamping_connector
+from monitor.probing import arrivals, collector, stamps, transport
+from monitor.probing.arrivals import Handler, stamping_connector
+from monitor.probing.collector import Collector
 from monitor.probing.pulse import Pulse
+from monitor.probing.stamps import StampedSocket, StampKeeper
 
 STALL = 0.3
 # What a busy test machine may add: the provider's thread is not run at once when the request is there.
 NEAR = 0.08
 
-kernel_only = pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+kernel_only = pytest.mark.skipif(not stamps.has_kernel_stamps(), reason="no kernel stamps on this system")
 
 
 def stall_at(after: float, seconds: float = STALL) -> None:
@@ -224,7 +226,7 @@ async def test_a_dribble_of_single_bytes_is_taken_in_good_time(monkeypatch: pyte
         return taken
 
     monkeypatch.setattr(arrivals.ReadLog, "take", counted)
-    monkeypatch.setattr(arrivals, "_WAKE_READS", 16)
+    monkeypatch.setattr(collector, "WAKE_BYTES", 1000)  # some sixteen reads
 
     async def script(conn: Conn) -> None:
         await conn.request()
@@ -286,6 +288,12 @@ def named(where: str) -> Iterator[None]:
         pytest.fail(f"{where} has moved: mend monitor/probing/arrivals.py ({error})")
 
 
+def bare_connector() -> aiohttp.TCPConnector:
+    clock = SystemClock()
+    pulse = Pulse(clock)
+    return stamping_connector(clock, pulse, Collector(clock, pulse))
+
+
 async def test_aiohttp_and_asyncio_still_have_the_names_that_the_clock_needs() -> None:
     assert aiohttp.__version__.startswith("3.14."), "read aiohttp's changes, then raise the bound in pyproject.toml"
     loop = asyncio.get_running_loop()
@@ -294,6 +302,12 @@ async def test_aiohttp_and_asyncio_still_have_the_names_that_the_clock_needs() -
         assert isinstance(connector._factory, functools.partial)
         assert connector._factory.func is ResponseHandler
         await connector.close()
+    with named("DataQueue._buffer"):
+        handler = Handler(loop, SystemClock(), Pulse(SystemClock()), Collector(SystemClock(), Pulse(SystemClock())))
+        handler.set_response_params()
+        handler.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        assert handler.log is not None
+        assert handler.log.skips
     with named("ResponseHandler._payload"):
         assert ResponseHandler(loop)._payload is None
     with named("StreamReader"):
@@ -311,7 +325,7 @@ async def test_aiohttp_and_asyncio_still_have_the_names_that_the_clock_needs() -
         assert ResponseHandler(loop)._reading_paused is False
     with named("TransportSocket._sock"), socket.socket() as inner:
         assert TransportSocket(inner)._sock is inner
-    connector = stamping_connector(SystemClock(), Pulse(SystemClock()))
+    connector = bare_connector()
     assert isinstance(connector._factory(), Handler)
     await connector.close()
 
@@ -324,7 +338,7 @@ async def test_a_connector_that_makes_its_protocols_elsewhere_is_refused(monkeyp
 
     monkeypatch.setattr(aiohttp, "TCPConnector", Moved)
     with pytest.raises(RuntimeError, match=r"install aiohttp>=3\.14,<3\.15"):
-        stamping_connector(SystemClock(), Pulse(SystemClock()))
+        bare_connector()
 
 
 @kernel_only
@@ -342,7 +356,7 @@ def read_and_write() -> None:
         right.sendall(b"now")
         assert left.recv(10) == b"now"
         assert left.stamp is not None
-        seconds, nanoseconds = arrivals._TIMESPEC.unpack(left.stamp)
+        seconds, nanoseconds = stamps._TIMESPEC.unpack(left.stamp)
         assert before - 0.001 <= seconds + nanoseconds / 1e9 <= time.time()
         into = bytearray(10)
         right.sendall(b"again")
@@ -370,4 +384,4 @@ async def test_the_very_first_probe_has_the_kernels_clock() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 def test_linux_has_kernel_stamps() -> None:
-    assert arrivals.has_kernel_stamps()
+    assert stamps.has_kernel_stamps()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from blockbuster import blockbuster_ctx
+from blocking_calls import refused_in
 
 
 @pytest.fixture(autouse=True)
 def _no_blocking_calls_on_the_loop() -> Iterator[None]:
-    with blockbuster_ctx("monitor"):
+    with refused_in("monitor"):
         yield

@@ -178,6 +178,10 @@ class ChatDecoder:
         if self.response_model is None and chunk.model and isinstance(chunk.model, str):
             self.response_model = chunk.model
         choices = chunk.choices or []
+        if len(choices) == 1 and not frame.event and not (frame.bare or chunk.error or chunk.object == "error"):
+            text = _plain_text(choices[0])
+            if text and not (chunk.usage or chunk.x_groq):
+                return (Content(text),)
         if chunk.error or chunk.object == "error" or (frame.event == "error" and not choices):
             finishes = (_finish(choice) for choice in choices if choice.finish_reason)
             return (*finishes, Failed(error_facts(_plain(data))))
@@ -193,6 +197,18 @@ class ChatDecoder:
         if self.is_whole:
             events.append(END)
         return events or (CONTROL,)
+
+
+def _plain_text(choice: _Choice) -> str | None:
+    """The text of a choice that is text and nothing else, as nearly all are."""
+    delta = choice.delta
+    if delta is None or choice.finish_reason or choice.error or choice.usage:
+        return None
+    if delta.reasoning or delta.reasoning_content or delta.reasoning_details or delta.refusal:
+        return None
+    if delta.tool_calls or delta.function_call or not isinstance(delta.content, str):
+        return None
+    return delta.content
 
 
 def _choice_events(choice: _Choice) -> list[Event]:

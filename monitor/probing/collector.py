@@ -1,0 +1,130 @@
+"""Reads the sockets of sleeping readers in one go, as soon as the loop has looked at them.
+
+A callback of the loop for every read costs as much as the read does. A probe that sleeps through its stream needs
+nothing but the bytes and their stamp, put into its basket; whatever is unusual is left to asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from monitor.clock import Clock
+from monitor.probing.pulse import Pulse
+from monitor.probing.stamps import ANCILLARY_BYTES, READ_BYTES, Look, StampedSocket
+
+if TYPE_CHECKING:
+    from monitor.loop import GatheringSelector
+
+_READABLE = getattr(select, "EPOLLIN", 1)
+# A sleeping reader is woken when this much waits for it: far below where aiohttp stops reading from the socket, whose
+# bytes would then lie in the kernel and be stamped late.
+WAKE_BYTES = 32 << 10
+# What a read costs in memory besides its bytes: so a dribble is taken after a few hundred reads.
+_READ_OVERHEAD = 64
+_LAST_CHUNK = b"0\r\n\r\n"
+_SHORT = 8
+
+
+def _nobody() -> None:
+    pass
+
+
+class Basket:
+    """What came for one sleeping reader: (bytes off the wire, their stamp, the look they were read in), in order.
+
+    `wake` is called when a read holds one of `closers` or what else may end a body, and when much was read."""
+
+    __slots__ = ("_room", "closers", "reads", "wake")
+
+    def __init__(self) -> None:
+        self.closers: tuple[bytes, ...] = ()
+        self.wake: Callable[[], None] = _nobody
+        self.reads: list[tuple[bytes, bytes | None, Look]] = []
+        self._room = WAKE_BYTES
+
+    def put(self, data: bytes, stamp: bytes | None, look: Look) -> None:
+        self.reads.append((data, stamp, look))
+        self._room -= len(data) + _READ_OVERHEAD
+        # A lone end of a chunk, or the end of the last one.
+        if len(data) <= _SHORT or data.endswith(_LAST_CHUNK) or self._room < 0:
+            self.wake()
+            return
+        for closer in self.closers:
+            if closer in data:
+                self.wake()
+                return
+
+    def lull(self, closers: tuple[bytes, ...], wake: Callable[[], None]) -> None:
+        self.closers, self.wake = closers, wake
+
+    def rouse(self) -> None:
+        """The sleeper is awake. It holds the basket, which now holds nothing of it."""
+        self.wake = _nobody
+
+    def empty(self) -> list[tuple[bytes, bytes | None, Look]]:
+        reads, self.reads = self.reads, []
+        self._room = WAKE_BYTES
+        return reads
+
+
+class Collector:
+    """Between `open` and `close` it reads for those it watches, on a loop that lets it. Use from that loop."""
+
+    def __init__(self, clock: Clock, pulse: Pulse) -> None:
+        self._clock = clock
+        self._pulse = pulse
+        self._watched: dict[int, tuple[StampedSocket, Basket]] = {}
+        self._selector: GatheringSelector | None = None
+
+    def open(self) -> None:
+        self._selector = getattr(asyncio.get_running_loop(), "gathering", None)
+        if self._selector is not None:
+            self._selector.readers.append(self._read)
+
+    def close(self) -> None:
+        if self._selector is not None:
+            self._selector.readers.remove(self._read)
+            self._selector = None
+
+    def watch(self, descriptor: int, stamped: StampedSocket, basket: Basket) -> None:
+        """The socket has to be registered with the loop, which reads it where the collector does not."""
+        if self._selector is not None and descriptor >= 0:
+            self._watched[descriptor] = stamped, basket
+
+    def unwatch(self, descriptor: int) -> None:
+        """Before the descriptor is closed: the next connection may get its number."""
+        self._watched.pop(descriptor, None)
+
+    def _read(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those of the events that are left to asyncio: others' sockets, the end of a connection, and errors."""
+        watched = self._watched
+        if not watched:
+            return events
+        left = []
+        look: Look | None = None
+        for event in events:
+            pair = watched.get(event[0])
+            if pair is None or event[1] != _READABLE:
+                left.append(event)
+                continue
+            if look is None:
+                look = Look(self._pulse, self._clock.monotonic())
+            stamped, basket = pair
+            try:
+                data, ancillary, _, _ = stamped.recvmsg(READ_BYTES, ANCILLARY_BYTES)
+            except (BlockingIOError, InterruptedError):
+                continue
+            except OSError as error:
+                stamped.error = error  # told once by the system, so it is kept for asyncio
+                left.append(event)
+                continue
+            if data:
+                basket.put(data, ancillary[0][2] if ancillary else None, look)
+            else:
+                left.append(event)
+        if look is not None:
+            look.end(self._clock.monotonic())
+        return left

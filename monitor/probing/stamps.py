@@ -1,0 +1,135 @@
+"""The kernel's receive stamps: the sockets that ask for them, and what a stamp is in monotonic seconds.
+
+A stamp is that of the last byte of a read, on CLOCK_REALTIME; it is converted with the pair of clocks of the look at
+the sockets in which it was read. Where there is none, or the wall clock was just set, the moment of reading stands in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import sys
+from typing import TYPE_CHECKING, Any
+
+from monitor.clock import Clock
+from monitor.probing.pulse import Pulse
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+# asm-generic/socket.h; Python's socket module does not name it. The old form: 64-bit seconds and nanoseconds.
+SO_TIMESTAMPNS = 35
+_TIMESPEC = struct.Struct("@qq")
+ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
+# asyncio asks for 256 KiB at a time, for which each read would allocate; streams come in far smaller pieces.
+READ_BYTES = 64 << 10
+
+# Two processors' clocks may differ: a stamp from the near future is one of just now.
+_TOLERANCE_SECONDS = 0.001
+
+_LOOPBACK = "127.0.0.1"
+
+
+def has_kernel_stamps() -> bool:
+    return sys.platform == "linux" and sys.maxsize > 1 << 32
+
+
+class StampedSocket(socket.socket):
+    """Keeps the kernel's stamp of what was read last, and when the first write of the request under way began."""
+
+    __slots__ = ("clock", "error", "sent_at", "stamp")
+
+    def __init__(self, clock: Clock, family: int, kind: int, protocol: int) -> None:
+        super().__init__(family, kind, protocol)
+        self.clock = clock
+        self.stamp: bytes | None = None
+        self.sent_at: float | None = None
+        self.error: OSError | None = None  # to be raised by the next read
+        self.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        data, ancillary, _, _ = self.recvmsg(min(size, READ_BYTES), ANCILLARY_BYTES, flags)
+        self.stamp = ancillary[0][2] if ancillary else None
+        return data
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        into = memoryview(buffer)[: nbytes or READ_BYTES]
+        size, ancillary, _, _ = self.recvmsg_into([into], ANCILLARY_BYTES, flags)
+        self.stamp = ancillary[0][2] if ancillary else None
+        return size
+
+    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
+        if self.sent_at is None:
+            self.sent_at = self.clock.monotonic()
+        return super().send(data, flags)
+
+    def sendmsg(self, *arguments: Any) -> int:
+        if self.sent_at is None:
+            self.sent_at = self.clock.monotonic()
+        return super().sendmsg(*arguments)
+
+
+class Look:
+    """One look at the sockets, in which any number of reads are made: the clocks around it tell their stamps' times."""
+
+    __slots__ = ("_before_last", "_is_late", "_offset", "_pulse", "at")
+
+    def __init__(self, pulse: Pulse, now: float) -> None:
+        self.at = now  # monotonic seconds: the end of the look, its beginning until then
+        self._pulse = pulse
+        self._before_last = pulse.before_last
+        self._is_late = pulse.is_late(now)
+        self._offset = pulse.offset(now)
+
+    def end(self, now: float) -> None:
+        self.at = now
+        if self._pulse.offset(now) is None:
+            self._offset = None
+
+    def arrival(self, stamp: bytes | None) -> tuple[float, float, bool]:
+        """(arrival, earliest possible arrival of the read's first byte, whether the kernel told): monotonic seconds."""
+        at, is_kernel = self.at, False
+        if stamp is not None and self._offset is not None:
+            seconds, nanoseconds = _TIMESPEC.unpack(stamp)
+            told = seconds - self._offset + nanoseconds * 1e-9
+            # Older than the loop's last look, or from the future: then the clock was set after all.
+            if self._before_last - _TOLERANCE_SECONDS <= told <= at + _TOLERANCE_SECONDS:
+                at, is_kernel = min(told, at), True
+        return at, (self._before_last if self._is_late else at), is_kernel
+
+
+class StampKeeper:
+    """While it is open the kernel stamps what arrives; it would begin to only some time after the first connection."""
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+
+    async def open(self, clock: Clock) -> None:
+        """Return once the kernel does, or after a quarter of a second; at once where it never will."""
+        if not has_kernel_stamps():
+            return
+        loop = asyncio.get_running_loop()
+        ear = StampedSocket(clock, socket.AF_INET, socket.SOCK_STREAM, 0)
+        ear.setblocking(False)
+        self._sockets.append(ear)
+        with contextlib.suppress(OSError), socket.create_server((_LOOPBACK, 0)) as listener:  # a host without loopback
+            listener.setblocking(False)
+            accepting = asyncio.ensure_future(loop.sock_accept(listener))
+            await loop.sock_connect(ear, listener.getsockname())
+            mouth, _ = await accepting
+            self._sockets.append(mouth)
+            for _ in range(250):
+                await loop.sock_sendall(mouth, b"x")
+                await loop.sock_recv(ear, 1)
+                if ear.stamp is not None:
+                    return
+                await asyncio.sleep(0.001)
+
+    def close(self) -> None:
+        while self._sockets:
+            self._sockets.pop().close()
