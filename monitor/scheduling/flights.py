@@ -60,6 +60,7 @@ class Flights:
         self._by_provider: Counter[str] = Counter()
         self._is_empty = asyncio.Event()
         self._is_empty.set()
+        metrics.probes_in_flight.set_function(lambda: len(self._flights))
         self.configure(ProbingSettings(), {})
 
     def __len__(self) -> int:
@@ -86,7 +87,6 @@ class Flights:
         self._flights[turn.endpoint.id] = flight
         self._by_provider[turn.endpoint.provider] += 1
         self._is_empty.clear()
-        self._metrics.probes_in_flight.set(len(self._flights))
         flight.task = asyncio.create_task(self._fly(flight, armed_at), name=f"probe {turn.endpoint.id}")
         # Not in a `finally`: a task that is cancelled before its first step never gets there.
         flight.task.add_done_callback(lambda task: self._land(flight, task))
@@ -147,7 +147,6 @@ class Flights:
         endpoint = flight.turn.endpoint
         del self._flights[endpoint.id]
         self._by_provider[endpoint.provider] -= 1
-        self._metrics.probes_in_flight.set(len(self._flights))
         if not self._flights:
             self._is_empty.set()
         report = None if task.cancelled() else task.result()
