@@ -41,11 +41,8 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clocks. `monotonic` is CLOCK_MONOTONIC, as asyncio's `loop.time()`."""
 
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(seconds, 0.0))
