@@ -158,10 +158,11 @@ class Budget:
             self.spent_usd += cost
         account = self._accounts.get(reservation.endpoint)
         if account is not None and cost_usd is not None:
-            self._rate -= account.rate
-            account.mean += _LEARNING * (cost_usd - account.mean)
+            change = _LEARNING * (cost_usd - account.mean)
+            account.mean += change
             account.highest = max(account.highest, cost_usd)
-            self._rate += account.rate
+            if not account.paused:
+                self._rate += change / account.interval_seconds
 
     def used_ratio(self, now: float) -> float:
         """Share of today's budget that is spent; 0 without a budget."""

@@ -244,10 +244,10 @@ class Dispatcher:
     def _send(self, waiter: Waiter) -> None:
         monotonic, utc = self._clock.monotonic(), self.schedule.utc_now()
         reason = self.gate.may_send(waiter.turn, monotonic, utc)
-        if reason is None:
-            self._offer(waiter, monotonic, utc)
-        else:
+        if reason is not None:
             self._refuse(waiter, reason)
+        elif self._finds_place(waiter):
+            self._start(waiter, monotonic, utc, is_checked=True)
 
     def _refuse(self, waiter: Waiter, reason: str) -> None:
         turn = waiter.turn
@@ -270,15 +270,18 @@ class Dispatcher:
         elif now + watched.last_took_seconds > next_due_at:
             self._tally.skip(turn, "overlap")
         else:
-            self._offer(Waiter(turn, at, self.schedule.monotonic_at(next_due_at)), self._clock.monotonic(), now)
+            waiter = Waiter(turn, at, self.schedule.monotonic_at(next_due_at))
+            if self._finds_place(waiter):
+                self._start(waiter, self._clock.monotonic(), now)
 
-    def _offer(self, waiter: Waiter, monotonic: float, utc: float) -> None:
+    def _finds_place(self, waiter: Waiter) -> bool:
+        """Whether it may begin at once; else it waits."""
         provider = waiter.turn.endpoint.provider
         if self._flights.has_place(provider) and not self._room.waits(provider):
-            self._start(waiter, monotonic, utc)
-            return
+            return True
         replaced = self._room.enter(waiter, self._watched[waiter.turn.endpoint.id].last_began_at)
         self._turn_away([] if replaced is None else [replaced], "late")
+        return False
 
     def _admit(self) -> None:
         """Fill the free places from the waiting room."""
@@ -289,16 +292,16 @@ class Dispatcher:
             else:
                 self._start(waiter, monotonic, self.schedule.utc_now())
 
-    def _start(self, waiter: Waiter, monotonic: float, utc: float) -> None:
+    def _start(self, waiter: Waiter, monotonic: float, utc: float, *, is_checked: bool = False) -> None:
+        """`is_checked`: the gate was asked just now."""
         turn = waiter.turn
         watched = self._watched[turn.endpoint.id]
         if not watched.is_as(turn.endpoint):
             if turn.recheck:
                 self._tally.skip(turn, "reload")  # it was to confirm what was seen of another configuration
                 return
-            turn = replace(turn, endpoint=watched.endpoint)
-        reason = self.gate.may_start(turn, monotonic, utc)
-        if reason is not None:
+            turn, is_checked = replace(turn, endpoint=watched.endpoint), False
+        if not is_checked and (reason := self.gate.may_start(turn, monotonic, utc)) is not None:
             self._refuse(waiter, reason)
             return
         self.gate.began(turn, utc)
