@@ -9,8 +9,13 @@ import asyncio
 import heapq
 import itertools
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
 
 
 class Clock(Protocol):
@@ -28,18 +33,30 @@ class Clock(Protocol):
         """Return after `seconds` of monotonic time; at once (after one turn of the loop) if not positive."""
         ...
 
+    def call_at(self, at: float, call: Callable[[], None]) -> Timer:
+        """Call once, from the running loop, at `at` (monotonic seconds); at the loop's next turn if that is past."""
+        ...
+
 
 class SystemClock:
     """The machine's clocks. `monotonic` is CLOCK_MONOTONIC, as asyncio's `loop.time()`."""
 
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(seconds, 0.0))
+
+    def call_at(self, at: float, call: Callable[[], None]) -> Timer:
+        return asyncio.get_running_loop().call_at(at, call)
+
+
+class _FakeTimer:
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        self.call = None
 
 
 class FakeClock:
@@ -49,7 +66,7 @@ class FakeClock:
         self._now = now
         self._monotonic = monotonic
         self._order = itertools.count()
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._timers: list[tuple[float, int, _FakeTimer]] = []
 
     def now(self) -> float:
         return self._now
@@ -62,23 +79,30 @@ class FakeClock:
             await asyncio.sleep(0)
             return
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._monotonic + seconds, next(self._order), woken))
+        self.call_at(self._monotonic + seconds, lambda: None if woken.done() else woken.set_result(None))
         await woken
+
+    def call_at(self, at: float, call: Callable[[], None]) -> Timer:
+        if at <= self._monotonic:
+            return asyncio.get_running_loop().call_soon(call)
+        timer = _FakeTimer(call)
+        heapq.heappush(self._timers, (at, next(self._order), timer))
+        return timer
 
     def step_wall(self, seconds: float) -> None:
         """Move the wall clock alone, as an NTP step or an operator would."""
         self._now += seconds
 
     async def advance(self, seconds: float) -> None:
-        """Move both clocks forward, waking sleepers in order, and let their tasks run at each stop."""
+        """Move both clocks forward, calling and waking who is due in order, and let their tasks run at each stop."""
         target = self._monotonic + seconds
         await self._settle()
-        while self._sleepers and self._sleepers[0][0] <= target:
-            due, _, woken = heapq.heappop(self._sleepers)
+        while self._timers and self._timers[0][0] <= target:
+            due, _, timer = heapq.heappop(self._timers)
             self._now += max(due - self._monotonic, 0.0)
             self._monotonic = max(due, self._monotonic)
-            if not woken.done():
-                woken.set_result(None)
+            if timer.call is not None:
+                timer.call()
             await self._settle()
         self._now += target - self._monotonic
         self._monotonic = target

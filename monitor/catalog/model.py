@@ -63,16 +63,16 @@ class Endpoint:
     quantization: str | None = None
     max_completion_tokens: int | None = None
     supported_parameters: tuple[str, ...] = ()
+    # `azure/us-east`: what a router calls this endpoint among its model's.
+    tag: str = field(init=False, repr=False, compare=False)
+    # `openai/gpt-4o-mini@azure/us-east`: model slug, `@`, provider slug, and `/suffix` if there is one.
+    id: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def id(self) -> str:
-        """`openai/gpt-4o-mini@azure/us-east`: model slug, `@`, provider slug, and `/suffix` if there is one."""
-        return f"{self.model}@{self.tag}"
-
-    @property
-    def tag(self) -> str:
-        """`azure/us-east`: what a router calls this endpoint among its model's."""
-        return f"{self.provider}/{self.suffix}" if self.suffix else self.provider
+    def __post_init__(self) -> None:
+        # Kept, not made anew: every room asks for it, for every probe.
+        tag = f"{self.provider}/{self.suffix}" if self.suffix else self.provider
+        object.__setattr__(self, "tag", tag)
+        object.__setattr__(self, "id", f"{self.model}@{tag}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from monitor.catalog.model import Endpoint
 
@@ -50,8 +51,7 @@ class _Account:
         return 0.0 if self.paused else self.mean / self.interval_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(NamedTuple):
     """Money put by for a probe in flight, on the day it was sent."""
 
     endpoint: str
@@ -158,10 +158,11 @@ class Budget:
             self.spent_usd += cost
         account = self._accounts.get(reservation.endpoint)
         if account is not None and cost_usd is not None:
-            self._rate -= account.rate
-            account.mean += _LEARNING * (cost_usd - account.mean)
+            change = _LEARNING * (cost_usd - account.mean)
+            account.mean += change
             account.highest = max(account.highest, cost_usd)
-            self._rate += account.rate
+            if not account.paused:
+                self._rate += change / account.interval_seconds
 
     def used_ratio(self, now: float) -> float:
         """Share of today's budget that is spent; 0 without a budget."""
@@ -183,9 +184,8 @@ class Budget:
 
     def _roll(self, now: float) -> None:
         # Never backward: a clock that goes back over midnight must not open a second purse for the same day.
-        day = _day_of(now)
-        if day > self._day:
-            self._day = day
+        if now >= (self._day + 1) * DAY_SECONDS:
+            self._day = _day_of(now)
             self.spent_usd = 0.0
             self._reserved = 0.0
             self._rate = math.fsum(account.rate for account in self._accounts.values())

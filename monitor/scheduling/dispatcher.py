@@ -5,16 +5,15 @@ Every slot that falls due ends in exactly one of reported, or skipped with a rea
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from monitor.catalog.model import Catalog, Endpoint
 from monitor.clock import Clock
 from monitor.probing.report import ProbeReport, Turn
-from monitor.scheduling.alarm import Alarm
+from monitor.scheduling.agenda import Agenda, Armed
 from monitor.scheduling.due import LONGEST_ABSENCE_SECONDS, DueQueue, DueSlot
 from monitor.scheduling.flights import DrainReport, Flight, Flights
 from monitor.scheduling.gate import Gate
@@ -29,17 +28,7 @@ from monitor.slot import Cadence
 logger = logging.getLogger(__name__)
 
 HORIZON_SECONDS = 5.0  # turns are armed that far ahead: a tick may be late by as much and no probe is
-_BLUNT_SECONDS = 1e-6  # a timer may ring a hair early
 _STUCK_SECONDS = 5.0  # armed turns overdue by this much are not being dealt with
-
-
-@dataclass(order=True, slots=True)
-class _Armed:
-    at: float  # monotonic
-    order: int
-    generation: int = field(compare=False)
-    due: DueSlot = field(compare=False)
-    recheck: Turn | None = field(compare=False, default=None)  # None = a scheduled slot
 
 
 @dataclass(slots=True)
@@ -49,6 +38,9 @@ class _Watched:
     generation: int  # what was armed under another one is void
     last_began_at: float | None = None  # monotonic
     last_took_seconds: float = 0.0
+
+    def is_as(self, endpoint: Endpoint) -> bool:
+        return self.endpoint is endpoint or self.endpoint == endpoint
 
 
 class Dispatcher:
@@ -85,9 +77,7 @@ class Dispatcher:
         self._queue = DueQueue()
         self._watched: dict[str, _Watched] = {}
         self._generations = itertools.count()
-        self._orders = itertools.count()
-        self._armed: list[_Armed] = []
-        self._alarm = Alarm(clock, self._ring)
+        self._agenda = Agenda(clock, self._fall_due)
         self._flights = Flights(clock, probe, self._landed, metrics)
         self._room = WaitingRoom()
         self._behind_recheck: dict[str, Waiter] = {}
@@ -168,7 +158,7 @@ class Dispatcher:
     def set_unusable(self, endpoint_id: str, unusable: bool, seen: Endpoint | None = None) -> None:
         """As Gate.set_unusable; an endpoint that is not watched, or configured otherwise than `seen`, is left alone."""
         watched = self._watched.get(endpoint_id)
-        if watched is not None and seen in (None, watched.endpoint):
+        if watched is not None and (seen is None or watched.is_as(seen)):
             self.gate.set_unusable(endpoint_id, unusable)
 
     @property
@@ -196,14 +186,14 @@ class Dispatcher:
         due, missed = self._queue.pop_until(now, now + HORIZON_SECONDS)
         self._tally.miss([passed.slots for passed in missed])
         for slot in due:
-            self._arm(self.schedule.monotonic_at(slot.due_at), self._watched[slot.endpoint].generation, slot)
+            self._agenda.arm(self.schedule.monotonic_at(slot.due_at), self._watched[slot.endpoint].generation, slot)
         self._flights.cut_off_overruns()
         self._expire(monotonic)
         self._admit()
         self._metrics.budget_used_ratio.set(self.gate.budget.used_ratio(now))
         if (line := self.gate.budget.review(now)) is not None:
             logger.warning(line)
-        if not self._armed or self._armed[0].at > monotonic - _STUCK_SECONDS:
+        if not self._agenda.is_overdue(monotonic - _STUCK_SECONDS):
             self._progress = monotonic
 
     def progress(self) -> float:
@@ -218,32 +208,23 @@ class Dispatcher:
         watched = self._watched.get(turn.endpoint.id)
         if self._is_draining:
             self._tally.skip(again, "shutdown")
-        elif watched is None or watched.endpoint != turn.endpoint:
+        elif watched is None or not watched.is_as(turn.endpoint):
             self._tally.skip(again, "reload")
         else:
             slot = DueSlot(turn.endpoint.id, turn.slot, turn.due_at)
-            self._arm(self._clock.monotonic() + max(delay_seconds, 0.0), watched.generation, slot, again)
-
-    def _arm(self, at: float, generation: int, due: DueSlot, recheck: Turn | None = None) -> None:
-        heapq.heappush(self._armed, _Armed(at, next(self._orders), generation, due, recheck))
-        self._alarm.set(self._armed[0].at)
-
-    def _ring(self) -> None:
-        now = self._clock.monotonic() + _BLUNT_SECONDS
-        while self._armed and self._armed[0].at <= now:
-            armed = heapq.heappop(self._armed)
-            try:
-                self._fall_due(armed)
-            except Exception:  # one turn's trouble must not stop the schedule
-                logger.exception("dispatch_failed endpoint=%s slot=%d", armed.due.endpoint, armed.due.slot)
-                if armed.recheck is None:
-                    self._tally.count("error")
-        if self._armed:
-            self._alarm.set(self._armed[0].at)
+            self._agenda.arm(self._clock.monotonic() + max(delay_seconds, 0.0), watched.generation, slot, again)
 
     # --- one turn
 
-    def _fall_due(self, armed: _Armed) -> None:
+    def _fall_due(self, armed: Armed) -> None:
+        try:
+            self._deal_with(armed)
+        except Exception:  # one turn's trouble must not stop the schedule
+            logger.exception("dispatch_failed endpoint=%s slot=%d", armed.due.endpoint, armed.due.slot)
+            if armed.recheck is None:
+                self._tally.count("error")
+
+    def _deal_with(self, armed: Armed) -> None:
         watched = self._watched.get(armed.due.endpoint)
         if watched is None or watched.generation != armed.generation:
             if armed.recheck is not None:
@@ -261,11 +242,12 @@ class Dispatcher:
             self._send(waiter)
 
     def _send(self, waiter: Waiter) -> None:
-        reason = self.gate.may_send(waiter.turn, self._clock.monotonic(), self.schedule.utc_now())
-        if reason is None:
-            self._offer(waiter)
-        else:
+        monotonic, utc = self._clock.monotonic(), self.schedule.utc_now()
+        reason = self.gate.may_send(waiter.turn, monotonic, utc)
+        if reason is not None:
             self._refuse(waiter, reason)
+        elif self._finds_place(waiter):
+            self._start(waiter, monotonic, utc, is_checked=True)
 
     def _refuse(self, waiter: Waiter, reason: str) -> None:
         turn = waiter.turn
@@ -288,45 +270,49 @@ class Dispatcher:
         elif now + watched.last_took_seconds > next_due_at:
             self._tally.skip(turn, "overlap")
         else:
-            self._offer(Waiter(turn, at, self.schedule.monotonic_at(next_due_at)))
+            waiter = Waiter(turn, at, self.schedule.monotonic_at(next_due_at))
+            if self._finds_place(waiter):
+                self._start(waiter, self._clock.monotonic(), now)
 
-    def _offer(self, waiter: Waiter) -> None:
+    def _finds_place(self, waiter: Waiter) -> bool:
+        """Whether it may begin at once; else it waits."""
         provider = waiter.turn.endpoint.provider
         if self._flights.has_place(provider) and not self._room.waits(provider):
-            self._start(waiter)
-            return
+            return True
         replaced = self._room.enter(waiter, self._watched[waiter.turn.endpoint.id].last_began_at)
         self._turn_away([] if replaced is None else [replaced], "late")
+        return False
 
     def _admit(self) -> None:
         """Fill the free places from the waiting room."""
-        monotonic = self._clock.monotonic()
         while len(self._room) and (waiter := self._room.take(self._flights.has_place)) is not None:
+            monotonic = self._clock.monotonic()
             if waiter.expires_at <= monotonic:
                 self._tally.skip(waiter.turn, "late")
             else:
-                self._start(waiter)
+                self._start(waiter, monotonic, self.schedule.utc_now())
 
-    def _start(self, waiter: Waiter) -> None:
-        utc = self.schedule.utc_now()
-        watched = self._watched[waiter.turn.endpoint.id]
-        if waiter.turn.recheck and waiter.turn.endpoint != watched.endpoint:
-            self._tally.skip(waiter.turn, "reload")  # it was to confirm what was seen of another configuration
-            return
-        turn = replace(waiter.turn, endpoint=watched.endpoint)
-        reason = self.gate.may_start(turn, self._clock.monotonic(), utc)
-        if reason is not None:
+    def _start(self, waiter: Waiter, monotonic: float, utc: float, *, is_checked: bool = False) -> None:
+        """`is_checked`: the gate was asked just now."""
+        turn = waiter.turn
+        watched = self._watched[turn.endpoint.id]
+        if not watched.is_as(turn.endpoint):
+            if turn.recheck:
+                self._tally.skip(turn, "reload")  # it was to confirm what was seen of another configuration
+                return
+            turn, is_checked = replace(turn, endpoint=watched.endpoint), False
+        if not is_checked and (reason := self.gate.may_start(turn, monotonic, utc)) is not None:
             self._refuse(waiter, reason)
             return
         self.gate.began(turn, utc)
-        watched.last_began_at = self._clock.monotonic()
+        watched.last_began_at = monotonic
         self._flights.start(turn, waiter.armed_at)
 
     def _landed(self, flight: Flight, report: ProbeReport | None, reason: str) -> None:
         turn = flight.turn
         monotonic = self._clock.monotonic()
         watched = self._watched.get(turn.endpoint.id)
-        is_current = watched is not None and watched.endpoint == turn.endpoint
+        is_current = watched is not None and watched.is_as(turn.endpoint)
         self.gate.ended(turn, report, monotonic, self.schedule.utc_now(), is_current)
         if watched is None:
             self.gate.forget(turn.endpoint.id)
@@ -374,7 +360,7 @@ class Dispatcher:
 
     def _secret_is_back(self, endpoint: Endpoint) -> None:
         watched = self._watched.get(endpoint.id)
-        if watched is not None and watched.endpoint == endpoint:
+        if watched is not None and watched.is_as(endpoint):
             self.gate.set_secret_missing(endpoint.id, False)
             logger.info("secret_restored endpoint=%s", endpoint.id)
 
@@ -392,7 +378,7 @@ class Dispatcher:
             report = await self._flights.drain(deadline_seconds)
         finally:
             self._is_drained = True
-            self._alarm.cancel()
+            self._agenda.cancel()
             self._secrets.cancel()
         if drain == self._drains:  # a later call cuts this one short, and it knows what was cancelled
             logger.info(

@@ -86,29 +86,34 @@ class DueQueue:
         """
         due: list[DueSlot] = []
         missed: list[MissedSlots] = []
-        until_ms = round(until * 1000)
-        while True:
-            self._drop_stale()
-            if not self._heap or self._heap[0][0] > until_ms:
-                return due, missed
-            due_ms, _, endpoint = heapq.heappop(self._heap)
-            place = self._places[endpoint]
-            if due_ms < round(now * 1000):
-                oldest = max(place.cadence.slot_at(now), place.slot)
-                if place.cadence.due_at(oldest) < now - GRACE_SECONDS:
-                    oldest += 1
-                if oldest > place.slot:
-                    missed.append(MissedSlots(endpoint, place.slot, oldest - 1))
-                    place.slot = oldest
-                    self._push(endpoint, place)
-                    continue
-            due.append(DueSlot(endpoint, place.slot, due_ms / 1000))
-            place.slot += 1
-            self._push(endpoint, place)
+        now_ms, until_ms = round(now * 1000), round(until * 1000)
+        heap = self._heap
+        while heap:
+            due_ms, generation, endpoint = heap[0]
+            place = self._places.get(endpoint)
+            if place is None or place.generation != generation:
+                heapq.heappop(heap)
+                continue
+            if due_ms > until_ms:
+                break
+            next_slot = place.slot + 1
+            if due_ms < now_ms and (oldest := self._oldest(place, now)) > place.slot:
+                missed.append(MissedSlots(endpoint, place.slot, oldest - 1))
+                next_slot = oldest
+            else:
+                due.append(DueSlot(endpoint, place.slot, due_ms / 1000))
+            place.slot = next_slot
+            heapq.heapreplace(heap, (_due_ms(place), generation, endpoint))
+        return due, missed
+
+    @staticmethod
+    def _oldest(place: _Place, now: float) -> int:
+        """The first slot of a place whose time is not over."""
+        oldest = max(place.cadence.slot_at(now), place.slot)
+        return oldest if place.cadence.due_at(oldest) >= now - GRACE_SECONDS else oldest + 1
 
     def _push(self, endpoint: str, place: _Place) -> None:
-        due_ms = place.slot * place.cadence.interval_ms + place.cadence.phase_ms
-        heapq.heappush(self._heap, (due_ms, place.generation, endpoint))
+        heapq.heappush(self._heap, (_due_ms(place), place.generation, endpoint))
 
     def _drop_stale(self) -> None:
         while self._heap and self._is_stale(self._heap[0]):
@@ -123,3 +128,7 @@ class DueQueue:
         if len(self._heap) > 2 * len(self._places) + 64:
             self._heap = [entry for entry in self._heap if not self._is_stale(entry)]
             heapq.heapify(self._heap)
+
+
+def _due_ms(place: _Place) -> int:
+    return place.slot * place.cadence.interval_ms + place.cadence.phase_ms

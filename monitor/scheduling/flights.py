@@ -32,7 +32,7 @@ class DrainReport:
 class Flight:
     turn: Turn
     began_at: float  # monotonic
-    task: asyncio.Task[ProbeReport | None] | None = field(default=None, init=False)
+    task: asyncio.Task[None] | None = field(default=None, init=False)
     is_overrun: bool = field(default=False, init=False)
     is_cut_off: bool = field(default=False, init=False)  # what it still says, it says of its own end
 
@@ -60,6 +60,7 @@ class Flights:
         self._by_provider: Counter[str] = Counter()
         self._is_empty = asyncio.Event()
         self._is_empty.set()
+        metrics.probes_in_flight.set_function(lambda: len(self._flights))
         self.configure(ProbingSettings(), {})
 
     def __len__(self) -> int:
@@ -86,10 +87,13 @@ class Flights:
         self._flights[turn.endpoint.id] = flight
         self._by_provider[turn.endpoint.provider] += 1
         self._is_empty.clear()
-        self._metrics.probes_in_flight.set(len(self._flights))
-        flight.task = asyncio.create_task(self._fly(flight, armed_at), name=f"probe {turn.endpoint.id}")
-        # Not in a `finally`: a task that is cancelled before its first step never gets there.
-        flight.task.add_done_callback(lambda task: self._land(flight, task))
+
+        def cancelled(_task: asyncio.Task[None]) -> None:
+            self._land(flight, None, was_cancelled=True)
+
+        flight.task = asyncio.create_task(self._fly(flight, armed_at, cancelled), name=f"probe {turn.endpoint.id}")
+        # For a task that is cancelled, maybe before its first step; one that ends lands by itself, a turn sooner.
+        flight.task.add_done_callback(cancelled)
 
     def cut_off_overruns(self) -> None:
         """Cancel probes that outlived every deadline of their own; call it now and then."""
@@ -128,12 +132,13 @@ class Flights:
             empty.cancel()
             over.cancel()
 
-    async def _fly(self, flight: Flight, armed_at: float) -> ProbeReport | None:
+    async def _fly(self, flight: Flight, armed_at: float, cancelled: Callable[[asyncio.Task[None]], None]) -> None:
         turn = flight.turn
         if turn.recheck == 0:
             self._metrics.probe_start_delay.observe(max(self._clock.monotonic() - armed_at, 0.0))
+        report: ProbeReport | None = None
         try:
-            return await self._probe(turn)
+            report = await self._probe(turn)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling() > 0:
@@ -141,16 +146,16 @@ class Flights:
             logger.error("probe_broke endpoint=%s slot=%d: it cancelled itself", turn.endpoint.id, turn.slot)
         except Exception:
             logger.exception("probe_broke endpoint=%s slot=%d", turn.endpoint.id, turn.slot)
-        return None
+        assert flight.task is not None
+        flight.task.remove_done_callback(cancelled)
+        self._land(flight, report)
 
-    def _land(self, flight: Flight, task: asyncio.Task[ProbeReport | None]) -> None:
+    def _land(self, flight: Flight, report: ProbeReport | None, *, was_cancelled: bool = False) -> None:
         endpoint = flight.turn.endpoint
         del self._flights[endpoint.id]
         self._by_provider[endpoint.provider] -= 1
-        self._metrics.probes_in_flight.set(len(self._flights))
         if not self._flights:
             self._is_empty.set()
-        report = None if task.cancelled() else task.result()
-        was_cut_off = flight.is_cut_off or task.cancelled()
+        was_cut_off = flight.is_cut_off or was_cancelled
         reason = "shutdown" if was_cut_off and not flight.is_overrun else "error"
         self._on_landed(flight, None if was_cut_off else report, reason)

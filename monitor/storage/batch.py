@@ -3,60 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import insert
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from monitor.observation import Observation
 from monitor.storage import schema
-from monitor.storage.codec import micros, row_of, texts_of
+from monitor.storage.codec import WRITTEN_COLUMNS, row_of
+from monitor.storage.database import Database
 from monitor.storage.facts import Skew, note_skew
 from monitor.storage.names import Names
 from monitor.storage.rollups import HourBook, merge_late
 from monitor.storage.sqlite import insert_new
 
 _KEY = ("due_ms", "endpoint_id", "location_id", "kind_id", "recheck")
+assert WRITTEN_COLUMNS[: len(_KEY)] == _KEY
+_DELAY = WRITTEN_COLUMNS.index("delay_us")
+
+Row = tuple[Any, ...]
 
 
-async def insert_batch(
+class _DoublesError(Exception):
+    """Some rows are there already."""
+
+
+async def commit_batch(
+    database: Database, observations: Sequence[Observation], hours: HourBook, skew: Skew, now: float
+) -> tuple[list[Observation], Skew]:
+    """Commit what went through `codec.as_stored`. Returns those that are new (a key that exists keeps its first row)
+    and the start skew from now on."""
+    try:
+        async with database.write() as connection:
+            return await _insert(connection, database.names, observations, hours, skew, now, can_double=False)
+    except _DoublesError:
+        async with database.write() as connection:
+            return await _insert(connection, database.names, observations, hours, skew, now, can_double=True)
+
+
+async def _insert(
     connection: AsyncConnection,
     names: Names,
     observations: Sequence[Observation],
     hours: HourBook,
     skew: Skew,
     now: float,
+    *,
+    can_double: bool,
 ) -> tuple[list[Observation], Skew]:
-    """Insert what went through `codec.as_stored`. Returns those that are new (a key that exists keeps its first row)
-    and the start skew from now on; both hold once the transaction is committed."""
-    endpoint_ids = await names.endpoints(connection, {observation.endpoint for observation in observations})
-    location_ids = await names.locations(connection, {observation.location for observation in observations})
-    kind_ids = await names.kinds(connection, {observation.kind for observation in observations})
-    text_ids = await names.texts(connection, {text for each in observations for text in texts_of(each)}, now)
+    endpoint_ids = await names.endpoints(connection, {each.endpoint for each in observations})
+    location_ids = await names.locations(connection, {each.location for each in observations})
+    kind_ids = await names.kinds(connection, {each.kind for each in observations})
+    texts = {text for each in observations for text in (each.error_code, each.response_model, each.finish_reason)}
+    text_ids = await names.texts(connection, (text for text in texts if text is not None), now)
     rows = [
         row_of(each, endpoint_ids[each.endpoint], location_ids[each.location], kind_ids[each.kind], text_ids)
         for each in observations
     ]
-    try:
-        async with connection.begin_nested():
-            await connection.execute(insert(schema.raw_observations), rows)
-        new = list(observations)
-    except IntegrityError:
-        # Off the usual path, since RETURNING costs ten times a plain insert.
-        statement = insert_new(connection.dialect.name, schema.raw_observations)
-        key = [schema.raw_observations.c[name] for name in _KEY]
-        added = {tuple(found) for found in await connection.execute(statement.returning(*key), rows)}
-        new = []
-        for observation, row in zip(observations, rows, strict=True):
-            if (its_key := tuple(row[name] for name in _KEY)) in added:
-                added.remove(its_key)
-                new.append(observation)
-    distances = {
-        round(each.due_at * 1000): abs(micros(each.started_at) - round(each.due_at * 1000) * 1000) // 1000
-        for each in new
-    }
-    skew = await note_skew(connection, skew, distances)
-    late = [observation for observation in new if hours.is_late(observation)]
+    if can_double:
+        new = await _insert_and_tell(connection, observations, rows)
+    else:
+        # The driver's own text and tuples: by way of named parameters SQLAlchemy's share is more than the database's.
+        result = await connection.exec_driver_sql(_statement(connection.dialect), rows)
+        if result.rowcount != len(rows):
+            raise _DoublesError
+        new = list(zip(observations, rows, strict=True))
+    skew = await note_skew(connection, skew, {row[0]: abs(row[_DELAY]) // 1000 for _, row in new})
+    late = [observation for observation, _ in new if hours.is_late(observation)]
     if late:
         await merge_late(connection, names, late, hours.rolled_until)
-    return new, skew
+    return [observation for observation, _ in new], skew
+
+
+async def _insert_and_tell(
+    connection: AsyncConnection, observations: Sequence[Observation], rows: Sequence[Row]
+) -> list[tuple[Observation, Row]]:
+    """Which rows are new. Off the usual path, since RETURNING costs ten times a plain insert."""
+    key = [schema.raw_observations.c[name] for name in _KEY]
+    statement = insert_new(connection.dialect.name, schema.raw_observations).returning(*key)
+    found = await connection.execute(statement, [dict(zip(WRITTEN_COLUMNS, row, strict=True)) for row in rows])
+    added = {tuple(one) for one in found}
+    new = []
+    for observation, row in zip(observations, rows, strict=True):
+        if (its_key := row[: len(_KEY)]) in added:
+            added.remove(its_key)
+            new.append((observation, row))
+    return new
+
+
+@lru_cache(maxsize=1)
+def _statement(dialect: Dialect) -> str:
+    """An insert of WRITTEN_COLUMNS that passes over rows whose key exists, as the driver takes it."""
+    compiled = insert_new(dialect.name, schema.raw_observations).compile(dialect=dialect)
+    assert isinstance(compiled, SQLCompiler) and tuple(compiled.positiontup or ()) == WRITTEN_COLUMNS
+    return str(compiled)

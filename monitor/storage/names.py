@@ -26,10 +26,6 @@ class _Ids:
         self.known: dict[str, int] = {}
         self.fresh: dict[str, int] = {}
 
-    def get(self, name: str) -> int | None:
-        found = self.known.get(name)
-        return self.fresh.get(name) if found is None else found
-
 
 class Names:
     """Ids by name, for whoever writes. Belongs to one write transaction at a time; `committed` or `rolled_back` ends
@@ -96,8 +92,17 @@ class Names:
     async def _resolve(
         self, connection: AsyncConnection, ids: _Ids, names: Iterable[str], now_ms: int | None = None
     ) -> dict[str, int]:
-        wanted = set(names)
-        missing = sorted(name for name in wanted if ids.get(name) is None)
+        known = ids.known
+        found: dict[str, int] = {}
+        unknown: set[str] = set()
+        for name in names:
+            if name in known:
+                found[name] = known[name]
+            else:
+                unknown.add(name)
+        if not unknown:
+            return found
+        missing = sorted(unknown - ids.fresh.keys())
         table = ids.table
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
@@ -115,7 +120,7 @@ class Names:
                 ids.fresh[name] = id_
                 if now_ms is not None:
                     self._fresh_used_ms[name] = now_ms
-        return {name: found for name in wanted if (found := ids.get(name)) is not None}
+        return found | {name: ids.fresh[name] for name in unknown if name in ids.fresh}
 
 
 async def names_by_id(connection: AsyncConnection, table: Table) -> dict[int, str]:

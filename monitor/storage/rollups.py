@@ -55,14 +55,20 @@ class HourBook:
 
     def is_late(self, observation: Observation) -> bool:
         """Whether its hour is closed already, so that it belongs into the rollups at once."""
-        return observation.recheck == 0 and hour_of(observation.started_at) < self.rolled_until
+        return observation.recheck == 0 and observation.started_at < self.rolled_until
 
     def add(self, observations: Iterable[Observation]) -> None:
         """Count what was just committed; late rows and rechecks are passed over."""
         for observation in observations:
             if observation.recheck == 0 and (hour := hour_of(observation.started_at)) >= self.rolled_until:
                 place = (observation.endpoint, observation.location, observation.kind)
-                self._hours.setdefault(hour, {}).setdefault(place, Tally()).add(observation)
+                tallies = self._hours.get(hour)
+                if tallies is None:
+                    tallies = self._hours[hour] = {}
+                tally = tallies.get(place)
+                if tally is None:
+                    tally = tallies[place] = Tally()
+                tally.add(observation)
 
     async def rebuild(self, rolled_until: int, tail: AsyncIterator[Sequence[Observation]]) -> None:
         """Start again from the database's watermark and the raw rows from there on."""

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from monitor.clock import Clock
 from monitor.observation import Observation
 from monitor.self_metrics import SelfMetrics
-from monitor.storage.batch import insert_batch
+from monitor.storage.batch import commit_batch
 from monitor.storage.codec import hour_of
 from monitor.storage.database import Database, Job
 from monitor.storage.errors import DatabaseUnavailable, WriterClosed, explained, is_outage
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 QUEUE_LIMIT = 50_000  # five minutes of 10,000 endpoints a minute
 BATCH_ROWS = 1_000
-FLUSH_SECONDS = 0.25  # a row is committed within a second, the commit itself included
+FLUSH_SECONDS = 0.5  # a row is committed within a second, the commit itself included
 _FIRST_RETRY_SECONDS = 0.5
 _LONGEST_RETRY_SECONDS = 30.0
 # With the database and the spill both failing, rows wait in memory; beyond this many queues, the newest are lost.
@@ -84,6 +84,7 @@ class Writer:
         self._finished = asyncio.Event()
         self._flushes: list[asyncio.Future[None]] = []
         self._in_hand: list[Observation] = []  # out of the queue, not yet committed
+        metrics.write_queue.set_function(lambda: len(self._queue))
 
     @property
     def queued(self) -> int:
@@ -111,7 +112,6 @@ class Writer:
                 log.error("observation lost, neither database, disk nor memory takes it lost=%d", self.lost)
             return
         self._queue.append(observation)
-        self._metrics.write_queue.set(waiting + 1)
         self._work.set()
         if waiting + 1 >= BATCH_ROWS:
             self._hurry.set()
@@ -222,7 +222,6 @@ class Writer:
             async with self._spilling:
                 pass  # nor is anything between queue and disk when a flush is answered
         finally:
-            self._metrics.write_queue.set(len(self._queue))
             self._metrics.observations_spilled.set(self._spill.pending)
             resolve(flushes)
 
@@ -230,8 +229,10 @@ class Writer:
         try:
             if not self._ready:
                 await self._rebuild()
-            replaying = True
-            while self._queue or self._jobs or (replaying and self._spill.pending):
+            replaying = is_first = True
+            # What comes in meanwhile makes the next batch: taken at once, each batch would have a handful of rows.
+            while is_first or len(self._queue) >= BATCH_ROWS or self._jobs or (replaying and self._spill.pending):
+                is_first = False
                 # Turn and turn about: a long spill must not hold up what is new. When closing, it is left as it is.
                 if replaying and self._spill.pending:
                     replaying = not self._closing and await self._replay()
@@ -294,7 +295,7 @@ class Writer:
         while rows:
             part = rows[:size]
             try:
-                new = await self._commit(part)
+                new, self._skew = await commit_batch(self._database, part, self.hours, self._skew, self._clock.now())
             except Exception as error:
                 if is_outage(error):
                     raise
@@ -306,13 +307,6 @@ class Writer:
             del rows[: len(part)]
             size = min(size * 2, BATCH_ROWS)
             self._report(new, already_shown)
-
-    async def _commit(self, part: Sequence[Observation]) -> list[Observation]:
-        names = self._database.names
-        async with self._database.write() as connection:
-            new, skew = await insert_batch(connection, names, part, self.hours, self._skew, self._clock.now())
-        self._skew = skew
-        return new
 
     def _report(self, new: Sequence[Observation], already_shown: bool) -> None:
         if new:
@@ -372,7 +366,6 @@ class Writer:
             self._shown(rows)
 
     def _shown(self, rows: Sequence[Observation]) -> None:
-        self._metrics.write_queue.set(len(self._queue))
         self._metrics.observations_spilled.set(self._spill.pending)
         if rows:
             try:

@@ -32,6 +32,7 @@ _AT_THE_END_SECONDS = 0.1
 # What a dead network of ours can look like: before the connection is ready, and after.
 _BEFORE = frozenset({Outcome.CONNECT, Outcome.DNS, Outcome.TLS, Outcome.RESET, Outcome.TIMEOUT_CONNECT})
 _SILENCES = frozenset({Outcome.TIMEOUT_FIRST_TOKEN, Outcome.TIMEOUT_IDLE, Outcome.TIMEOUT_TOTAL})
+_EITHER = _BEFORE | _SILENCES
 
 
 class Cause(StrEnum):
@@ -141,6 +142,8 @@ _DEAD_RESOLVER = Verdict(Cause.RESOLVER, "no name server answers")
 
 def failure_of(outcome: Outcome, journey: Journey, addresses: frozenset[str]) -> Failure | None:
     """The failure, if it may be our network's; None if the provider's own bytes say whose it is."""
+    if outcome not in _EITHER:
+        return None
     place = Place(host_key(journey.host), addresses)
     if journey.connected_at is None:
         if outcome not in _BEFORE or not journey.host:

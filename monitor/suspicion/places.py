@@ -49,10 +49,12 @@ class Places:
 
     def alive(self, known: Known, at: float, now: float) -> None:
         """A sign of life from `at`, noted `now`."""
-        known.alive_at = max(known.alive_at, at)
+        if at > known.alive_at:
+            known.alive_at = at
+        if at > self.newest:
+            self.newest = at
         known.noted_at = now
         self._known.move_to_end((known.place.host, known.port))
-        self.newest = max(self.newest, at)
 
     def failed(self, known: Known, at: float) -> None:
         known.failed_at = max(known.failed_at, at)

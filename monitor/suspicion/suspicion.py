@@ -38,7 +38,7 @@ from monitor.suspicion.judge import (
 )
 from monitor.suspicion.outages import Outages, OwnOutage
 from monitor.suspicion.places import Known, Places
-from monitor.suspicion.watch import ProbeWatch
+from monitor.suspicion.watch import Lookout, ProbeWatch
 
 HOLD_SECONDS = 5.0
 # Where signs of life are frequent, the next one is waited for before anybody is bothered.
@@ -81,7 +81,8 @@ class Suspicion:
         self._found: dict[str, tuple[frozenset[str], float]] = {}  # host -> its addresses, when DNS last told them
         self._ask_places = AskPlaces(self._places, resolver, self._answered, clock, self._news)
         self._ask_resolver = AskResolver(resolver, self._names, clock, self._news, etc, dns_port)
-        self._waiting = asyncio.Event()
+        self._lookout = Lookout(clock)
+        self._waiting: asyncio.Event | None = None  # made by who waits for news
         self._tasks: set[asyncio.Task[None]] = set()
         self._rechecking: asyncio.Task[None] | None = None
         self._had_far_route = False
@@ -101,6 +102,7 @@ class Suspicion:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._lookout.close()
         await self._ask_places.asking.cancel()
         await self._ask_resolver.asking.cancel()
         self._outages.end_all(self.clock.monotonic())
@@ -126,27 +128,30 @@ class Suspicion:
 
     async def probe(self, turn: Turn) -> ProbeReport:
         """The finished probe, judged. Raises CancelledError and nothing else."""
-        watch = ProbeWatch(self)
+        watch = ProbeWatch(self, self._lookout)
         try:
             report = await self._probe(turn, watch)
         finally:
             watch.end()
         try:
-            return await self._judged(report)
+            suspect = self._suspect(report)
+            return report if suspect is None else await self._judged(report, *suspect)
         except Exception:
             log.exception("self_suspect not judged endpoint=%s", turn.endpoint.id)
             return report
 
-    async def _judged(self, report: ProbeReport) -> ProbeReport:
+    def _suspect(self, report: ProbeReport) -> tuple[Known, Failure] | None:
+        """Take note of what a probe has seen; its failure, if it may be ours, and where."""
         journey = report.journey
         if journey is None or not journey.host:
-            return report
+            return None
         known = self.known(journey.host, journey.port)
         known.interval_seconds = report.turn.endpoint.interval_seconds
         self._note(known, journey)
         failure = failure_of(report.observation.outcome, journey, known.place.addresses)
-        if failure is None:
-            return report
+        return None if failure is None else (known, failure)
+
+    async def _judged(self, report: ProbeReport, known: Known, failure: Failure) -> ProbeReport:
         outage = await self._hold(failure)
         if outage is not None:
             outage.held += 1
@@ -241,8 +246,9 @@ class Suspicion:
         return known
 
     def _note(self, known: Known, journey: Journey) -> None:
-        stamps = [journey.heard_at, None if journey.is_reused else journey.connected_at]
-        at = max((stamp for stamp in stamps if stamp is not None), default=None)
+        at = journey.heard_at
+        if journey.connected_at is not None and not journey.is_reused and (at is None or at < journey.connected_at):
+            at = journey.connected_at
         if at is not None:
             self.life(known, at)
 
@@ -251,7 +257,8 @@ class Suspicion:
 
     def life(self, known: Known, at: float) -> None:
         self._places.alive(known, at, self.clock.monotonic())
-        self._outages.life(known.place, at)
+        if self._outages.lasting:
+            self._outages.life(known.place, at)
         self._news()
 
     def _on_found(self, host: str, addresses: tuple[str, ...]) -> None:
@@ -270,13 +277,15 @@ class Suspicion:
         return ((host, at) for host, (_, at) in self._found.items() if host not in local)
 
     def _news(self) -> None:
-        self._waiting.set()
-        self._waiting = asyncio.Event()
+        if self._waiting is not None:
+            self._waiting.set()
+            self._waiting = None
 
     async def _more_by(self, seconds: float) -> None:
+        news = self._waiting = self._waiting or asyncio.Event()
         try:
             async with asyncio.timeout(max(seconds, 0.0)):
-                await self._waiting.wait()
+                await news.wait()
         except TimeoutError:
             pass
 

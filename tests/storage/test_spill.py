@@ -19,6 +19,7 @@ from monitor.outcome import Outcome
 from monitor.settings import DatabaseSettings
 from monitor.storage.errors import DatabaseUnavailable
 from monitor.storage.spill import Spill
+from monitor.storage.writer import FLUSH_SECONDS
 
 
 @contextlib.contextmanager
@@ -103,9 +104,9 @@ async def test_attempts_are_spaced_out_up_to_half_a_minute(
             wait = store.writer._retry_at - clock.monotonic()
             attempts.append(wait)
             failures = store.writer._failures
-            await clock.advance(wait + 0.3)
+            await clock.advance(wait + FLUSH_SECONDS + 0.05)
             await until(lambda before=failures: store.writer._failures > before)
-    assert attempts == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30, 30], abs=0.31)
+    assert attempts == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30, 30], abs=FLUSH_SECONDS + 0.06)
     told = [record for record in caplog.records if "database fails" in record.message]
     assert len(told) == 4  # the 1st, 2nd, 4th and 8th
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from storage_samples import MIDNIGHT, Stage, in_order, observation, stage, stored, until, varied
 
 from monitor.clock import FakeClock, SystemClock
+from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.settings import DatabaseSettings
 from monitor.storage import schema
@@ -42,6 +44,25 @@ async def test_a_full_batch_does_not_wait_for_the_flush_interval(store: Stage, c
     assert store.writer.queued == BATCH_ROWS - 1
     store.writer.put(observation(BATCH_ROWS))
     await until(lambda: len(store.committed) == BATCH_ROWS)
+
+
+async def test_what_comes_in_while_a_batch_is_written_makes_the_next_one(
+    store: Stage, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+
+    def committed(rows: Sequence[Observation], already_shown: bool) -> None:
+        batches.append(len(rows))
+        if len(batches) == 1:
+            for number in range(3):
+                store.writer.put(observation(10 + number))
+
+    monkeypatch.setattr(store.writer, "_on_committed", committed)
+    await store.write([observation(1)])
+    assert batches == [1] and store.writer.queued == 3
+    assert store.metrics.registry.get_sample_value("monitor_write_queue_observations") == 3
+    await until(lambda: len(batches) == 2, clock)
+    assert batches == [1, 3]
 
 
 async def test_a_double_is_neither_stored_nor_reported_and_the_first_row_stays(store: Stage) -> None:

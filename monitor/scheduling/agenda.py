@@ -1,0 +1,67 @@
+"""Turns that are armed: a heap by monotonic time, and one timer over the Clock for the first of them."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from monitor.clock import Clock, Timer
+from monitor.probing.report import Turn
+from monitor.scheduling.due import DueSlot
+
+_BLUNT_SECONDS = 1e-6  # a timer may ring a hair early
+
+
+class Armed(NamedTuple):
+    at: float  # monotonic
+    order: int  # no two are alike: nothing behind it is ever compared
+    generation: int
+    due: DueSlot
+    recheck: Turn | None  # None = a scheduled slot
+
+
+class Agenda:
+    """Calls `fall_due(armed)`, which must not raise, for each turn when its time has come, in order of time. Use from
+    one loop."""
+
+    def __init__(self, clock: Clock, fall_due: Callable[[Armed], None]) -> None:
+        self._clock = clock
+        self._fall_due = fall_due
+        self._armed: list[Armed] = []
+        self._orders = itertools.count()
+        self._timer: Timer | None = None
+        self._rings_at = 0.0
+
+    def arm(self, at: float, generation: int, due: DueSlot, recheck: Turn | None = None) -> None:
+        """For `at` (monotonic seconds); at the loop's next turn if that is past."""
+        heapq.heappush(self._armed, Armed(at, next(self._orders), generation, due, recheck))
+        self._set_timer()
+
+    def is_overdue(self, by: float) -> bool:
+        """Whether a turn was to fall due at `by` or before, and did not."""
+        return bool(self._armed) and self._armed[0].at <= by
+
+    def cancel(self) -> None:
+        """Nothing falls due any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self) -> None:
+        at = self._armed[0].at
+        if self._timer is not None:
+            if self._rings_at <= at:
+                return
+            self._timer.cancel()
+        self._rings_at = at
+        self._timer = self._clock.call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None  # before anything falls due, which may arm anew
+        now = self._clock.monotonic() + _BLUNT_SECONDS
+        while self._armed and self._armed[0].at <= now:
+            self._fall_due(heapq.heappop(self._armed))
+        if self._armed:
+            self._set_timer()
