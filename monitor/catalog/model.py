@@ -64,15 +64,16 @@ class Endpoint:
     max_completion_tokens: int | None = None
     supported_parameters: tuple[str, ...] = ()
 
-    @property
-    def id(self) -> str:
-        """`openai/gpt-4o-mini@azure/us-east`: model slug, `@`, provider slug, and `/suffix` if there is one."""
-        return f"{self.model}@{self.tag}"
+    # Made once: both are asked for dozens of times a probe.
+    id: str = field(init=False, repr=False, compare=False)
+    tag: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def tag(self) -> str:
-        """`azure/us-east`: what a router calls this endpoint among its model's."""
-        return f"{self.provider}/{self.suffix}" if self.suffix else self.provider
+    def __post_init__(self) -> None:
+        """`id` is `openai/gpt-4o-mini@azure/us-east`: model slug, `@`, provider slug, and `/suffix` if there is one;
+        `tag` is `azure/us-east`: what a router calls this endpoint among its model's."""
+        tag = f"{self.provider}/{self.suffix}" if self.suffix else self.provider
+        object.__setattr__(self, "tag", tag)
+        object.__setattr__(self, "id", f"{self.model}@{tag}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,12 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from operator import is_not
 
 import numpy as np
+from msgspec.structs import replace
 
 from monitor.catalog.model import Catalog, Endpoint
 from monitor.clock import Clock
-from monitor.health.figures import fresh_until, pooled_figures, series_figures
+from monitor.health.cadences import Cadences
+from monitor.health.figures import pooled_figures, series_figures
 from monitor.health.incidents import Incident
 from monitor.health.rows import TallyRows
 from monitor.health.series import NEVER, Series, Stamp
@@ -31,7 +33,7 @@ from monitor.settings import Settings
 from monitor.slot import Era, expected_slots
 
 # Some 3 ms of work: a refresh must not be seen in the probes' own measurements.
-SERIES_PER_SLICE = 32
+SERIES_PER_SLICE = 64
 _ERAS_PER_SLICE = 250
 _ALWAYS_STALE = float("-inf")
 
@@ -358,30 +360,30 @@ class Board:
         return self.windows.keys[row][0] in self._catalog.endpoints
 
     def _renew(self, rows: Sequence[int], now: float) -> None:
-        found = series_figures(
+        found, until = series_figures(
             self.windows,
             rows,
             now,
             self._settings.uptime_policy,
             self.performance_windows,
             self.quantiles,
-            lambda row, start: expected_slots(self._series[row].eras, start, now),
+            Cadences([self._series[row].eras for row in rows]),
         )
+        self._fresh_until[rows] = until
         for row, windows in zip(rows, found, strict=True):
             series = self._series[row]
-            view = self._view_of(row, windows)
-            if view != series.view:
-                series.view = view
+            view = series.view = self._view_of(row, windows)
             series.is_shown = view.location == self._settings.location or view.has_data(now)
-            self._fresh_until[row] = fresh_until(self.windows, row, series.eras, now)
 
     def _view_of(self, row: int, windows: Mapping[str, WindowFigures]) -> EndpointView:
         endpoint, location = self.windows.keys[row]
         series = self._series[row]
         is_watched = self.is_watched(endpoint, location)
         standing = series.machine.standing if is_watched else Standing()
-        self._version += 1
-        return EndpointView(
+        former = series.view
+        # What looks the same is compared field by field, and stays the object that it was.
+        known = former if former is not None and former.last_probe_at == series.last_probe_at else None
+        view = EndpointView(
             endpoint=self._catalog.endpoints[endpoint],
             location=location,
             state=standing.state,
@@ -397,8 +399,15 @@ class Board:
             unusable_cause=standing.unusable_cause,
             detail=standing.shown_detail,
             is_watched=is_watched,
-            version=self._version,
+            version=self._next_version() if known is None else known.version,
         )
+        if known is None:
+            return view
+        return known if view == known else replace(view, version=self._next_version())
+
+    def _next_version(self) -> int:
+        self._version += 1
+        return self._version
 
     def _publish(self) -> None:
         if self._order is None:

@@ -10,6 +10,7 @@ from health_stage import HERE, NOW, ONE, OTHER, Exact, Rollups, endpoint, figure
 from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
+from msgspec import structs
 
 from monitor.catalog.target import target_of
 from monitor.clock import FakeClock
@@ -558,7 +559,7 @@ class Life:
 def without_process(view: EndpointView) -> EndpointView:
     """What a restart must bring back: all but the process's own counters, and since when all has been well."""
     since = None if view.state in (State.OPERATIONAL, State.UNKNOWN) else view.state_since
-    return replace(view, probes_total={}, cost_usd_total=0.0, state_since=since)
+    return structs.replace(view, version=0, probes_total={}, cost_usd_total=0.0, state_since=since)
 
 
 @pytest.mark.parametrize("seed", range(3))
