@@ -77,7 +77,10 @@ def expected_slots(eras: Sequence[Era], start: float, end: float) -> int:
 def target_at(eras: Sequence[Era], at: float) -> str | None:
     """What was probed at `at`: the target of the last era that had begun by then; None before the first. `eras` are
     oldest first."""
-    return next((era.target for era in reversed(eras) if era.since <= at), None)
+    for era in reversed(eras):
+        if era.since <= at:
+            return era.target
+    return None
 
 
 def targets_within(eras: Sequence[Era], start: float, end: float) -> set[str]:

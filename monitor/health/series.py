@@ -38,15 +38,11 @@ class Series:
 
     def stamp(self, last_probe_at: float | None, last_success_at: float | None) -> None:
         """Move the stamps on; what is older than what is known changes nothing."""
-        self.last_probe_at = _latest(self.last_probe_at, last_probe_at)
-        self.last_success_at = _latest(self.last_success_at, last_success_at)
+        if last_probe_at is not None and (self.last_probe_at is None or last_probe_at > self.last_probe_at):
+            self.last_probe_at = last_probe_at
+        if last_success_at is not None and (self.last_success_at is None or last_success_at > self.last_success_at):
+            self.last_success_at = last_success_at
 
     def count(self, observation: Observation) -> None:
         self.probes[observation.outcome] += 1
         self.cost_usd += observation.cost_usd or 0.0
-
-
-def _latest(known: float | None, at: float | None) -> float | None:
-    if known is None or at is None:
-        return at if known is None else known
-    return max(known, at)
