@@ -14,7 +14,6 @@ from itertools import zip_longest
 from operator import is_not
 
 import numpy as np
-from msgspec.structs import replace
 
 from monitor.catalog.model import Catalog, Endpoint
 from monitor.clock import Clock
@@ -395,38 +394,16 @@ class Board:
         self._fresh_until[rows] = until
         for row, windows in zip(rows, found, strict=True):
             series = self._series[row]
-            view = series.view = self._view_of(row, windows)
-            series.is_shown = view.location == self._settings.location or view.has_data(now)
-
-    def _view_of(self, row: int, windows: Mapping[str, WindowFigures]) -> EndpointView:
-        endpoint, location = self._windows.keys[row]
-        series = self._series[row]
-        is_watched = self.is_watched(endpoint, location)
-        standing = series.machine.standing if is_watched else Standing()
-        former = series.view
-        # What looks the same is compared field by field, and stays the object that it was.
-        known = former if former is not None and former.last_probe_at == series.last_probe_at else None
-        view = EndpointView(
-            endpoint=self._catalog.endpoints[endpoint],
-            location=location,
-            state=standing.state,
-            cause=standing.shown_cause,
-            state_since=standing.since,
-            usable=standing.usable,
-            interval_seconds=self._interval_seconds(row),
-            last_probe_at=series.last_probe_at,
-            last_success_at=series.last_success_at,
-            windows=windows,
-            probes_total=dict(series.probes),
-            cost_usd_total=series.cost_usd,
-            unusable_cause=standing.unusable_cause,
-            detail=standing.shown_detail,
-            is_watched=is_watched,
-            version=self._next_version() if known is None else known.version,
-        )
-        if known is None:
-            return view
-        return known if view == known else replace(view, version=self._next_version())
+            endpoint, location = self._windows.keys[row]
+            view = series.renew_view(
+                self._catalog.endpoints[endpoint],
+                location,
+                windows,
+                self._interval_seconds(row),
+                self.is_watched(endpoint, location),
+                self._next_version,
+            )
+            series.is_shown = location == self._settings.location or view.has_data(now)
 
     def _next_version(self) -> int:
         self._version += 1

@@ -34,7 +34,8 @@ LOOK_SECONDS = 1.0
 SNAPSHOT_SECONDS = 5.0
 # Work between two turns of the loop, in look-ups of half a microsecond: about a millisecond. To render costs more.
 _SLICE = 2000
-_RENDERING = 150
+_ENCODING = 60
+_POOLING = 150
 _PARTS = 500  # endpoints of a snapshot that are closed and joined at once
 
 _log = logging.getLogger(__name__)
@@ -218,7 +219,7 @@ class Room:
             known = known_pools.get(endpoint)
             if known is None or not _same(known[0], views):
                 known = (tuple(views), pooled_view(views, self._figures))
-                work += _RENDERING * len(views) if len(views) > 1 else 0
+                work += _POOLING * len(views) if len(views) > 1 else 0
             self._pooled[endpoint] = known
             pooled[endpoint] = known[1]
             work = await self._breathe(work + 1)
@@ -239,7 +240,7 @@ class Room:
         for view in chain(seen, pooled):
             key = (view.endpoint.id, view.location)
             part = parts[key] = self._part(view)
-            work = await self._breathe(work + (1 if part is self._parts.get(key) else _RENDERING))
+            work = await self._breathe(work + (1 if part is self._parts.get(key) else _ENCODING))
         self._parts = parts
 
     async def _encode_anew(self, views: Iterable[EndpointView]) -> None:
@@ -247,7 +248,7 @@ class Room:
         work = 0
         for view in views:
             self._parts[view.endpoint.id, view.location] = self._part(view)
-            work = await self._breathe(work + _RENDERING)
+            work = await self._breathe(work + _ENCODING)
 
     async def _breathe(self, work: int) -> int:
         """Let others run once a slice is full; the work done since."""
