@@ -20,10 +20,9 @@ from monitor.web.families import ENDPOINT_FAMILIES
 
 Lines = tuple[bytes, ...]  # one item per family, in ENDPOINT_FAMILIES' order
 
-# What a template has in place of the endpoint's labels, and between two families: after its escaping no label holds a
-# line's end, so that none can be taken for the latter; the former is looked for before there are labels.
+# What a template has in place of the endpoint's labels, and between two families.
 _LABELS = "\1"
-_END = "\0\n"
+_END = "\0"
 _MOST_TEMPLATES = 512
 
 _TEXT = "%s"
@@ -96,7 +95,10 @@ class _Sheet:
             template = found
         endpoint = view.endpoint
         labels = _labels(endpoint.model, endpoint.provider, endpoint.suffix, view.location)
-        return tuple((template % tuple(known)).replace(_LABELS, labels).encode().split(_END.encode()))
+        text = template % tuple(known)
+        if _END in labels:
+            return tuple([lines.replace(_LABELS, labels).encode() for lines in text.split(_END)])
+        return tuple(text.replace(_LABELS, labels).encode().split(_END.encode()))
 
     def _values(self, view: EndpointView) -> list[Value]:
         """Every line's, in the order of `_every_line`; None where there is to be none."""

@@ -296,7 +296,7 @@ async def test_an_unchanged_endpoint_is_not_rendered_again(monkeypatch: pytest.M
     assert rendered == [MINI_ACME.id]
 
 
-async def test_a_long_refresh_and_the_joining_of_a_page_let_others_run() -> None:
+async def test_a_long_refresh_and_the_joining_of_a_page_let_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = 0
 
     class Counting(FakeClock):
@@ -308,6 +308,7 @@ async def test_a_long_refresh_and_the_joining_of_a_page_let_others_run() -> None
     export = ExportSettings()
     async with stage(settings_of(*(endpoint(f"a/m{n}", "acme") for n in range(100)))) as web:
         views = web.board.views()
+    monkeypatch.setattr("monitor.web.exposition._JOINED", 100)
     exposition = Exposition(CollectorRegistry(), Counting())
     await exposition.refresh(views, export)
     assert turns >= 3
@@ -412,6 +413,15 @@ def test_a_ratio_is_written_with_six_decimals_and_never_rounded_up(part: int, wh
 @given(st.integers(0, 1_000_000))
 def test_a_ratio_of_six_decimals_is_written_as_it_is(millionths: int) -> None:
     assert round(float(ratio_text(millionths / 1_000_000)) * 1_000_000) == millionths
+
+
+async def test_control_characters_in_a_name_part_no_lines() -> None:
+    async with stage() as web:
+        await fed(web)
+        view = web.board.views()[0]
+    odd = structs.replace(view, endpoint=replace(view.endpoint, provider="a\0b\1c%sd"))
+    whole, found = (b"\n--\n".join(render(each, ExportSettings())).decode() for each in (view, odd))
+    assert found == whole.replace('provider="azure"', 'provider="a\0b\1c%sd"')
 
 
 async def test_an_endpoint_that_lacks_any_figures_has_the_lines_of_the_others() -> None:
