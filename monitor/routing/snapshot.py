@@ -138,23 +138,20 @@ def _counts_text(figures: WindowFigures) -> str:
 
 
 def _figures_text(figures: WindowFigures) -> str:
-    texts = []
-    for figure in FIGURES:
-        values = figures.quantiles.get(figure)
-        if values:
-            template, ascending = _quantile_template(tuple(values))
-            texts.append(f',"{figure}":{template % tuple([values[quantile] for quantile in ascending])}')
-        else:
-            texts.append(f',"{figure}":null')
-    return "".join(texts)
+    measured = figures.quantiles
+    template, places = _figures_template(tuple([tuple(measured.get(figure, ())) for figure in FIGURES]))
+    return template % tuple([measured[figure][quantile] for figure, quantile in places])
 
 
 @functools.lru_cache(maxsize=256)
-def _quantile_template(quantiles: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
-    """How an object of these quantiles is written, and the order of its values. Six digits, as `_quantiles`."""
-    ascending = tuple(sorted(quantiles))
-    values = ",".join(f'"{quantile_name(quantile)}":%.6g' for quantile in ascending)
-    return f"{{{values}}}", ascending
+def _figures_template(quantiles: tuple[tuple[float, ...], ...]) -> tuple[str, list[tuple[str, float]]]:
+    """How figures that have these quantiles are written, and the order of their values. Six digits, as `_quantiles`."""
+    texts, places = [], []
+    for figure, its in zip(FIGURES, quantiles, strict=True):
+        values = ",".join(f'"{quantile_name(quantile)}":%.6g' for quantile in sorted(its))
+        texts.append(f',"{figure}":{{{values}}}' if its else f',"{figure}":null')
+        places += [(figure, quantile) for quantile in sorted(its)]
+    return "".join(texts), places
 
 
 def _number(value: float | None) -> str:
