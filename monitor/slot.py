@@ -7,7 +7,6 @@ every restart. Reckoned in whole milliseconds, so that two reckonings never diff
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,21 +74,13 @@ def expected_slots(eras: Sequence[Era], start: float, end: float) -> int:
     )
 
 
-def next_due(eras: Sequence[Era], after: float) -> float:
-    """UTC seconds of the first slot that falls due at `after` or later, under the cadences then in force; infinite if
-    none will."""
-    first = math.inf
-    for era in eras:
-        due_at = era.cadence.due_at(era.cadence.slot_from(max(after, era.since)))
-        if era.until is None or due_at < era.until:
-            first = min(first, due_at)
-    return first
-
-
 def target_at(eras: Sequence[Era], at: float) -> str | None:
     """What was probed at `at`: the target of the last era that had begun by then; None before the first. `eras` are
     oldest first."""
-    return next((era.target for era in reversed(eras) if era.since <= at), None)
+    for era in reversed(eras):
+        if era.since <= at:
+            return era.target
+    return None
 
 
 def targets_within(eras: Sequence[Era], start: float, end: float) -> set[str]:

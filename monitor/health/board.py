@@ -10,13 +10,15 @@ A restore goes: `set_eras`, `restore_incidents`, `restore_stamps`, `restore_rang
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from operator import is_not
 
 import numpy as np
 
 from monitor.catalog.model import Catalog, Endpoint
 from monitor.clock import Clock
-from monitor.health.figures import fresh_until, pooled_figures, series_figures
+from monitor.health.cadences import Cadences
+from monitor.health.figures import pooled_figures, series_figures
 from monitor.health.incidents import Incident
 from monitor.health.rows import TallyRows
 from monitor.health.series import NEVER, Series, Stamp
@@ -31,8 +33,10 @@ from monitor.settings import Settings
 from monitor.slot import Era, expected_slots
 
 # Some 3 ms of work: a refresh must not be seen in the probes' own measurements.
-SERIES_PER_SLICE = 32
+SERIES_PER_SLICE = 64
 _ERAS_PER_SLICE = 250
+# Counted at once at the latest: numpy is called as often for one observation as for all of a second.
+_MOST_COMMITTED = 250
 _ALWAYS_STALE = float("-inf")
 
 
@@ -43,7 +47,9 @@ class Board:
     def __init__(self, settings: Settings, clock: Clock, interval_of: Callable[[str], float] | None = None) -> None:
         self._clock = clock
         self.interval_of = interval_of
-        self.windows = Windows(clock.now())
+        self._windows = Windows(clock.now())
+        self._committed: list[Observation] = []  # still to be counted
+        self._committed_since = 0.0
         self._series: list[Series] = []  # by the windows' row
         self._rows_of: dict[str, list[int]] = {}  # endpoint -> rows
         # By row: until when (UTC) the view holds, and when (monotonic) the state is to be looked at again.
@@ -52,6 +58,7 @@ class Board:
         self._vouchers = Vouchers(lambda endpoint: self._catalog.endpoints.get(endpoint))
         self._order: list[int] | None = None  # rows as their views are listed; None when it is to be found anew
         self._views: tuple[EndpointView, ...] = ()
+        self._locations: tuple[str, ...] = (settings.location,)
         self._version = 0
         self.configure(settings)
 
@@ -94,7 +101,7 @@ class Board:
         """Whether slots fall due there: from here, if it is configured; from elsewhere, unless its last era is over."""
         if location == self._settings.location:
             return endpoint in self._catalog.endpoints
-        row = self.windows.find(endpoint, location)
+        row = self._windows.find(endpoint, location)
         eras = () if row is None else self._series[row].eras
         return not eras or eras[-1].until is None
 
@@ -118,15 +125,30 @@ class Board:
         return self._transition(row, before, observation.started_at)
 
     def record(self, observations: Iterable[Observation]) -> None:
-        """Count committed observations in the windows, each exactly once."""
-        now = self._clock.now()
-        touched = self.windows.record(observations, now)
+        """Count committed observations in the windows, each exactly once: when somebody looks at them next."""
+        if not self._committed:
+            self._committed_since = self._clock.now()
+        self._committed.extend(observations)
+        if len(self._committed) >= _MOST_COMMITTED:
+            self._count()
+
+    @property
+    def windows(self) -> Windows:
+        """With all in them that is committed."""
+        self._count()
+        return self._windows
+
+    def _count(self) -> None:
+        if not self._committed:
+            return
+        committed, self._committed = self._committed, []
+        touched = self._windows.record(committed, self._clock.now())
         self._follow_windows()
-        self._fresh_until[touched] = np.minimum(self._fresh_until[touched], now)
+        self._fresh_until[touched] = np.minimum(self._fresh_until[touched], self._committed_since)
 
     def wants_recheck(self, observation: Observation) -> bool:
         """After `observe`: whether a quick recheck would help to settle the state."""
-        row = self.windows.find(observation.endpoint, observation.location)
+        row = self._windows.find(observation.endpoint, observation.location)
         return (
             row is not None
             and observation.endpoint in self._catalog.endpoints
@@ -147,7 +169,7 @@ class Board:
             before = series.machine.standing
             if series.machine.expire(monotonic - series.relevant_at, self._forget_seconds(row)):
                 self._fresh_until[row] = _ALWAYS_STALE
-            self._arm(row)
+            self._arm(row, self._forget_seconds(row))
             transition = self._transition(row, before, self._clock.now())
             if transition is not None:
                 transitions.append(transition)
@@ -162,7 +184,7 @@ class Board:
         """Go on with windows that were restored beside these. ValueError if they are not of the same series."""
         if windows.keys != self.windows.keys:
             raise ValueError("the windows are of other series")
-        self.windows = windows
+        self._windows = windows
         self._fresh_until[:] = _ALWAYS_STALE
 
     async def refresh(self, settled_seconds: float = 0.0) -> None:
@@ -184,9 +206,11 @@ class Board:
             if part:
                 self._renew(part, now)
                 yield
-        former: list[object] = list(self._views)
+        former = self._views
         self._publish()
-        yield from let_go(former)
+        gone: list[object] = [view for view, now in zip_longest(former, self._views) if view is not now]
+        del former
+        yield from let_go(gone)
 
     def views(self) -> tuple[EndpointView, ...]:
         """Every configured endpoint, in the catalog's order, at this location and at every other that has data of it;
@@ -195,13 +219,12 @@ class Board:
 
     def view(self, endpoint: str, location: str | None = None) -> EndpointView | None:
         """One of `views`, at this location unless another is named; None if there is none."""
-        row = self.windows.find(endpoint, location or self._settings.location)
+        row = self._windows.find(endpoint, location or self._settings.location)
         return self._series[row].view if row is not None and endpoint in self._catalog.endpoints else None
 
     def locations(self) -> tuple[str, ...]:
         """This location first, then every other that some view is of."""
-        others = {view.location for view in self._views} - {self._settings.location}
-        return (self._settings.location, *sorted(others))
+        return self._locations
 
     def figures(
         self, endpoint_ids: Iterable[str], location: str | None, window: str, quantiles: Sequence[float] = ()
@@ -214,11 +237,11 @@ class Board:
             row
             for endpoint in dict.fromkeys(endpoint_ids)
             for row in self._rows_of.get(endpoint, ())
-            if location is None or self.windows.keys[row][1] == location
+            if location is None or self._windows.keys[row][1] == location
         ]
         expected = sum(expected_slots(self._series[row].eras, start, now) for row in rows)
         indices = np.array(rows, dtype=np.int64)
-        return pooled_figures(self.windows, indices, window, now, self._settings.uptime_policy, quantiles, expected)
+        return pooled_figures(self._windows, indices, window, now, self._settings.uptime_policy, quantiles, expected)
 
     def restore_incidents(self, still_open: Iterable[Incident]) -> None:
         """Begin from the states that were confirmed before the restart."""
@@ -238,23 +261,23 @@ class Board:
     def restore_ranges(self, hours_until: int, days_until: int) -> RestoreRanges:
         """What to read: see `Windows.restore_ranges`. The tail reaches far enough back for the states, too."""
         now = self._clock.now()
-        ranges = self.windows.restore_ranges(now, hours_until, days_until)
+        ranges = self._windows.restore_ranges(now, hours_until, days_until)
         forget = max((self._forget_seconds(row) for row in range(len(self._series))), default=0.0)
         # A day at most: a state that is made of older probes than that is better found out anew.
         return RestoreRanges(ranges.days, ranges.hours, min(ranges.tail_since, now - min(forget, DAY)))
 
     def restore_days(self, rows: TallyRows) -> None:
-        self.windows.restore_days(rows)
+        self._windows.restore_days(rows)
         self._vouch_rows(rows, DAY)
 
     def restore_hours(self, rows: TallyRows) -> None:
-        self.windows.restore_hours(rows)
+        self._windows.restore_hours(rows)
         self._vouch_rows(rows, HOUR)
 
     def restore_tail(self, observations: Sequence[Observation]) -> None:
         """Raw observations, rechecks included, in order of time."""
         now = self._clock.now()
-        self.windows.restore_tail(observations, now)
+        self._windows.restore_tail(observations, now)
         self._follow_windows()
         for observation in observations:
             # A slot of more than a day ahead was numbered by a clock that was plainly wrong; its successors are not.
@@ -274,7 +297,7 @@ class Board:
 
     def standing(self, endpoint: str, location: str) -> Standing:
         """What is known of an endpoint this very moment; views follow at the next `refresh`."""
-        row = self.windows.find(endpoint, location)
+        row = self._windows.find(endpoint, location)
         return Standing() if row is None else self._series[row].machine.standing
 
     def standings(self, endpoints: Container[str] | None = None) -> list[Transition]:
@@ -283,21 +306,21 @@ class Board:
         now = self._clock.now()
         return [
             as_transition(*key, series.machine.standing, now)
-            for key, series in zip(self.windows.keys, self._series, strict=True)
+            for key, series in zip(self._windows.keys, self._series, strict=True)
             if key[0] in wanted and self.is_watched(*key) and series.machine.is_known
         ]
 
     def _row(self, endpoint: str, location: str) -> int:
-        row = self.windows.row_of(endpoint, location)
+        row = self._windows.row_of(endpoint, location)
         self._follow_windows()
         return row
 
     def _follow_windows(self) -> None:
         """Give every series that the windows have met a place here."""
         known = len(self._series)
-        if known == len(self.windows):
+        if known == len(self._windows):
             return
-        for row, (endpoint, _) in enumerate(self.windows.keys[known:], start=known):
+        for row, (endpoint, _) in enumerate(self._windows.keys[known:], start=known):
             self._series.append(Series(self._machine()))
             self._rows_of.setdefault(endpoint, []).append(row)
         self._order = None
@@ -310,24 +333,25 @@ class Board:
         return StateMachine(self._settings.state, self._settings.uptime_policy, standing)
 
     def _take(self, row: int, observation: Observation, age_seconds: float) -> None:
-        series = self._series[row]
-        if observation.outcome is not Outcome.SECRET_MISSING:  # then no probe was sent
-            series.stamp(observation.started_at, None)
+        series, at = self._series[row], observation.started_at
         if group_of(observation.outcome) is Group.OK:
-            series.stamp(None, observation.started_at)
-            self._vouchers.vouch(observation.endpoint, series.eras, observation.started_at)
-        if series.machine.observe(observation, self._forget_seconds(row)):
+            series.stamp(at, at)
+            self._vouchers.vouch(observation.endpoint, series.eras, at)
+        elif observation.outcome is not Outcome.SECRET_MISSING:  # then no probe was sent
+            series.stamp(at, None)
+        forget_seconds, usable = self._forget_seconds(row), series.machine.standing.usable
+        if series.machine.observe(observation, forget_seconds):
             series.relevant_at = max(series.relevant_at, self._clock.monotonic() - age_seconds)
-            self._arm(row)
+            self._arm(row, forget_seconds if series.machine.standing.usable is usable else self._forget_seconds(row))
 
-    def _arm(self, row: int) -> None:
+    def _arm(self, row: int, forget_seconds: float) -> None:
         series = self._series[row]
-        after = series.machine.expires_after_seconds(self._forget_seconds(row))
+        after = series.machine.expires_after_seconds(forget_seconds)
         self._expires_at[row] = NEVER if after is None else series.relevant_at + after
 
     def _transition(self, row: int, before: Standing, at: float) -> Transition | None:
         after = self._series[row].machine.standing
-        endpoint, location = self.windows.keys[row]
+        endpoint, location = self._windows.keys[row]
         if (after.state, after.cause) == (before.state, before.cause) or endpoint not in self._catalog.endpoints:
             return None
         since = at if after.since is None else after.since
@@ -340,7 +364,7 @@ class Board:
         return self._settings.state.forget_intervals * self._interval_seconds(row, stretched=stretched)
 
     def _interval_seconds(self, row: int, *, stretched: bool = True) -> float:
-        endpoint_id, location = self.windows.keys[row]
+        endpoint_id, location = self._windows.keys[row]
         endpoint = self._catalog.endpoints.get(endpoint_id)
         if endpoint is not None and location == self._settings.location:
             if self.interval_of is None or not stretched:
@@ -355,55 +379,40 @@ class Board:
         self._vouchers.vouch_rows(rows, width, lambda endpoint, at: self._series[self._row(endpoint, at)].eras)
 
     def _is_configured(self, row: int) -> bool:
-        return self.windows.keys[row][0] in self._catalog.endpoints
+        return self._windows.keys[row][0] in self._catalog.endpoints
 
     def _renew(self, rows: Sequence[int], now: float) -> None:
-        found = series_figures(
-            self.windows,
+        found, until = series_figures(
+            self._windows,
             rows,
             now,
             self._settings.uptime_policy,
             self.performance_windows,
             self.quantiles,
-            lambda row, start: expected_slots(self._series[row].eras, start, now),
+            Cadences([self._series[row].eras for row in rows]),
         )
+        self._fresh_until[rows] = until
         for row, windows in zip(rows, found, strict=True):
             series = self._series[row]
-            view = self._view_of(row, windows)
-            if view != series.view:
-                series.view = view
-            series.is_shown = view.location == self._settings.location or view.has_data(now)
-            self._fresh_until[row] = fresh_until(self.windows, row, series.eras, now)
+            endpoint, location = self._windows.keys[row]
+            view = series.renew_view(
+                self._catalog.endpoints[endpoint],
+                location,
+                windows,
+                self._interval_seconds(row),
+                self.is_watched(endpoint, location),
+                self._next_version,
+            )
+            series.is_shown = location == self._settings.location or view.has_data(now)
 
-    def _view_of(self, row: int, windows: Mapping[str, WindowFigures]) -> EndpointView:
-        endpoint, location = self.windows.keys[row]
-        series = self._series[row]
-        is_watched = self.is_watched(endpoint, location)
-        standing = series.machine.standing if is_watched else Standing()
+    def _next_version(self) -> int:
         self._version += 1
-        return EndpointView(
-            endpoint=self._catalog.endpoints[endpoint],
-            location=location,
-            state=standing.state,
-            cause=standing.shown_cause,
-            state_since=standing.since,
-            usable=standing.usable,
-            interval_seconds=self._interval_seconds(row),
-            last_probe_at=series.last_probe_at,
-            last_success_at=series.last_success_at,
-            windows=windows,
-            probes_total=dict(series.probes),
-            cost_usd_total=series.cost_usd,
-            unusable_cause=standing.unusable_cause,
-            detail=standing.shown_detail,
-            is_watched=is_watched,
-            version=self._version,
-        )
+        return self._version
 
     def _publish(self) -> None:
         if self._order is None:
             own = self._settings.location
-            keys = self.windows.keys
+            keys = self._windows.keys
             self._order = [
                 row
                 for endpoint in self._catalog.endpoints
@@ -413,3 +422,5 @@ class Board:
         views = tuple([series.view for series in shown if series.view is not None and series.is_shown])
         if len(views) != len(self._views) or any(map(is_not, views, self._views)):
             self._views = views
+            others = {view.location for view in views} - {self._settings.location}
+            self._locations = (self._settings.location, *sorted(others))

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from monitor.health.cadences import Cadences
 from monitor.health.dense import Indices
-from monitor.health.ring import ANSWER, CODE, FIRST_FIGURE, NO_ENTRIES, STARTED, Entries
-from monitor.health.sketch import FIGURES, rank_of
-from monitor.health.uptime import GroupCounts, group_matrix
+from monitor.health.recent import ANSWERED, ASKED, Counts
+from monitor.health.sketch import FIGURES, Values
+from monitor.health.uptime import group_matrix, ratios
 from monitor.health.view import WindowFigures, figure_quantiles
-from monitor.health.windows import ANSWERED, ASKED, LONG_WINDOWS, RING_SECONDS, SHORT_WINDOWS, Windows
-from monitor.slot import Era, next_due
+from monitor.health.windows import LONG_WINDOWS, SHORT_WINDOWS, WINDOWS, Windows
 
-Quantiles = dict[str, dict[float, float]]
-_FIGURE_COLUMNS = slice(FIRST_FIGURE, FIRST_FIGURE + len(FIGURES))
+Quantiles = Mapping[str, Mapping[float, float]]
 
 
 def series_figures(
@@ -27,101 +25,88 @@ def series_figures(
     policy: str,
     performance_windows: Sequence[str],
     quantiles: Sequence[float],
-    expected_of: Callable[[int, float], int],
-) -> list[dict[str, WindowFigures]]:
+    cadences: Cadences,
+) -> tuple[list[dict[str, WindowFigures]], Values]:
     """Per row, window -> figures; quantiles only in `performance_windows`. `quantiles` are as for times: see
-    `view.figure_quantiles`. `expected_of` gives the slots of a row that fell due since a moment."""
-    found: list[dict[str, WindowFigures]] = [{} for _ in rows]
-    for row, shown in zip(rows, found, strict=True):
-        entries = windows.recent(row, now - RING_SECONDS, now)
-        for window in SHORT_WINDOWS:
-            start = windows.start_of(window, now)
-            within = entries[np.searchsorted(entries[:, STARTED], start) :]
-            wanted = quantiles if window in performance_windows else ()
-            shown[window] = _short(within, policy, wanted, expected_of(row, start))
+    `view.figure_quantiles`. `cadences` are the rows'. And per row, until when these figures hold by themselves: an
+    entry comes into a short window or leaves one, or a slot falls due or leaves one."""
     indices = np.array(rows, dtype=np.int64)
-    for window in LONG_WINDOWS:
-        start = windows.start_of(window, now)
-        counts = _grouped(windows.counts(window, indices), policy)
-        wanted = quantiles if window in performance_windows else ()
-        distributions = _long_quantiles(windows, window, indices, wanted)
-        for row, shown, (groups, asked, answered), values in zip(rows, found, counts, distributions, strict=True):
-            shown[window] = WindowFigures.of(groups, asked, answered, expected_of(row, start), values)
-    return found
+    recent = windows.recent(rows, now)
+    starts = {window: windows.start_of(window, now) for window in WINDOWS}
+    counts: list[Counts] = [recent.counts(starts[window]) for window in SHORT_WINDOWS]
+    counts += [windows.counts(window, indices) for window in LONG_WINDOWS]
+    expected = [cadences.expected(starts[window], now) for window in WINDOWS]
+    distributions: list[Quantiles] = []
+    for window in WINDOWS:
+        if window not in performance_windows or not quantiles:
+            distributions += [_NO_QUANTILES] * len(rows)
+            continue
+        wanted = [figure_quantiles(figure, quantiles) for figure in FIGURES]
+        if window in SHORT_WINDOWS:
+            values = recent.quantiles(starts[window], wanted).tolist()
+        else:
+            values = [
+                windows.quantiles(window, figure, indices, each).tolist()
+                for figure, each in zip(FIGURES, wanted, strict=True)
+            ]
+        distributions += [_quantiles(wanted, each) for each in zip(*values, strict=True)]
+    # Window after window in one go: a call into numpy costs as much for five times the rows.
+    figures = _shown(np.concatenate(counts), policy, np.concatenate(expected), distributions)
+    by_window = [figures[at : at + len(rows)] for at in range(0, len(figures), len(rows))]
+    spans = SHORT_WINDOWS.values()
+    leaving = [cadences.next_due(now - span) + span for span in spans]
+    until = np.minimum.reduce([recent.next_change(spans), cadences.next_due(now), *leaving])
+    return [dict(zip(WINDOWS, each, strict=True)) for each in zip(*by_window, strict=True)], until
 
 
 def pooled_figures(
     windows: Windows, rows: Indices, window: str, now: float, policy: str, quantiles: Sequence[float], expected: int
 ) -> WindowFigures:
     """One window of all `rows` together: counts and samples are pooled, never ratios. `quantiles` as for times."""
+    start = windows.start_of(window, now)
+    wanted = [figure_quantiles(figure, quantiles) for figure in FIGURES] if quantiles else []
+    values: list[list[float]]
     if window in SHORT_WINDOWS:
-        start = windows.start_of(window, now)
-        parts = [windows.recent(row, start, now) for row in rows.tolist()]
-        entries = np.concatenate(parts) if parts else NO_ENTRIES
-        return _short(entries, policy, quantiles, expected)
-    total = windows.counts(window, rows).sum(axis=0)[None, :]
-    groups, asked, answered = _grouped(total, policy)[0]
-    values: Quantiles = {}
-    for figure in FIGURES if quantiles else ():
-        wanted = figure_quantiles(figure, quantiles)
-        found = windows.pooled_quantiles(window, figure, rows, wanted).tolist()
-        if found[0] == found[0]:  # nan where nothing was measured
-            values[figure] = dict(zip(wanted, found, strict=True))
-    return WindowFigures.of(groups, asked, answered, expected, values)
+        recent = windows.recent_pooled(rows.tolist(), now)
+        counts = recent.counts(start)
+        values = [each[0].tolist() for each in recent.quantiles(start, wanted)] if wanted else []
+    else:
+        counts = windows.counts(window, rows).sum(axis=0)[None, :]
+        values = [
+            windows.pooled_quantiles(window, figure, rows, each).tolist()
+            for figure, each in zip(FIGURES, wanted, strict=False)
+        ]
+    return _shown(counts, policy, np.array([expected]), [_quantiles(wanted, values)])[0]
 
 
-def fresh_until(windows: Windows, row: int, eras: Sequence[Era], now: float) -> float:
-    """Until when a row's figures of `now` hold by themselves: an entry comes into a short window or leaves one, or a
-    slot falls due or leaves one."""
-    return min(
-        windows.next_change(row, now),
-        next_due(eras, now),
-        *(next_due(eras, now - span) + span for span in SHORT_WINDOWS.values()),
+_NO_QUANTILES: Quantiles = {}
+
+
+def _shown(
+    counts: Counts, policy: str, expected: npt.NDArray[np.int64], quantiles: Sequence[Quantiles]
+) -> list[WindowFigures]:
+    ok, fault, throttled, seen = (counts[:, :ASKED] @ group_matrix(policy)).T
+    samples = ok + fault
+    return list(
+        map(
+            WindowFigures,
+            samples.tolist(),
+            ok.tolist(),
+            seen.tolist(),
+            expected.tolist(),
+            ratios(ok, samples),
+            ratios(seen, expected),
+            ratios(throttled, samples + throttled),
+            ratios(counts[:, ANSWERED], counts[:, ASKED]),
+            quantiles,
+        )
     )
 
 
-def _grouped(counts: npt.NDArray[np.int64], policy: str) -> list[tuple[GroupCounts, int, int]]:
-    groups = (counts[:, :ASKED] @ group_matrix(policy)).tolist()
-    asked, answered = counts[:, ASKED].tolist(), counts[:, ANSWERED].tolist()
-    return [(GroupCounts(*row), *answers) for row, *answers in zip(groups, asked, answered, strict=True)]
-
-
-def _short(entries: Entries, policy: str, quantiles: Sequence[float], expected: int) -> WindowFigures:
-    if not len(entries):
-        return WindowFigures.of(GroupCounts(), 0, 0, expected, {})
-    groups = group_matrix(policy)[entries[:, CODE].astype(np.int64)].sum(axis=0)
-    answers = entries[:, ANSWER]
-    asked = int(np.count_nonzero(answers == answers))  # nan where nothing was asked
-    values = _exact_quantiles(entries, quantiles) if quantiles else {}
-    return WindowFigures.of(
-        GroupCounts(*groups.tolist()), asked, int(np.count_nonzero(answers == 1.0)), expected, values
-    )
-
-
-def _exact_quantiles(entries: Entries, quantiles: Sequence[float]) -> Quantiles:
-    columns = entries[:, _FIGURE_COLUMNS]
-    ordered = np.sort(columns, axis=0).T.tolist()  # nan last
-    samples = np.count_nonzero(columns == columns, axis=0).tolist()
+def _quantiles(wanted: Sequence[tuple[float, ...]], values: Sequence[Sequence[float]]) -> Quantiles:
+    """Of one series, by figure; without those of which nothing was measured (nan)."""
     return {
-        figure: {quantile: values[place] for quantile, place in _places(figure, tuple(quantiles), count)}
-        for figure, values, count in zip(FIGURES, ordered, samples, strict=True)
-        if count
+        figure: dict(zip(each, found, strict=True))
+        for figure, each, found in zip(FIGURES, wanted, values, strict=False)
+        if found[0] == found[0]
     }
-
-
-@lru_cache(maxsize=4096)
-def _places(figure: str, quantiles: tuple[float, ...], samples: int) -> tuple[tuple[float, int], ...]:
-    """(quantile, index of its nearest rank) among that many sorted values."""
-    return tuple((quantile, rank_of(quantile, samples) - 1) for quantile in figure_quantiles(figure, quantiles))
-
-
-def _long_quantiles(
-    windows: Windows, window: str, rows: Indices, quantiles: Sequence[float]
-) -> list[Mapping[str, Mapping[float, float]]]:
-    found: list[Quantiles] = [{} for _ in range(len(rows))]
-    for figure in FIGURES if quantiles else ():
-        wanted = figure_quantiles(figure, quantiles)
-        for shown, values in zip(found, windows.quantiles(window, figure, rows, wanted).tolist(), strict=True):
-            if values[0] == values[0]:  # nan where nothing was measured
-                shown[figure] = dict(zip(wanted, values, strict=True))
-    return list(found)

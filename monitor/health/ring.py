@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,6 @@ Entries = npt.NDArray[np.float64]
 STARTED, CODE, FIRST_FIGURE = 0, 1, 2
 ANSWER = FIRST_FIGURE + len(FIGURES)
 WIDTH = ANSWER + 1
-NO_ENTRIES: Entries = np.empty((0, WIDTH))
 _NAN = float("nan")
 
 
@@ -39,16 +39,16 @@ def entry_of(observation: Observation, figures: dict[str, float] | None = None) 
 class Ring:
     """Entries sorted by started_at, however late they come. Doubles in one block: 56 bytes an entry."""
 
-    __slots__ = ("_data",)
+    __slots__ = ("data",)
 
     def __init__(self) -> None:
-        self._data = array("d")
+        self.data = array("d")
 
     def __len__(self) -> int:
-        return len(self._data) // WIDTH
+        return len(self.data) // WIDTH
 
     def add(self, entry: tuple[float, ...]) -> None:
-        data = self._data
+        data = self.data
         if not data or entry[STARTED] >= data[-WIDTH]:
             data.extend(entry)
             return
@@ -56,27 +56,20 @@ class Ring:
         data[place * WIDTH : place * WIDTH] = array("d", entry)
 
     def drop_before(self, start: float) -> None:
-        data = self._data
+        data = self.data
         if data and data[0] < start:
             del data[: self._first(start) * WIDTH]
 
-    def between(self, start: float, end: float) -> Entries:
-        """[entries x WIDTH] of those with start <= started_at < end, oldest first: a copy."""
-        data = self._data
-        last = self._first(end) if data and data[-WIDTH] >= end else len(self)
-        flat = data[self._first(start) * WIDTH : last * WIDTH]
-        return np.frombuffer(flat).reshape(-1, WIDTH) if flat else NO_ENTRIES
-
-    def oldest_since(self, start: float) -> float | None:
-        """started_at of the first entry at or after `start`; None if there is none."""
-        place = self._first(start)
-        return self._started_at(place) if place < len(self) else None
-
     def _first(self, start: float) -> int:
-        data = self._data
+        data = self.data
         if not data or data[0] >= start:
             return 0
         return bisect_left(range(len(self)), start, key=self._started_at)
 
     def _started_at(self, place: int) -> float:
-        return self._data[place * WIDTH]
+        return self.data[place * WIDTH]
+
+
+def laid_out(rings: Iterable[Ring]) -> Entries:
+    """[entries x WIDTH] of all `rings`, one after the other: a copy."""
+    return np.frombuffer(b"".join([ring.data for ring in rings])).reshape(-1, WIDTH)

@@ -126,7 +126,7 @@ def advance(
         standing = standing._replace(usable=False, unusable_cause=reading.outcome.value)
     elif is_about_our_request(reading.outcome):
         standing = standing._replace(defect=reading.outcome.value, defect_detail=reading.detail)
-    elif group is Group.OK:
+    elif group is Group.OK and not (standing.usable and standing.defect is None):
         standing = standing._replace(usable=True, unusable_cause=None, defect=None, defect_detail=None)
     if group is Group.THROTTLED:
         return _throttled(standing, reading, rule)
@@ -184,7 +184,13 @@ def _throttled(standing: Standing, reading: Reading, rule: StateRule) -> Standin
 def _counted(standing: Standing, reading: Reading, rule: StateRule, policy: str) -> Standing:
     groups = POLICIES[policy]
     countable = (*standing.countable, reading)[-max(rule.down_of, rule.up_of) :]
-    standing = standing._replace(countable=countable, throttled_run=0, throttled_since=None, relevant=reading)
+    # Spelled out: `_replace` takes three times as long, and this is done for every probe.
+    standing = Standing(
+        standing.state, standing.since, standing.cause, standing.detail, standing.usable, standing.unusable_cause,
+        standing.defect, standing.defect_detail, countable, 0, None, reading,
+    )  # fmt: skip
+    if standing.state is State.OPERATIONAL and groups[reading.outcome] is Group.OK:
+        return standing
     recent = countable[-rule.down_of :]
     faults = [one for one in recent if groups[one.outcome] is Group.PROVIDER_FAULT]
     many_faults = len(faults) >= 2 and 2 * len(faults) >= len(recent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from monitor.health.sketch import FIGURES
 from monitor.observation import Observation
@@ -12,6 +13,7 @@ from monitor.outcome import Outcome
 
 # A cut reasoner is alive and its first token was timed; how long its answer would have taken is not known.
 _TTFT_COUNTS = (Outcome.SUCCESS, Outcome.REASONING_CUT)
+_FIGURES_OF = attrgetter(*FIGURES)
 
 
 def figure_values(observation: Observation) -> dict[str, float]:
@@ -19,8 +21,11 @@ def figure_values(observation: Observation) -> dict[str, float]:
     reasoners too."""
     if observation.outcome not in _TTFT_COUNTS:
         return {}
+    values = _FIGURES_OF(observation)
+    if observation.outcome is Outcome.SUCCESS and None not in values:
+        return dict(zip(FIGURES, values, strict=True))
     names: Iterable[str] = FIGURES if observation.outcome is Outcome.SUCCESS else ("ttft_seconds",)
-    return {name: value for name in names if (value := getattr(observation, name)) is not None}
+    return {name: value for name, value in zip(FIGURES, values, strict=True) if name in names and value is not None}
 
 
 @dataclass(slots=True)

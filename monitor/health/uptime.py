@@ -25,6 +25,15 @@ def ratio(part: int, whole: int) -> float | None:
     return min(part, whole) * MILLION // whole / MILLION
 
 
+def ratios(parts: npt.NDArray[np.int64], wholes: npt.NDArray[np.int64]) -> list[float | None]:
+    """`ratio` of each part and its whole."""
+    found: list[float | None] = (np.minimum(parts, wholes) * MILLION // np.maximum(wholes, 1) / MILLION).tolist()
+    if (nothing := wholes <= 0).any():
+        for place in np.flatnonzero(nothing).tolist():
+            found[place] = None
+    return found
+
+
 def percent(of: float | None) -> float | None:
     """A `ratio` as 0..100, floored to 2 decimals; None stays None."""
     if of is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from monitor.catalog.model import Endpoint
 from monitor.health.sketch import FIGURES, SECONDS
@@ -33,8 +34,7 @@ def _figure_quantiles(figure: str, quantiles: tuple[float, ...]) -> tuple[float,
     return tuple(mirrored(figure, quantile) for quantile in quantiles)
 
 
-@dataclass(frozen=True, slots=True)
-class WindowFigures:
+class WindowFigures(msgspec.Struct, frozen=True):
     """One rolling window of one endpoint, or of many pooled. Ratios are floored to 6 decimals, None without samples.
 
     `samples` = successes + provider faults; `expected` = slots that fell due; `seen` = scheduled observations outside
@@ -50,7 +50,7 @@ class WindowFigures:
     coverage_ratio: float | None
     throttled_ratio: float | None
     answer_ok_ratio: float | None
-    quantiles: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
+    quantiles: Mapping[str, Mapping[float, float]] = msgspec.field(default_factory=dict)
 
     @classmethod
     def of(
@@ -74,8 +74,7 @@ class WindowFigures:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointView:
+class EndpointView(msgspec.Struct, frozen=True):
     """One endpoint seen from one location. A view is never changed: a changed endpoint gets a new one, with a greater
     `version`, so what is rendered from a view may be kept for as long as the Board hands out that same object.
 
@@ -103,7 +102,7 @@ class EndpointView:
     unusable_cause: str | None = None
     detail: str | None = None
     is_watched: bool = True
-    version: int = field(default=0, compare=False)
+    version: int = 0
 
     def has_data(self, now: float) -> bool:
         """Whether anything was seen within the longest window."""

@@ -21,12 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from monitor.health.dense import BinMatrix, CountMatrix, Indices
-from monitor.health.ring import Entries, Ring, entry_of
+from monitor.health.recent import ANSWERED, ASKED, Recent
+from monitor.health.ring import Ring, entry_of, laid_out
 from monitor.health.rows import TallyRows
 from monitor.health.sketch import FIGURES, Values, decode_many
 from monitor.health.tally import figure_values
 from monitor.observation import Observation
-from monitor.outcome import OUTCOME_CODES, OUTCOMES, Outcome
+from monitor.outcome import OUTCOME_CODES, Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +42,6 @@ RING_SECONDS = max(SHORT_WINDOWS.values())
 # Another monitor's clock may be a little ahead of ours; more than this was stamped before the clock was set back.
 AHEAD_SECONDS = 5.0
 
-# Columns of the count matrix: one per outcome class, in the order of the codes, then the answers.
-ASKED = len(OUTCOMES)
-ANSWERED = ASKED + 1
 _PLACES = {name: place for place, name in enumerate(LONG_WINDOWS)}
 _CODE_OF_NAME = {outcome.value: code for outcome, code in OUTCOME_CODES.items()}
 # Rollup rows subtracted at a time: some 3 ms of work, so that a slide never holds up the event loop.
@@ -192,18 +190,15 @@ class Windows:
         short windows only."""
         return self._add(observations, now, counted_since=float(self._rolled_until[0]))
 
-    def recent(self, row: int, start: float, now: float) -> Entries:
-        """The exact entries of a series that started at `start` or after, and not ahead of `now`: a copy, oldest
-        first."""
-        return self._rings[row].between(start, now + AHEAD_SECONDS)
+    def recent(self, rows: Sequence[int], now: float) -> Recent:
+        """The short windows of several series, each by itself."""
+        rings = [self._rings[row] for row in rows]
+        return Recent(laid_out(rings), [len(ring) for ring in rings], now, AHEAD_SECONDS)
 
-    def next_change(self, row: int, now: float) -> float:
-        """The first moment after which a short window of the series has lost or won an entry by time alone; infinite
-        if none will."""
-        ring = self._rings[row]
-        leaving = ((ring.oldest_since(now - span), span) for span in SHORT_WINDOWS.values())
-        coming = (ring.oldest_since(now + AHEAD_SECONDS), -AHEAD_SECONDS)
-        return min((at + after for at, after in (*leaving, coming) if at is not None), default=float("inf"))
+    def recent_pooled(self, rows: Sequence[int], now: float) -> Recent:
+        """The short windows of several series as if they were one."""
+        rings = [self._rings[row] for row in rows]
+        return Recent(laid_out(rings), [sum(map(len, rings))], now, AHEAD_SECONDS)
 
     def counts(self, window: str, rows: slice | Indices) -> npt.NDArray[np.int64]:
         """[rows x columns] of a long window: a column per outcome class by code, then ASKED and ANSWERED."""

@@ -85,7 +85,7 @@ async def _refreshing(app: web.Application) -> AsyncIterator[None]:
 
 async def metrics_page(request: web.Request) -> web.Response:
     room = request.app[ROOM]
-    return await send_pieces(request, room.exposition.page(room.notice), CONTENT_TYPE)
+    return await send_pieces(request, await room.exposition.page(room.notice), CONTENT_TYPE)
 
 
 async def healthz(request: web.Request) -> web.Response:

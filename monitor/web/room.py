@@ -34,7 +34,8 @@ LOOK_SECONDS = 1.0
 SNAPSHOT_SECONDS = 5.0
 # Work between two turns of the loop, in look-ups of half a microsecond: about a millisecond. To render costs more.
 _SLICE = 2000
-_RENDERING = 150
+_ENCODING = 60
+_POOLING = 150
 _PARTS = 500  # endpoints of a snapshot that are closed and joined at once
 
 _log = logging.getLogger(__name__)
@@ -63,6 +64,12 @@ class Picture:
     def of(self, location: str | None) -> Views:
         """At most one view per endpoint: from `location`, or pooled."""
         return self.pooled if location is None else self.by_location.get(location, {})
+
+    def with_changed(self, seen: tuple[EndpointView, ...], changed: Iterable[EndpointView]) -> Picture:
+        """The same of one location alone, with `changed` in the place of the views of the same endpoints."""
+        (location,) = self.by_location
+        views = {**self.pooled, **{view.endpoint.id: view for view in changed}}
+        return Picture(seen, views, {location: views})
 
 
 class Room:
@@ -130,15 +137,24 @@ class Room:
         seen, export = self.board.views(), self.settings.export
         if seen is self.picture.seen and export == self._rendered_export:
             return
-        picture = await self._pool(seen)
-        is_alone = len(picture.by_location) <= 1  # then the pooled views are the very same
-        await self._encode(seen, () if is_alone else picture.pooled.values())
+        former = self.picture
+        changed = changed_places(former.seen, seen) if len(former.by_location) == 1 else None
+        if changed is None:
+            picture = await self._pool(seen)
+            is_alone = len(picture.by_location) <= 1  # then the pooled views are the very same
+            await self._encode(seen, () if is_alone else picture.pooled.values())
+            gone: list[object] = list(former.seen)
+        else:
+            news = [seen[place] for place in changed]
+            picture = former.with_changed(seen, news)
+            await self._encode_anew(news)
+            gone = [former.seen[place] for place in changed]
         await self.exposition.refresh(seen, export)
-        former: list[object] = list(self.picture.seen)
         self.picture, self._rendered_export = picture, export
         self._documents.clear()
         self._has_figures = True
-        for _ in let_go(former):
+        del former
+        for _ in let_go(gone):
             await self.clock.sleep(0)
 
     async def keep_fresh(self) -> None:
@@ -203,7 +219,7 @@ class Room:
             known = known_pools.get(endpoint)
             if known is None or not _same(known[0], views):
                 known = (tuple(views), pooled_view(views, self._figures))
-                work += _RENDERING * len(views) if len(views) > 1 else 0
+                work += _POOLING * len(views) if len(views) > 1 else 0
             self._pooled[endpoint] = known
             pooled[endpoint] = known[1]
             work = await self._breathe(work + 1)
@@ -214,20 +230,25 @@ class Room:
         return self.board.figures(endpoints, location, window, quantiles)
 
     def _part(self, view: EndpointView) -> Part:
-        return Part.of(view, self.board.performance_windows)
+        """The one that is kept, if it is of this very view."""
+        known = self._parts.get((view.endpoint.id, view.location))
+        return known if known and known.view is view else Part.of(view, self.board.performance_windows, known)
 
     async def _encode(self, seen: Iterable[EndpointView], pooled: Iterable[EndpointView]) -> None:
         parts: dict[tuple[str, str], Part] = {}
         work = 0
         for view in chain(seen, pooled):
             key = (view.endpoint.id, view.location)
-            known = self._parts.get(key)
-            if known is None or known.view is not view:
-                known = self._part(view)
-                work += _RENDERING
-            parts[key] = known
-            work = await self._breathe(work + 1)
+            part = parts[key] = self._part(view)
+            work = await self._breathe(work + (1 if part is self._parts.get(key) else _ENCODING))
         self._parts = parts
+
+    async def _encode_anew(self, views: Iterable[EndpointView]) -> None:
+        """`_encode` where nothing but these has changed."""
+        work = 0
+        for view in views:
+            self._parts[view.endpoint.id, view.location] = self._part(view)
+            work = await self._breathe(work + _ENCODING)
 
     async def _breathe(self, work: int) -> int:
         """Let others run once a slice is full; the work done since."""
@@ -257,6 +278,18 @@ def blank_view(endpoint: Endpoint, location: str) -> EndpointView:
         probes_total={},
         cost_usd_total=0.0,
     )
+
+
+def changed_places(former: Sequence[EndpointView], seen: Sequence[EndpointView]) -> list[int] | None:
+    """Where `seen` has another view than `former` of the same endpoint and location; None if it is of others."""
+    if len(former) != len(seen):
+        return None
+    places = [place for place, (before, now) in enumerate(zip(former, seen, strict=True)) if now is not before]
+    for place in places:
+        before, now = former[place], seen[place]
+        if (before.endpoint.id, before.location) != (now.endpoint.id, now.location):
+            return None
+    return places
 
 
 def _same(known: Sequence[EndpointView], views: Sequence[EndpointView]) -> bool:

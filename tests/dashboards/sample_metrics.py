@@ -127,4 +127,4 @@ class Monitor:
             metrics.probe_start_delay.observe(0.004)
             metrics.observations_written.inc()
         metrics.probes_skipped.labels("overlap").inc(ticks)
-        return b"".join(self._exposition.page("a sample for the tests"))
+        return b"".join(await self._exposition.page("a sample for the tests"))

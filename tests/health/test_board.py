@@ -5,11 +5,13 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from health_stage import HERE, NOW, ONE, OTHER, Exact, Rollups, endpoint, figures_of, of_series, probe, settings
 from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
+from msgspec import structs
 
 from monitor.catalog.target import target_of
 from monitor.clock import FakeClock
@@ -45,6 +47,16 @@ def take(board: Board, *observations: Observation) -> None:
     for observation in observations:
         board.observe(observation)
     board.record(observations)
+
+
+@pytest.mark.parametrize("rows", [1, 600])
+def test_what_is_committed_counts_for_whoever_looks_next(rows: int) -> None:
+    board = board_of()
+    board.record(probe(NOW - number) for number in range(rows))
+    assert board.figures([ONE.id], None, "30d").samples == rows
+    board.record([probe(NOW + 1)])
+    assert board.windows.counts("30d", np.array([0])).sum() == rows + 1
+    assert refreshed(board)[0].windows["30d"].samples == rows + 1
 
 
 def test_every_configured_endpoint_has_a_view_though_nothing_is_known_of_it() -> None:
@@ -558,7 +570,7 @@ class Life:
 def without_process(view: EndpointView) -> EndpointView:
     """What a restart must bring back: all but the process's own counters, and since when all has been well."""
     since = None if view.state in (State.OPERATIONAL, State.UNKNOWN) else view.state_since
-    return replace(view, probes_total={}, cost_usd_total=0.0, state_since=since)
+    return structs.replace(view, version=0, probes_total={}, cost_usd_total=0.0, state_since=since)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -13,8 +13,9 @@ from health_stage import HERE, NOW, ONE, OTHER, Exact, Rollups, endpoint, figure
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from monitor.health.cadences import Cadences
 from monitor.health.figures import pooled_figures, series_figures
-from monitor.health.ring import Ring, entry_of
+from monitor.health.ring import Ring, entry_of, laid_out
 from monitor.health.rows import TallyRows, rows_of
 from monitor.health.sketch import FIGURES, quantile_of_values
 from monitor.health.tally import tally_of
@@ -82,6 +83,15 @@ class Rig:
     def restart(self) -> None:
         self.windows = restored(self.rollups, self.now)
 
+    def recent_samples(self, window: str, now: float) -> int:
+        """Of the first endpoint."""
+        recent = self.windows.recent([self.windows.row_of(ONE.id, HERE)], now)
+        return int(recent.counts(now - SHORT_WINDOWS[window])[0, : len(OUTCOMES)].sum())
+
+    def next_change(self, now: float) -> float:
+        recent = self.windows.recent([self.windows.row_of(ONE.id, HERE)], now)
+        return float(recent.next_change(SHORT_WINDOWS.values())[0])
+
     def settle(self) -> None:
         while self.windows.settle():
             pass
@@ -91,7 +101,8 @@ class Rig:
         self.settle()
         for of in (ONE.id, OTHER.id):
             row = self.windows.row_of(of, HERE)
-            shown = series_figures(self.windows, [row], self.now, "monitor", WINDOWS, QUANTILES, lambda *_: 0)[0]
+            cadences = Cadences([()])
+            (shown,), _ = series_figures(self.windows, [row], self.now, "monitor", WINDOWS, QUANTILES, cadences)
             raw = of_series(self.rollups.raw, of)
             for window in WINDOWS:
                 check(shown[window], Exact(raw, window, self.now, self.windows.edge_hour), window)
@@ -230,22 +241,20 @@ def test_the_edge_of_a_short_window_is_exact() -> None:
     rig = Rig()
     for span in SHORT_WINDOWS.values():
         rig.commit(probe(NOW - span), probe(NOW - span - 0.000_001), probe(NOW + 4))
-    row = rig.windows.row_of(ONE.id, HERE)
-    assert len(rig.windows.recent(row, NOW - 300, NOW)) == 3
-    assert len(rig.windows.recent(row, NOW - 1800, NOW)) == 5
-    assert rig.windows.next_change(row, NOW) == NOW
-    assert rig.windows.next_change(row, NOW + 1) == NOW + 304
-    assert math.isinf(rig.windows.next_change(row, NOW + 5000))
+    assert rig.recent_samples("5m", NOW) == 3
+    assert rig.recent_samples("30m", NOW) == 5
+    assert rig.next_change(NOW) == NOW
+    assert rig.next_change(NOW + 1) == NOW + 304
+    assert math.isinf(rig.next_change(NOW + 5000))
 
 
 def test_a_short_window_leaves_out_what_is_stamped_ahead_until_its_time_has_come() -> None:
     rig = Rig()
     rig.commit(probe(NOW - 1), probe(NOW + AHEAD_SECONDS), probe(NOW + HOUR))
-    row = rig.windows.row_of(ONE.id, HERE)
-    assert len(rig.windows.recent(row, NOW - 300, NOW)) == 1
-    assert rig.windows.next_change(row, NOW) == NOW
-    assert len(rig.windows.recent(row, NOW - 300, NOW + 0.001)) == 2
-    assert rig.windows.next_change(row, NOW + 2000) == NOW + HOUR - AHEAD_SECONDS
+    assert rig.recent_samples("5m", NOW) == 1
+    assert rig.next_change(NOW) == NOW
+    assert rig.recent_samples("5m", NOW + 0.001) == 2
+    assert rig.next_change(NOW + 2000) == NOW + HOUR - AHEAD_SECONDS
     rig.agree()
 
 
@@ -255,7 +264,7 @@ def test_a_late_row_goes_to_the_windows_that_still_cover_it_and_to_no_other() ->
     row = [rig.windows.row_of(ONE.id, HERE)]
     counted = {window: int(rig.windows.counts(window, np.array(row)).sum()) for window in LONG_WINDOWS}
     assert counted == {"1d": 0, "7d": 1, "30d": 1}
-    assert len(rig.windows.recent(row[0], NOW - 1800, NOW)) == 0
+    assert rig.recent_samples("30m", NOW) == 0
 
 
 def test_rechecks_and_other_kinds_never_count() -> None:
@@ -388,10 +397,6 @@ def test_a_ring_is_sorted_however_late_its_rows_come(stamps: list[int]) -> None:
     ring = Ring()
     for stamp in stamps:
         ring.add(entry_of(probe(NOW + stamp)))
-    assert ring.between(0.0, NOW + 100)[:, 0].tolist() == sorted(NOW + stamp for stamp in stamps)
-    assert ring.oldest_since(NOW + 10) == min((NOW + stamp for stamp in stamps if stamp >= 10), default=None)
+    assert laid_out([ring])[:, 0].tolist() == sorted(NOW + stamp for stamp in stamps)
     ring.drop_before(NOW + 10)
-    assert len(ring) == sum(stamp >= 10 for stamp in stamps)
-    assert ring.between(NOW + 20, NOW + 25)[:, 0].tolist() == sorted(
-        NOW + stamp for stamp in stamps if 20 <= stamp < 25
-    )
+    assert laid_out([ring])[:, 0].tolist() == sorted(NOW + stamp for stamp in stamps if stamp >= 10)

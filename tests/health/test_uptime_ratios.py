@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.health.uptime import MILLION, GroupCounts, group_matrix, grouped, percent, ratio
+from monitor.health.uptime import MILLION, GroupCounts, group_matrix, grouped, percent, ratio, ratios
 from monitor.health.view import WindowFigures, figure_quantiles
 from monitor.outcome import OUTCOMES, POLICIES, Group, Outcome, group_of
 
@@ -23,6 +24,12 @@ def test_a_ratio_is_floored_to_six_decimals_exactly(part: int, rest: int) -> Non
     millionths = round(found * MILLION)
     assert found == millionths / MILLION
     assert 0 <= Fraction(part, part + rest) - Fraction(millionths, MILLION) < Fraction(1, MILLION)
+
+
+@given(st.lists(st.tuples(counts_of, counts_of), min_size=1, max_size=5))
+def test_many_ratios_at_once_are_what_each_is(pairs: list[tuple[int, int]]) -> None:
+    parts, wholes = np.array(pairs, dtype=np.int64).T
+    assert ratios(parts, wholes) == [ratio(*pair) for pair in pairs]
 
 
 def test_one_failure_never_reads_as_all_well() -> None:

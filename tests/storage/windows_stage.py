@@ -10,18 +10,18 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from health.health_stage import endpoint, settings
+from msgspec import structs
 from pytest import approx
 from storage_samples import DAY, HOUR, until
 
 from monitor.clock import FakeClock
 from monitor.health.board import Board
-from monitor.health.ring import ANSWER, CODE
 from monitor.health.windows import AHEAD_SECONDS, ANSWERED, ASKED
 from monitor.observation import Observation
 from monitor.outcome import OUTCOMES
@@ -306,7 +306,7 @@ class House:
             for window, shown in view.windows.items():
                 figures = self.board.figures([view.endpoint.id], view.location, window, self.board.quantiles)
                 if window not in self.board.performance_windows:
-                    figures = replace(figures, quantiles={})
+                    figures = structs.replace(figures, quantiles={})
                 assert shown == figures, (view.endpoint.id, view.location, window)
 
     async def agrees_beside(self) -> Board:
@@ -387,6 +387,6 @@ def counted(board: Board, scope: Scope, window: str, start_us: int) -> tuple[Cou
         counts = windows.counts(window, np.array(rows, dtype=np.int64)).sum(axis=0).tolist()
         classes = {outcome.value: count for outcome, count in zip(OUTCOMES, counts[:ASKED], strict=True)}
         return +Counter(classes), counts[ASKED], counts[ANSWERED]
-    entries = [entry for row in rows for entry in windows.recent(row, start_us / US, board._clock.now()).tolist()]
-    answers = [entry[ANSWER] for entry in entries if entry[ANSWER] in (0.0, 1.0)]
-    return Counter(OUTCOMES[int(entry[CODE])].value for entry in entries), len(answers), int(sum(answers))
+    counts = windows.recent_pooled(rows, board._clock.now()).counts(start_us / US)[0].tolist()
+    found = Counter({outcome.value: count for outcome, count in zip(OUTCOMES, counts, strict=False) if count})
+    return found, counts[ASKED], counts[ANSWERED]

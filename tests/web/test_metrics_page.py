@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from web_stage import HERE, LLAMA, MINI, MINI_ACME, NOW, Stage, endpoint, probe, settings_of, stage
@@ -30,8 +32,9 @@ from monitor.self_metrics import SelfMetrics
 from monitor.settings import ExportSettings
 from monitor.slot import Cadence, Era
 from monitor.web.answers import accepts_gzip
-from monitor.web.exposition import Exposition, escape_label, ratio_text, render
+from monitor.web.exposition import Exposition
 from monitor.web.families import ENDPOINT_FAMILIES, Family, own_families
+from monitor.web.lines import escape_label, ratio_text, render
 from monitor.web.room import ROOM
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "metrics.txt"
@@ -293,7 +296,7 @@ async def test_an_unchanged_endpoint_is_not_rendered_again(monkeypatch: pytest.M
     assert rendered == [MINI_ACME.id]
 
 
-async def test_a_long_refresh_lets_others_run() -> None:
+async def test_a_long_refresh_and_the_joining_of_a_page_let_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = 0
 
     class Counting(FakeClock):
@@ -305,8 +308,12 @@ async def test_a_long_refresh_lets_others_run() -> None:
     export = ExportSettings()
     async with stage(settings_of(*(endpoint(f"a/m{n}", "acme") for n in range(100)))) as web:
         views = web.board.views()
-    await Exposition(CollectorRegistry(), Counting()).refresh(views, export)
-    assert turns >= 10 + len(ENDPOINT_FAMILIES)
+    monkeypatch.setattr("monitor.web.exposition._JOINED", 100)
+    exposition = Exposition(CollectorRegistry(), Counting())
+    await exposition.refresh(views, export)
+    assert turns >= 3
+    await exposition.page(None)
+    assert turns >= 3 + len(ENDPOINT_FAMILIES)
 
 
 async def test_a_failing_refresh_leaves_the_last_page_and_heals(
@@ -406,6 +413,30 @@ def test_a_ratio_is_written_with_six_decimals_and_never_rounded_up(part: int, wh
 @given(st.integers(0, 1_000_000))
 def test_a_ratio_of_six_decimals_is_written_as_it_is(millionths: int) -> None:
     assert round(float(ratio_text(millionths / 1_000_000)) * 1_000_000) == millionths
+
+
+async def test_control_characters_in_a_name_part_no_lines() -> None:
+    async with stage() as web:
+        await fed(web)
+        view = web.board.views()[0]
+    odd = structs.replace(view, endpoint=replace(view.endpoint, provider="a\0b\1c%sd"))
+    whole, found = (b"\n--\n".join(render(each, ExportSettings())).decode() for each in (view, odd))
+    assert found == whole.replace('provider="azure"', 'provider="a\0b\1c%sd"')
+
+
+async def test_an_endpoint_that_lacks_any_figures_has_the_lines_of_the_others() -> None:
+    """Whatever is known, a line is what it would be if it were the only one."""
+    async with stage() as web:
+        await fed(web)
+        full = web.board.views()[0]
+    whole = b"".join(render(full, ExportSettings())).decode().splitlines()
+    for window, field in itertools.product(full.windows, ("uptime_ratio", "coverage_ratio", "answer_ok_ratio")):
+        lacking = structs.replace(full.windows[window], **{field: None})
+        view = structs.replace(full, windows={**full.windows, window: lacking})
+        left = b"".join(render(view, ExportSettings())).decode().splitlines()
+        (gone,) = set(whole) - set(left)
+        assert gone.startswith(f"llm_endpoint_{field}{{") and f'window="{window}"' in gone
+        assert left == [line for line in whole if line != gone]
 
 
 def test_label_values_of_a_hostile_catalog_stay_inside_their_quotes() -> None:

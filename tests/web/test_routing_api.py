@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
-from web_stage import HERE, LLAMA, MINI, MINI_ACME, NOW, Stage, probe, settings_of, stage
+from web_stage import HERE, LLAMA, MINI, MINI_ACME, NOW, Stage, endpoint, probe, settings_of, stage
 
+from monitor.catalog.model import Price
 from monitor.outcome import Outcome
 from monitor.web.room import ROOM
 
@@ -137,6 +139,26 @@ async def test_a_wall_clock_that_was_set_back_makes_no_negative_age(web: Stage) 
     web.clock.step_wall(-3600)
     await web.clock.advance(6.0)
     assert (await web.json("/api/v1/routing"))["endpoints"][0]["age_seconds"] == 0.0
+
+
+async def test_names_with_quotes_come_back_as_they_are() -> None:
+    odd = endpoint('a/"quoted\\', "acme", 'line\n"end"', price=Price(0.1, None))
+    async with stage(settings_of(odd)) as other:
+        await other.feed([probe(odd, NOW - 9)])
+        one = (await other.json("/api/v1/routing"))["endpoints"][0]
+    assert (one["endpoint"], one["model"], one["suffix"]) == (odd.id, odd.model, odd.suffix)
+
+
+async def test_an_endpoint_in_the_place_of_another_is_told_of_and_the_other_no_more(web: Stage) -> None:
+    await web.feed([probe(MINI, NOW - 60), probe(LLAMA, NOW - 50)])
+    web.settings = settings_of(MINI, MINI_ACME, replace(LLAMA, suffix="new"))
+    web.board.configure(web.settings)
+    await web.look()
+    found = (await web.json("/api/v1/routing"))["endpoints"]
+    assert [one["endpoint"] for one in found] == [MINI.id, MINI_ACME.id, f"{LLAMA.id}/new"]
+    assert found[2]["observed_at"] is None
+    page = await web.text("/metrics")
+    assert 'suffix="new"' in page and f'up{{model="{LLAMA.model}",provider="acme",location' not in page
 
 
 async def test_a_made_up_location_is_told_in_front() -> None:
