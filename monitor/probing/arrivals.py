@@ -175,13 +175,11 @@ class Handler(ResponseHandler):
         """Let aiohttp have what was set aside, but for what it would not miss: a third of a probe's reading."""
         for data, stamp, look in self._basket.empty():
             log = self.log
-            if log is not None and log.skips:
-                body = _whole_chunks(data)
-                if body:
-                    log.skip(body, *look.arrival(stamp))
-                    continue
-                log.skips = False
-            self._parse((data, *look.arrival(stamp)))
+            body = _whole_chunks(data) if log is not None and log.skips and not log.has_untaken else b""
+            if log is not None and body:
+                log.skip(body, *look.arrival(stamp))
+            else:
+                self._parse((data, *look.arrival(stamp)))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -206,6 +204,7 @@ class Handler(ResponseHandler):
         look = Look(self._pulse, self._clock.monotonic())
         stamp = None if self._socket is None else self._socket.stamp
         if self._sleeper is None or self.log is None:
+            self.parse()
             self._parse((data, *look.arrival(stamp)))
         else:
             self._basket.put(data, stamp, look)
@@ -231,6 +230,8 @@ class Handler(ResponseHandler):
         body = self._payload
         if body is not None and (self.log is None or not self.log.is_of(body)):
             self.log = ReadLog(body, read[1], read[3], self._is_between_chunks(read[0]))
+        elif self.log is not None and self.log.skips:
+            self.log.skips = not self._reading_paused and bool(_whole_chunks(read[0]))
         if self.log is not None:
             self.log.note(read)
 

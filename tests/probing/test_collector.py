@@ -1,0 +1,227 @@
+"""Reading for many sleepers at once: the same bytes as aiohttp's way, and whatever is unusual is left to asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitor import loop
+from monitor.clock import SystemClock
+from monitor.probing.arrivals import Handler
+from monitor.probing.collector import Basket, Collector
+from monitor.probing.pulse import Pulse
+from monitor.probing.stamps import Look, StampedSocket, has_kernel_stamps
+
+kernel_only = pytest.mark.skipif(not has_kernel_stamps(), reason="no kernel stamps on this system")
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+NOTHING_MORE = b"0\r\n\r\n"
+
+
+def chunk(body: bytes, extension: bytes = b"") -> bytes:
+    return b"%x%b\r\n%b\r\n" % (len(body), extension, body)
+
+
+bodies = st.lists(
+    st.binary(min_size=1, max_size=40) | st.sampled_from([b"\r\n", b"1\r\na\r\n", b"0\r\n\r\n"]), max_size=12
+)
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[list[bytes], bytes]:
+    """Reads of one response, the headers' first, and its body: chunk by chunk as a rule, then cut anywhere."""
+    pieces = draw(bodies)
+    extension = draw(st.sampled_from([b"", b"", b"", b";x=1"]))
+    wire = [chunk(piece, extension) for piece in pieces] + draw(st.sampled_from([[], [NOTHING_MORE]]))
+    for _ in range(draw(st.integers(0, 3))):
+        if len(wire) > 1:
+            place = draw(st.integers(0, len(wire) - 2))
+            wire[place : place + 2] = [wire[place] + wire[place + 1]]
+        if wire:
+            place = draw(st.integers(0, len(wire) - 1))
+            cut = draw(st.integers(0, len(wire[place])))
+            wire[place : place + 1] = [part for part in (wire[place][:cut], wire[place][cut:]) if part]
+    with_head = draw(st.booleans()) and bool(wire)
+    return ([HEAD + wire[0], *wire[1:]] if with_head else [HEAD, *wire]), b"".join(pieces)
+
+
+async def taken(reads: list[bytes], naps: list[bool], takes: list[bool]) -> tuple[list[bytes], bool]:
+    """What a reader gets that sleeps through the reads of `naps` and takes after those of `takes`; is the body over?"""
+    clock = SystemClock()
+    pulse = Pulse(clock)
+    handler = Handler(asyncio.get_running_loop(), clock, pulse, Collector(clock, pulse))
+    handler.set_response_params(read_bufsize=1 << 16)
+    handler.data_received(reads[0])
+    log = handler.log
+    assert log is not None
+    got = []
+    for read, nap, take in zip(reads[1:], naps, takes, strict=False):
+        sleeper = asyncio.ensure_future(handler.sleep((b"never",))) if nap else None
+        await asyncio.sleep(0)
+        handler.data_received(read)
+        handler.wake()
+        if sleeper is not None:
+            await sleeper
+        if take:
+            handler.parse()
+            got += [data for data, _, _ in log.take()]
+    handler.parse()
+    got += [data for data, _, _ in log.take()]
+    return got, log.is_over
+
+
+choices = st.lists(st.booleans(), min_size=20, max_size=20)
+
+
+@given(streams(), choices, choices)
+def test_a_sleeper_gets_the_same_bytes_read_by_read_as_aiohttps_parser_gives(
+    stream: tuple[list[bytes], bytes], naps: list[bool], takes: list[bool]
+) -> None:
+    async def both() -> tuple[tuple[list[bytes], bool], tuple[list[bytes], bool]]:
+        return await taken(stream[0], naps, takes), await taken(stream[0], [False] * 20, [True] * 20)
+
+    past, through = asyncio.run(both())
+    assert b"".join(past[0]) == stream[1]
+    assert past == through
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
+    clock = SystemClock()
+    pulse = Pulse(clock)
+    pulse.begin()
+    opened = Collector(clock, pulse)
+    opened.open()
+    yield opened
+    opened.close()
+    pulse.end()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[StampedSocket, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        left = StampedSocket(SystemClock(), socket.AF_INET, socket.SOCK_STREAM, 0)
+        left.connect(listener.getsockname())
+        right, _ = listener.accept()
+    left.setblocking(False)
+    with left, right:
+        yield left, right
+
+
+async def until(done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(2):
+        while not done():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+
+
+class Ear:
+    """What asyncio would do with a readable socket."""
+
+    def __init__(self, stamped: StampedSocket) -> None:
+        self.heard: list[bytes | OSError] = []
+        self.woken = asyncio.Event()
+        self._socket = stamped
+        asyncio.get_running_loop().add_reader(stamped, self._read)
+
+    def _read(self) -> None:
+        try:
+            self.heard.append(self._socket.recv(100))
+        except OSError as error:
+            self.heard.append(error)
+        self.woken.set()
+        asyncio.get_running_loop().remove_reader(self._socket)
+
+    def wake(self) -> None:
+        self.woken.set()
+
+
+@kernel_only
+async def test_what_comes_for_a_sleeper_is_in_its_basket_and_asyncio_hears_nothing(
+    collector: Collector, pair: tuple[StampedSocket, socket.socket]
+) -> None:
+    ear, basket = Ear(pair[0]), Basket()
+    basket.lull((b"end",), ear.wake)
+    collector.watch(pair[0].fileno(), pair[0], basket)
+    pair[1].send(b"one two three")
+    await until(lambda: bool(basket.reads))
+    assert not ear.woken.is_set()
+    pair[1].send(b"the end of it")
+    await asyncio.wait_for(ear.woken.wait(), 2)
+    assert [data for data, _, _ in basket.empty()] == [b"one two three", b"the end of it"]
+    assert not ear.heard
+
+
+@kernel_only
+@pytest.mark.parametrize("broken", [False, True], ids=["closed", "reset"])
+async def test_the_end_of_a_connection_is_asyncios(
+    collector: Collector, pair: tuple[StampedSocket, socket.socket], broken: bool
+) -> None:
+    ear, basket = Ear(pair[0]), Basket()
+    basket.lull((), ear.wake)
+    collector.watch(pair[0].fileno(), pair[0], basket)
+    if broken:
+        pair[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    pair[1].close()
+    await asyncio.wait_for(ear.woken.wait(), 2)
+    assert not basket.reads
+    assert isinstance(ear.heard[0], ConnectionResetError) if broken else ear.heard == [b""]
+
+
+@kernel_only
+async def test_an_error_that_the_collector_met_is_raised_by_the_next_read(
+    collector: Collector, pair: tuple[StampedSocket, socket.socket]
+) -> None:
+    pair[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    pair[1].close()
+    await until(lambda: bool(select.select([pair[0]], [], [], 0)[0]))
+    collector.watch(pair[0].fileno(), pair[0], Basket())
+    # As it is when the reset comes between the look and the read.
+    assert collector._read([(pair[0].fileno(), select.EPOLLIN)]) == [(pair[0].fileno(), select.EPOLLIN)]
+    with pytest.raises(ConnectionResetError):
+        pair[0].recv(100)
+
+
+async def test_on_a_loop_that_does_not_gather_nothing_is_watched() -> None:
+    def stock() -> bool:
+        async def main() -> bool:
+            clock = SystemClock()
+            opened = Collector(clock, Pulse(clock))
+            opened.open()
+            with StampedSocket(clock, socket.AF_INET, socket.SOCK_STREAM, 0) as stamped:
+                opened.watch(stamped.fileno(), stamped, Basket())
+            opened.close()
+            return not opened._watched
+
+        return asyncio.run(main())
+
+    assert await asyncio.to_thread(stock)
+
+
+def test_a_wall_clock_that_is_set_while_a_look_lasts_takes_its_stamps_word_away() -> None:
+    class Stepped(SystemClock):
+        offset = 0.0
+
+        def now(self) -> float:
+            return super().now() + self.offset
+
+    async def main() -> None:
+        clock = Stepped()
+        pulse = Pulse(clock)
+        pulse.begin()
+        now = clock.monotonic()
+        stamp = struct.pack("@qq", int(clock.now()), int(clock.now() % 1 * 1e9))
+        look = Look(pulse, now)
+        look.end(clock.monotonic())
+        assert look.arrival(stamp)[2]
+        clock.offset = 5.0
+        look.end(clock.monotonic())
+        assert look.arrival(stamp) == (look.at, look.at, False)
+        pulse.end()
+
+    loop.run(main())
