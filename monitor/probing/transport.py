@@ -68,6 +68,13 @@ class Exchange:
         self.is_reused = False
         self.on_connected = on_connected
 
+    @property
+    def connect_seconds(self) -> float | None:
+        """None where no connection was made for this exchange."""
+        if self.is_reused or self.t0 is None or self.connect_started_at is None:
+            return None
+        return self.t0 - self.connect_started_at
+
 
 class _Stamps(Trace):
     """What aiohttp's connector tells of a connection's making, kept in an Exchange. A TraceConfig tells the same by
