@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from itertools import chain
 
 import aiohttp
 from aiohttp import http
@@ -160,7 +161,7 @@ class Wire:
         self._link.wake()
 
     def header_bytes(self) -> int:
-        return sum(len(name) + len(value) + 4 for name, value in self._raw_headers)
+        return sum(map(len, chain.from_iterable(self._raw_headers))) + 4 * len(self._raw_headers)
 
     def drop(self) -> None:
         """Close at once, without TLS's goodbye. After a body's end there is nothing left to close."""
@@ -224,6 +225,8 @@ class Transport:
     async def tls_context(self, provider: str) -> ssl.SSLContext:
         """The provider's own context, made in a thread. One that cannot be made is ours, and tried again."""
         making = self._contexts.get(provider)
+        if making is not None and making.done() and making.exception() is None:
+            return making.result()
         try:
             if making is None or (making.done() and making.exception() is not None):
                 making = self._contexts[provider] = threads.start(_make_context, f"certificates for {provider}")
