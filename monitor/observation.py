@@ -14,7 +14,7 @@ TokenSource = Literal["usage", "estimated"]
 ObservationKey = tuple[str, str, str, int, int]
 
 
-class Observation(msgspec.Struct, frozen=True, kw_only=True):
+class Observation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One probe's verdict and figures. Spans are seconds from t0 (the request is about to be written) on the
     monotonic clock; stamps are UTC seconds since the epoch; None means that the figure does not exist."""
 

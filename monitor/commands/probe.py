@@ -50,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _probe(settings: Settings, endpoint: Endpoint) -> ProbeReport:
     clock = SystemClock()
-    prober = Prober(settings.probing, settings.location, clock, known_secrets(settings), lambda _endpoint: False)
+    redactor = known_secrets(settings)
+    prober = Prober(settings.probing, settings.location, clock, redactor, lambda _endpoint: False, keeps_timelines=True)
     cadence = Cadence.of(endpoint.id, endpoint.interval_seconds)
     slot = cadence.slot_at(clock.now())
     await prober.start()

@@ -16,6 +16,7 @@ from monitor.probing.encoding import Inflater, inflater_of, is_plain
 from monitor.probing.error_body import MAX_ERROR_BYTES, read_error_body
 from monitor.probing.events import END, ErrorFacts, Failed, Usage
 from monitor.probing.measure import Deadlines, Tape
+from monitor.probing.overdue import judge_overdue
 from monitor.probing.report import Journey
 from monitor.probing.stream import Frame, Undecodable, Unreadable
 from monitor.probing.timeline import timeline_of
@@ -75,7 +76,7 @@ class Attempt:
         self._deadlines = Deadlines(
             probing.first_token_timeout_seconds, probing.idle_timeout_seconds, probing.timeout_seconds
         )
-        self._exchange = Exchange(self._connected)
+        self.exchange = Exchange(self._connected)
         self._on_connected = on_connected
         self._first_t0: float | None = None
         self._wire: Wire | None = None
@@ -111,26 +112,26 @@ class Attempt:
         finally:
             self._disarm()
             # Each holds the attempt, which holds them: a cycle that only a full collection would find.
-            self._alarm, self._exchange.on_connected = None, _nobody
+            self._alarm, self.exchange.on_connected = None, _nobody
             if self._wire is not None:
                 self._wire.drop()
 
     async def _open(self) -> Wire:
         mode = self._probing.connection
         try:
-            return await self._transport.open(self._request, self._provider, mode, self._exchange)
+            return await self._transport.open(self._request, self._provider, mode, self.exchange)
         except LinkError as error:
-            lost = self._exchange
+            lost = self.exchange
             if not (lost.is_reused and lost.t0 is not None and error.outcome is Outcome.RESET):
                 raise
             waited = self._clock.monotonic() - lost.t0
             if waited - self._transport.pulse.worst_since(lost.t0) > STALE_SECONDS:
                 raise
         # The provider closed a pooled connection just as it was picked: our pool's doing, and no answer to a request.
-        self._exchange = Exchange(self._connected)
+        self.exchange = Exchange(self._connected)
         self._first_t0 = lost.t0
         self._arm(self._clock.monotonic() + self._probing.connect_timeout_seconds, Outcome.TIMEOUT_CONNECT)
-        return await self._transport.open(self._request, self._provider, "fresh", self._exchange)
+        return await self._transport.open(self._request, self._provider, "fresh", self.exchange)
 
     async def _listen(self, wire: Wire) -> Verdict:
         status = wire.status
@@ -236,10 +237,12 @@ class Attempt:
 
     def _await_rest(self, wire: Wire, at: float) -> bool:
         """After the terminal event: whether to read on for usage, or to the end that a pooled connection needs."""
+        if self.tape.usage is not None and self._probing.connection != "reuse":
+            return False
         if self._due_outcome is not Outcome.SUCCESS:
             self._arm(at + USAGE_SECONDS, Outcome.SUCCESS)
             wire.wake_at(None)
-        return self.tape.usage is None or self._probing.connection == "reuse"
+        return True
 
     async def _error_body(self, wire: Wire) -> bytes:
         """What the refusal says, as far as it comes within its caps."""
@@ -270,7 +273,7 @@ class Attempt:
         if self._first_t0 is not None:  # the second attempt of a probe lives on what the first has left
             self._deadlines = replace(self._deadlines, total=self._deadlines.total - (t0 - self._first_t0))
         self._arm(*self._deadlines.next_due(t0, None))
-        if not self._exchange.is_reused:
+        if not self.exchange.is_reused:
             self._on_connected(t0)
 
     def _arm(self, due_at: float, outcome: Outcome) -> None:
@@ -332,22 +335,15 @@ class Attempt:
         # With the kernel's stamps it is certain that nothing had come by then, however late we look.
         if late > DISTURBING_SECONDS and not self._has_kernel_clock:
             return Verdict(Outcome.OVERLOAD, f"{self._due_outcome} noticed {late:.1f} s late: the monitor was busy")
-        probing = self._probing
-        events = self.tape.payload_events
-        match self._due_outcome:
-            case Outcome.TIMEOUT_CONNECT if self._transport.is_lookup_queued(self._request):
-                return Verdict(Outcome.OVERLOAD, "the name lookup had no turn: too many at once")
-            case Outcome.TIMEOUT_CONNECT:
-                stage = "connection" if self._exchange.resolved_at is not None else "address or connection"
-                detail = f"no {stage} within {probing.connect_timeout_seconds:g} s"
-            case Outcome.TIMEOUT_FIRST_TOKEN:
-                what = "headers" if self._wire is None else "token"
-                detail = f"no {what} within {probing.first_token_timeout_seconds:g} s"
-            case Outcome.TIMEOUT_IDLE:
-                detail = f"no payload for {probing.idle_timeout_seconds:g} s after {events} payload events"
-            case _:
-                detail = f"not done within {probing.timeout_seconds:g} s, after {events} payload events"
-        return Verdict(self._due_outcome, detail)
+        if self._due_outcome is Outcome.TIMEOUT_CONNECT and self._transport.is_lookup_queued(self._request):
+            return Verdict(Outcome.OVERLOAD, "the name lookup had no turn: too many at once")
+        return judge_overdue(
+            self._due_outcome,
+            self._probing,
+            self.tape.payload_events,
+            is_resolved=self.exchange.resolved_at is not None,
+            has_headers=self._wire is not None,
+        )
 
     def _undisturbed(self, verdict: Verdict) -> Verdict:
         """`verdict`, unless our own loop stood still meanwhile and only its own clock was there to read."""
@@ -363,28 +359,16 @@ class Attempt:
 
     @property
     def _t0(self) -> float:
-        assert self._exchange.t0 is not None
-        return self._exchange.t0
-
-    @property
-    def t0(self) -> float | None:
-        """None if no connection came about."""
-        return self._exchange.t0
+        assert self.exchange.t0 is not None
+        return self.exchange.t0
 
     def journey(self, begun_at: float, ended_at: float) -> Journey:
-        exchange, wire = self._exchange, self._wire
+        exchange, wire = self.exchange, self._wire
         heard_at = None if wire is None else max(wire.headers_at, self._read_at)
         return Journey(
             self._host, self._port, begun_at, ended_at,
             exchange.resolved_at, exchange.t0, heard_at, exchange.is_reused,
         )  # fmt: skip
-
-    @property
-    def connect_seconds(self) -> float | None:
-        exchange = self._exchange
-        if exchange.is_reused or exchange.t0 is None or exchange.connect_started_at is None:
-            return None
-        return exchange.t0 - exchange.connect_started_at
 
     @property
     def headers_seconds(self) -> float | None:
@@ -411,4 +395,4 @@ class Attempt:
     def timeline(self, begun_at: float, ended_at: float) -> list[tuple[float, str]]:
         """(seconds from t0, label) in order; from the beginning where there was no t0."""
         headers_at = None if self._wire is None else self._wire.headers_at
-        return timeline_of(self._exchange, headers_at, self.tape, self.terminal_at, begun_at, ended_at)
+        return timeline_of(self.exchange, headers_at, self.tape, self.terminal_at, begun_at, ended_at)

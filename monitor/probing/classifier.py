@@ -4,6 +4,7 @@ status line?   no   reset, connect, dns, tls, timeout_connect            (transp
                yes  2xx?  no   `judge_status`
                           yes  stream  an error told inside   `judge_told`
                                        its end                `judge_stream`
+a deadline passed                                    `overdue.judge_overdue`
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MAX_RETRY_AFTER_SECONDS = 600.0
 _TELLING_NUMBERS = {401, 402, 403, 404, 410, 429, 498, 503, 529}
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """A class and its evidence, in the provider's own words where it told any: not yet redacted."""
 
     outcome: Outcome

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from monitor.catalog.model import Price
 from monitor.observation import TokenSource
 from monitor.outcome import Outcome
@@ -158,8 +160,7 @@ class Tape:
         return max(min(mean_gap, room / (self._first_read_payloads - 1)), 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(msgspec.Struct, frozen=True, gc=False):
     """The observation's fields of the same names, spans from t0."""
 
     first_event_seconds: float | None = None

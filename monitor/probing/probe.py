@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable
+from functools import lru_cache
 
 from yarl import URL
 
@@ -37,7 +38,8 @@ class Prober:
     """Sends probes. Any number at once, from one event loop; caps are the dispatcher's.
 
     `worked_before` tells whether an endpoint, as configured, had a success within 30 days: it decides between
-    the provider's fault and ours where a model, or the API itself, is not there."""
+    the provider's fault and ours where a model, or the API itself, is not there. `keeps_timelines` puts one into each
+    report: few look at them, and they cost as much as the figures do."""
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class Prober:
         *,
         resolver: Resolver | None = None,
         make_nonce: Callable[[], str] = new_nonce,
+        keeps_timelines: bool = False,
     ) -> None:
         self._probing = probing
         self._location = location
@@ -57,6 +60,7 @@ class Prober:
         self._worked_before = worked_before
         self._resolver = resolver
         self._make_nonce = make_nonce
+        self._keeps_timelines = keeps_timelines
         self._secrets = SecretReader()
         self._transport: Transport | None = None
 
@@ -138,6 +142,8 @@ class Prober:
 
     async def _credentials(self, endpoint: Endpoint) -> Credentials:
         api_key = await self._reveal(endpoint.api_key) if endpoint.api_key is not None else None
+        if not endpoint.headers:
+            return Credentials(api_key)
         headers = {
             name: await self._reveal(value) if isinstance(value, Secret) else value
             for name, value in endpoint.headers.items()
@@ -163,7 +169,7 @@ class Prober:
         outcome = verdict.outcome
         is_success = outcome is Outcome.SUCCESS
         price = turn.endpoint.price
-        t0 = attempt.t0 if attempt is not None else None
+        t0 = attempt.exchange.t0 if attempt is not None else None
         if attempt is None or t0 is None:
             # Nothing was asked, so nothing is owed.
             figures = Figures(cost_usd=None if price is None else price.cost_usd(0, 0, 0))
@@ -192,7 +198,7 @@ class Prober:
             detail=None if is_success or verdict.detail is None else self._redactor.detail(verdict.detail),
             error_code=None if verdict.error_code is None else line(verdict.error_code),
             http_status=attempt.http_status if attempt is not None else None,
-            connect_seconds=attempt.connect_seconds if attempt is not None else None,
+            connect_seconds=attempt.exchange.connect_seconds if attempt is not None else None,
             headers_seconds=attempt.headers_seconds if attempt is not None else None,
             first_event_seconds=figures.first_event_seconds,
             ttft_seconds=figures.ttft_seconds,
@@ -211,20 +217,23 @@ class Prober:
             first_token_shared=tape.first_token_shared if tape is not None else False,
             answer_ok=contains_nonce(tape.answer, nonce) if is_success and tape is not None else None,
             response_id=None if response_id is None else line(response_id),
-            response_model=None if response_model is None else line(response_model),
-            finish_reason=None if finish is None else line(finish.reason),
+            response_model=None if response_model is None else self._redactor.word(response_model),
+            finish_reason=None if finish is None else self._redactor.word(finish.reason),
         )
         ended_at = self._clock.monotonic()
-        timeline = attempt.timeline(begun_at, ended_at) if attempt is not None else ()
+        timeline: tuple[Mark, ...] = ()
+        if attempt is not None and self._keeps_timelines:
+            timeline = tuple([Mark(*mark) for mark in attempt.timeline(begun_at, ended_at)])
         return ProbeReport(
             turn,
             observation,
             verdict.retry_after_seconds,
-            tuple(Mark(*mark) for mark in timeline),
+            timeline,
             None if attempt is None else attempt.journey(begun_at, ended_at),
         )
 
 
+@lru_cache(maxsize=4096)
 def host_and_port(url: str) -> tuple[str, int]:
     """Where a request to `url` goes; an empty host where that makes no sense."""
     try:

@@ -23,6 +23,7 @@ _MAX_LOOKED_AT = 4000
 _FRINGE = 64
 # A key file that is rotated every hour would fill the memory; no provider echoes what it was sent so long ago.
 _KEPT_PER_SOURCE = 4
+_MAX_WORDS = 1024
 _MAX_NAME = 200  # ids, model names, finish reasons and codes
 
 # A key shorter than this is a word, and masking it would eat the text.
@@ -56,6 +57,7 @@ class Redactor:
         self._forms: Counter[str] = Counter()  # of how many values each is a form
         self._short: set[str] = set()
         self._by_head: dict[str, list[str]] = {}  # sorted
+        self._words: dict[str, str] = {}  # redacted with the values of now
         for value in values:
             self.add(value)
 
@@ -68,6 +70,9 @@ class Redactor:
         if len(value) < _MIN_SECRET:
             return
         kept = self._values.setdefault(value if source is None else source, [])
+        if kept and kept[-1] == value:
+            return
+        self._words.clear()
         if value in kept:
             kept.remove(value)
         else:
@@ -108,6 +113,17 @@ class Redactor:
         if is_cut:
             redacted = redacted[:-_FRINGE] + "…"
         return redacted if len(redacted) <= limit else redacted[: limit - 1] + "…"
+
+    def word(self, text: str) -> str:
+        """As `line`, for what is said over and over: a model's name, a reason to finish."""
+        word = self._words.get(text)
+        if word is None:
+            if len(self._words) >= _MAX_WORDS:
+                self._words.clear()
+            word = self.line(text)
+            if len(text) <= _MAX_NAME:
+                self._words[text] = word
+        return word
 
     def detail(self, text: str) -> str:
         return self.line(text, MAX_DETAIL)

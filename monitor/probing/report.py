@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from monitor.catalog.model import Endpoint
 from monitor.observation import Observation
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True, gc=False):
     """One slot of one endpoint whose probe is to be sent now. `recheck` 0 is the scheduled probe."""
 
     endpoint: Endpoint
@@ -20,16 +20,14 @@ class Turn:
     kind: str = "chat"
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(msgspec.Struct, frozen=True, gc=False):
     """A point of a probe's timeline: seconds from t0; negative before the connection was ready."""
 
     at_seconds: float
     label: str
 
 
-@dataclass(frozen=True, slots=True)
-class Journey:
+class Journey(msgspec.Struct, frozen=True, gc=False):
     """How far a probe came on the network. Stamps are monotonic seconds; None = it did not get there."""
 
     host: str
@@ -51,10 +49,9 @@ class Watch(Protocol):
         """A fresh connection is ready, at monotonic seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeReport:
+class ProbeReport(msgspec.Struct, frozen=True, gc=False):
     """A finished probe. `retry_after_seconds` is the provider's wish, already capped, for the key that was used.
-    `journey` is None where nothing was sent."""
+    `journey` is None where nothing was sent; `timeline` is empty unless it was asked for."""
 
     turn: Turn
     observation: Observation

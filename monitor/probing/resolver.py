@@ -70,7 +70,8 @@ class Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        addresses = _numeric(host) or await self._shared((host_key(host), family))
+        key = (host_key(host), family)
+        addresses = self._cached(key) or _numeric(host) or await self._shared(key)
         return [
             ResolveResult(hostname=host, host=address, port=port, family=address_family, proto=0, flags=_NUMERIC)
             for address, address_family in addresses
@@ -89,13 +90,13 @@ class Resolver(AbstractResolver):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _shared(self, key: _Key) -> list[tuple[str, int]]:
-        now = self._clock.monotonic()
+    def _cached(self, key: _Key) -> list[tuple[str, int]] | None:
         cached = self._addresses.get(key)
-        if cached is not None and now < cached[0]:
-            return cached[1]
+        return cached[1] if cached is not None and self._clock.monotonic() < cached[0] else None
+
+    async def _shared(self, key: _Key) -> list[tuple[str, int]]:
         failed = self._failures.get(key)
-        if failed is not None and now < failed[0]:
+        if failed is not None and self._clock.monotonic() < failed[0]:
             raise _copy(failed[1])
         return await self._wait_for(key)
 

@@ -10,10 +10,13 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any
+from http import HTTPStatus
+from itertools import chain
 
 import aiohttp
+from aiohttp import http
 from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 from yarl import URL
 
 from monitor import threads
@@ -25,6 +28,7 @@ from monitor.probing.classifier import Ending
 from monitor.probing.collector import Collector
 from monitor.probing.dialects.dialect import ProbeRequest
 from monitor.probing.pulse import Pulse
+from monitor.probing.request_head import Target
 from monitor.probing.resolver import Resolver
 from monitor.probing.stamps import StampKeeper
 from monitor.settings import ConnectionMode
@@ -43,6 +47,9 @@ _EXHAUSTION = frozenset(
 )
 # Loading certificates takes tens of milliseconds, unless their file system hangs.
 _CONTEXT_SECONDS = 10.0
+_UNLIMITED = aiohttp.ClientTimeout(total=None, sock_connect=None)  # the deadlines are the attempt's
+# Each provider has one address, or few.
+_MAX_TARGETS = 4096
 
 
 class LinkError(Exception):
@@ -62,29 +69,73 @@ class Exchange:
         self.is_reused = False
         self.on_connected = on_connected
 
+    @property
+    def connect_seconds(self) -> float | None:
+        """None where no connection was made for this exchange."""
+        if self.is_reused or self.t0 is None or self.connect_started_at is None:
+            return None
+        return self.t0 - self.connect_started_at
+
+
+class _Stamps(Trace):
+    """What aiohttp's connector tells of a connection's making, kept in an Exchange. A TraceConfig tells the same by
+    ten signals a request."""
+
+    def __init__(self, clock: Clock, exchange: Exchange) -> None:
+        self._clock = clock
+        self._exchange = exchange
+
+    async def send_dns_resolvehost_start(self, host: str) -> None:
+        pass
+
+    async def send_dns_resolvehost_end(self, host: str) -> None:
+        self._exchange.resolved_at = self._clock.monotonic()
+
+    async def send_connection_create_start(self) -> None:
+        pass
+
+    async def send_connection_create_end(self) -> None:
+        self._connected()
+
+    async def send_connection_reuseconn(self) -> None:
+        self._exchange.is_reused = True
+        self._connected()
+
+    def _connected(self) -> None:
+        exchange = self._exchange
+        exchange.t0 = self._clock.monotonic()
+        exchange.on_connected(exchange.t0)
+
 
 class Wire:
     """A response that is being read. `ending` tells how it ended, once all of it has been taken."""
 
-    def __init__(self, response: _Response, exchange: Exchange, pulse: Pulse) -> None:
-        assert response.link.log is not None, "a response came through no handler of ours"
-        self._link = response.link
-        self._log = response.link.log
-        self._response = response
+    def __init__(
+        self,
+        link: Handler,
+        connection: Connection,
+        message: http.RawResponseMessage,
+        content: aiohttp.StreamReader,
+        pulse: Pulse,
+    ) -> None:
+        assert link.log is not None, "a response came through no handler of ours"
+        self._link = link
+        self._log = link.log
+        self._connection = connection
+        self._content = content
+        self._raw_headers = message.raw_headers
         self._closers: tuple[bytes, ...] = ()
-        self._has_length = "content-length" in response.headers
+        self._has_length = "content-length" in message.headers
         self._pulse: Pulse | None = pulse
-        self._is_sent_stamped = response.link.sent_at is not None
-        if response.link.sent_at is not None:
-            exchange.t0 = response.link.sent_at
+        self.sent_at = link.sent_at  # None if that cannot be told
         self.headers_at = self._log.headers_at
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
+        self.status = message.code
+        self.headers: Mapping[str, str] = message.headers
         self.ending: Ending | None = None
 
     @property
     def clock(self) -> ClockKind:
-        return "kernel" if self._is_sent_stamped and self._log.is_kernel else "userspace"
+        return "kernel" if self.sent_at is not None and self._log.is_kernel else "userspace"
 
     def take(self) -> list[Arrival]:
         """What has come since the last call, which may be nothing. LinkError if what comes is no HTTP."""
@@ -110,23 +161,23 @@ class Wire:
         self._link.wake()
 
     def header_bytes(self) -> int:
-        return sum(len(name) + len(value) + 4 for name, value in self._response.raw_headers)
+        return sum(map(len, chain.from_iterable(self._raw_headers))) + 4 * len(self._raw_headers)
 
     def drop(self) -> None:
         """Close at once, without TLS's goodbye. After a body's end there is nothing left to close."""
         if self._pulse is not None:
             self._pulse.end()
             self._pulse = None
-        connection = self._response.connection
-        if connection is not None and connection.transport is not None:
-            connection.transport.abort()
-        self._response.close()
+        transport = self._connection.transport
+        if transport is not None:
+            transport.abort()
+        self._connection.close()
         if self._link.log is self._log:
             self._link.log = None  # handler, log, body, handler: a cycle that only a full collection would find
 
     def _how_it_ended(self) -> Ending:
         """A close-delimited body ends the same way for aiohttp whether it was closed or reset: the protocol knows."""
-        content, lost = self._response.content, self._response.link.exception()
+        content, lost = self._content, self._link.exception()
         if content.exception() is None and not content.is_eof():
             # aiohttp tells a reader of the end and of a lost connection, and nothing of a body that it cannot parse.
             raise LinkError(Outcome.MALFORMED, "the body is not framed as HTTP demands")
@@ -141,19 +192,8 @@ class Wire:
         raise LinkError(Outcome.MALFORMED, "the body is not framed as HTTP demands")
 
 
-class _Response(aiohttp.ClientResponse):
-    """Keeps the connection's protocol, which aiohttp lets go of when the body ends."""
-
-    link: Handler
-
-    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        assert isinstance(connection.protocol, Handler)
-        self.link = connection.protocol
-        return await super().start(connection)
-
-
 class Transport:
-    """Sessions and TLS contexts, made when first asked for. Use from one event loop."""
+    """Connectors and TLS contexts, made when first asked for. Use from one event loop."""
 
     def __init__(self, clock: Clock, resolver: Resolver) -> None:
         self._clock = clock
@@ -161,7 +201,8 @@ class Transport:
         self.pulse = Pulse(clock)
         self._collector = Collector(clock, self.pulse)
         self._stamp_keeper = StampKeeper()
-        self._sessions: dict[ConnectionMode, aiohttp.ClientSession] = {}
+        self._connectors: dict[ConnectionMode, aiohttp.TCPConnector] = {}
+        self._targets: dict[tuple[str, ssl.SSLContext | None], Target] = {}
         self._contexts: dict[str, asyncio.Future[ssl.SSLContext]] = {}
 
     async def start(self) -> None:
@@ -169,9 +210,9 @@ class Transport:
         await self._stamp_keeper.open(self._clock)
 
     async def close(self) -> None:
-        for session in self._sessions.values():
-            await session.close()
-        self._sessions.clear()
+        for connector in self._connectors.values():
+            await connector.close()
+        self._connectors.clear()
         self._collector.close()
         self._stamp_keeper.close()
         await self._resolver.close()
@@ -184,6 +225,8 @@ class Transport:
     async def tls_context(self, provider: str) -> ssl.SSLContext:
         """The provider's own context, made in a thread. One that cannot be made is ours, and tried again."""
         making = self._contexts.get(provider)
+        if making is not None and making.done() and making.exception() is None:
+            return making.result()
         try:
             if making is None or (making.done() and making.exception() is not None):
                 making = self._contexts[provider] = threads.start(_make_context, f"certificates for {provider}")
@@ -199,40 +242,67 @@ class Transport:
 
     async def open(self, request: ProbeRequest, provider: str, mode: ConnectionMode, exchange: Exchange) -> Wire:
         """Send `request` and return when the response's headers are there. Raises LinkError."""
-        url = URL(request.url, encoded=True)
-        context = await self.tls_context(provider) if url.scheme == "https" else None
+        context = await self.tls_context(provider) if request.url.startswith("https:") else None
         exchange.connect_started_at = self._clock.monotonic()
         self.pulse.begin()
         wire: Wire | None = None
-        response: aiohttp.ClientResponse | None = None
+        connection: Connection | None = None
         try:
-            response = await self._session(mode).post(
-                url,
-                data=request.body,
-                headers=request.headers,
-                ssl=context if context is not None else True,
-                allow_redirects=False,
-                trace_request_ctx=exchange,
-            )
-            assert isinstance(response, _Response)
-            wire = Wire(response, exchange, self.pulse)
-        except (aiohttp.ClientError, OSError) as error:
+            target = self._target(request.url, context)
+            connector = self._connector(mode)
+            connection = await connector.connect(target.way, [_Stamps(self._clock, exchange)], _UNLIMITED)
+            wire = await self._answer(connection, target.message(request, closes=connector.force_close))
+        except (aiohttp.ClientError, http.HttpProcessingError, OSError) as error:
             raise _link_error(error) from error
         finally:
             if wire is None:
                 self.pulse.end()
-                if response is not None:
-                    response.close()
+                if connection is not None:
+                    connection.close()
+        if wire.sent_at is not None:
+            exchange.t0 = wire.sent_at
         if wire.header_bytes() > MAX_HEADER_BYTES:
             wire.drop()
             raise LinkError(Outcome.MALFORMED, f"the headers are longer than {MAX_HEADER_BYTES} bytes")
         return wire
 
-    def _session(self, mode: ConnectionMode) -> aiohttp.ClientSession:
-        session = self._sessions.get(mode)
-        if session is None:
+    async def _answer(self, connection: Connection, message: bytes) -> Wire:
+        """Write the request whole and read up to the response's body, past interim responses."""
+        link = connection.protocol
+        assert isinstance(link, Handler)
+        link.set_response_params(
+            read_until_eof=True,
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=_MAX_HEADERS,
+        )
+        transport = link.transport
+        if transport is None or transport.is_closing():
+            raise aiohttp.ClientConnectionResetError("closed before the request was written")
+        transport.write(message)
+        while True:
+            head, content = await link.read()
+            if not 100 <= head.code <= 199 or head.code == HTTPStatus.SWITCHING_PROTOCOLS:
+                break
+        wire = Wire(link, connection, head, content, self.pulse)
+        content.on_eof(connection.release)
+        return wire
+
+    def _target(self, url: str, context: ssl.SSLContext | None) -> Target:
+        target = self._targets.get((url, context))
+        if target is None:
+            if len(self._targets) >= _MAX_TARGETS:
+                self._targets.clear()
+            target = self._targets[url, context] = Target(url, context)
+        return target
+
+    def _connector(self, mode: ConnectionMode) -> aiohttp.TCPConnector:
+        connector = self._connectors.get(mode)
+        if connector is None:
             is_fresh = mode == "fresh"
-            connector = stamping_connector(
+            connector = self._connectors[mode] = stamping_connector(
                 self._clock,
                 self.pulse,
                 self._collector,
@@ -242,41 +312,7 @@ class Transport:
                 force_close=is_fresh,
                 keepalive_timeout=None if is_fresh else _KEEPALIVE_SECONDS,
             )
-            session = aiohttp.ClientSession(
-                connector=connector,
-                response_class=_Response,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-                read_bufsize=_READ_BUFFER,
-                max_line_size=MAX_HEADER_BYTES,
-                max_field_size=MAX_HEADER_BYTES,
-                max_headers=_MAX_HEADERS,
-                trace_configs=[self._trace()],
-            )
-            self._sessions[mode] = session
-        return session
-
-    def _trace(self) -> aiohttp.TraceConfig:
-        trace = aiohttp.TraceConfig()
-
-        async def resolved(session: aiohttp.ClientSession, context: Any, params: Any) -> None:
-            context.trace_request_ctx.resolved_at = self._clock.monotonic()
-
-        async def connected(session: aiohttp.ClientSession, context: Any, params: Any) -> None:
-            exchange: Exchange = context.trace_request_ctx
-            exchange.t0 = self._clock.monotonic()
-            exchange.on_connected(exchange.t0)
-
-        async def reused(session: aiohttp.ClientSession, context: Any, params: Any) -> None:
-            context.trace_request_ctx.is_reused = True
-            await connected(session, context, params)
-
-        trace.on_dns_resolvehost_end.append(resolved)
-        trace.on_connection_create_end.append(connected)
-        trace.on_connection_reuseconn.append(reused)
-        return trace
+        return connector
 
 
 def _make_context() -> ssl.SSLContext:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from monitor.catalog.model import Catalog, Endpoint
 from monitor.clock import Clock
@@ -204,7 +206,7 @@ class Dispatcher:
         """Probe the slot of `turn` once more after a delay, under the next recheck number. It is dropped, and counted,
         where it may not be sent, or would not be over before the next scheduled probe if it took as long as the last.
         """
-        again = replace(turn, recheck=turn.recheck + 1)
+        again = msgspec.structs.replace(turn, recheck=turn.recheck + 1)
         watched = self._watched.get(turn.endpoint.id)
         if self._is_draining:
             self._tally.skip(again, "shutdown")
@@ -300,7 +302,7 @@ class Dispatcher:
             if turn.recheck:
                 self._tally.skip(turn, "reload")  # it was to confirm what was seen of another configuration
                 return
-            turn, is_checked = replace(turn, endpoint=watched.endpoint), False
+            turn, is_checked = msgspec.structs.replace(turn, endpoint=watched.endpoint), False
         if not is_checked and (reason := self.gate.may_start(turn, monotonic, utc)) is not None:
             self._refuse(waiter, reason)
             return

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -382,4 +381,5 @@ def _offline(report: ProbeReport, outage: Outage) -> ProbeReport:
     """The same report, on our own account. What the probe met stays readable."""
     met = report.observation
     detail = f"{outage.reason} (as {met.outcome}: {met.detail})"[:_MOST_DETAIL]
-    return replace(report, observation=msgspec.structs.replace(met, outcome=Outcome.OFFLINE, detail=detail))
+    replace = msgspec.structs.replace
+    return replace(report, observation=replace(met, outcome=Outcome.OFFLINE, detail=detail))

@@ -210,6 +210,7 @@ class Stage:
             Redactor(self.secrets),
             lambda endpoint: self.worked_before,
             make_nonce=lambda: self.nonce,
+            keeps_timelines=True,
         )
         await prober.start()
         try:

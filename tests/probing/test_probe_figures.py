@@ -36,6 +36,8 @@ from monitor import __version__
 from monitor.catalog.model import Price
 from monitor.clock import SystemClock
 from monitor.outcome import Outcome
+from monitor.probing.probe import Prober
+from monitor.probing.redaction import Redactor
 from monitor.probing.transport import Transport
 
 # A pause is never shorter than it was asked for; how much longer is up to a busy machine.
@@ -226,6 +228,16 @@ async def test_the_timeline_runs_from_before_t0_to_the_end() -> None:
 async def test_a_timeline_without_a_connection_counts_from_the_beginning() -> None:
     report = await Stage().send("http://127.0.0.1:1/v1")
     assert [(mark.label, mark.at_seconds >= 0) for mark in report.timeline] == [("begin", True), ("end", True)]
+
+
+async def test_a_report_holds_no_timeline_that_nobody_asked_for() -> None:
+    async with provider(saying(text("a"), STOP, DONE)) as port:
+        prober = Prober(PATIENT, "here", SystemClock(), Redactor(), lambda _: False)
+        await prober.start()
+        report = await prober.probe(turn_of(endpoint_at(f"http://127.0.0.1:{port}/v1")))
+        await prober.close()
+    assert report.observation.outcome is Outcome.SUCCESS
+    assert report.timeline == ()
 
 
 async def test_openrouters_id_is_taken_from_its_header_where_the_body_has_none() -> None:

@@ -232,7 +232,7 @@ async def test_the_environments_proxies_are_none_of_ours(monkeypatch: pytest.Mon
 
 async def test_rechecks_keep_their_number() -> None:
     async with provider(GOOD) as port, Stage().prober() as prober:
-        turn = replace(turn_of(endpoint_at(f"http://127.0.0.1:{port}/v1")), recheck=2, kind="chat")
+        turn = msgspec.structs.replace(turn_of(endpoint_at(f"http://127.0.0.1:{port}/v1")), recheck=2, kind="chat")
         report = await prober.probe(turn)
     assert report.turn is turn
     assert report.observation.recheck == 2

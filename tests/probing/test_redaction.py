@@ -206,3 +206,18 @@ def test_many_secrets_with_one_beginning_cost_no_more_than_one() -> None:
     for number in (0, 499, 999):
         assert redactor.redact(f"<{head}{number:06}{'planted' * 100}>") == f"<{MASK}>"
         assert redactor.redact(f"<{head}{number:06}plant!") == f"<{MASK}!"
+
+
+def test_a_word_that_was_harmless_is_masked_once_it_is_a_key() -> None:
+    redactor = Redactor()
+    assert redactor.word("acme-large-2") == "acme-large-2"
+    redactor.add("acme-large-2", "a file")
+    assert redactor.word("acme-large-2") == MASK
+    redactor.add("acme-large-2", "a file")
+    assert redactor.word("acme-large-2") == MASK
+
+
+def test_a_word_is_what_a_line_is() -> None:
+    redactor = Redactor(["planted-key-1234"])
+    for text in ("stop", "a\nplanted-key-1234", "x" * 5000, ""):
+        assert redactor.word(text) == redactor.word(text) == redactor.line(text)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -319,7 +320,7 @@ async def test_a_recheck_keeps_its_slot_takes_the_next_number_and_ignores_the_ca
     stage.on_report = ask_again
     await stage.run(60)
     (first_at, first), *again = stage.begun
-    assert [turn for _, turn in again] == [replace(first, recheck=number) for number in (1, 2, 3)]
+    assert [turn for _, turn in again] == [msgspec.structs.replace(first, recheck=number) for number in (1, 2, 3)]
     assert [at - first_at for at, _ in again] == pytest.approx([3.0, 6.0, 9.0])
     assert stage.dispatcher.reported == 1
     assert stage.sample("monitor_probe_start_delay_seconds_count") == 1.0

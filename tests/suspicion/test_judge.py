@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -221,7 +222,9 @@ def test_who_came_no_further_than_its_name_is_unresolved() -> None:
         failure = failure_of(outcome, journey(), frozenset())
         assert failure is not None
         assert failure.is_unresolved
-    numeric = failure_of(Outcome.TIMEOUT_CONNECT, replace(journey(), host="1.1.1.1"), frozenset({"1.1.1.1"}))
+    numeric = failure_of(
+        Outcome.TIMEOUT_CONNECT, msgspec.structs.replace(journey(), host="1.1.1.1"), frozenset({"1.1.1.1"})
+    )
     assert numeric is not None
     assert not numeric.is_unresolved
 

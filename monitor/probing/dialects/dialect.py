@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from monitor.catalog.model import Endpoint, Quirks
 from monitor.probing.events import Event
 from monitor.probing.stream import Frame
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(msgspec.Struct, frozen=True, gc=False):
     """An endpoint's secrets, revealed for one request. `headers` are the endpoint's own, plain and secret."""
 
     api_key: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def __repr__(self) -> str:
         return "Credentials(***)"
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeRequest:
+class ProbeRequest(msgspec.Struct, frozen=True, gc=False):
     """One HTTP POST. `max_tokens` is the cap that the body asks for."""
 
     url: str
