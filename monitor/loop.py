@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# Two looks are at least so far apart, unless something is to be done at once. A tenth of the time between two tokens
-# of the fastest streams; a probe may start a hundred times later than this and still be on time.
-GATHER_SECONDS = 0.001
+# Two looks are at least so far apart, unless something is to be done at once. To sleep and be woken costs as much as
+# three reads; a token of the fastest streams comes every millisecond or two, and a late one is set back to its time.
+GATHER_SECONDS = 0.002
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

@@ -173,13 +173,17 @@ class Handler(ResponseHandler):
 
     def parse(self) -> None:
         """Let aiohttp have what was set aside, but for what it would not miss: a third of a probe's reading."""
+        log = self.log
+        goes_past = log is not None and log.skips and not log.has_untaken
         for data, stamp, look in self._basket.empty():
-            log = self.log
-            body = _whole_chunks(data) if log is not None and log.skips and not log.has_untaken else b""
-            if log is not None and body:
-                log.skip(body, *look.arrival(stamp))
-            else:
-                self._parse((data, *look.arrival(stamp)))
+            arrival = look.arrival(stamp)
+            if goes_past and log is not None:
+                body = _whole_chunks(data)
+                if body:
+                    log.skip(body, *arrival)
+                    continue
+                goes_past = False
+            self._parse((data, *arrival))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

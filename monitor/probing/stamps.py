@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # asm-generic/socket.h; Python's socket module does not name it. The old form: 64-bit seconds and nanoseconds.
 SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("@qq")
+_unpack = _TIMESPEC.unpack
 ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
 # asyncio asks for 256 KiB at a time, for which each read would allocate; streams come in far smaller pieces.
 READ_BYTES = 64 << 10
@@ -77,17 +78,20 @@ class StampedSocket(socket.socket):
 class Look:
     """One look at the sockets, in which any number of reads are made: the clocks around it tell their stamps' times."""
 
-    __slots__ = ("_before_last", "_is_late", "_offset", "_pulse", "at")
+    __slots__ = ("_before_last", "_earliest", "_is_late", "_latest", "_offset", "_pulse", "at")
 
     def __init__(self, pulse: Pulse, now: float) -> None:
         self.at = now  # monotonic seconds: the end of the look, its beginning until then
+        self._latest = now + _TOLERANCE_SECONDS
         self._pulse = pulse
         self._before_last = pulse.before_last
+        self._earliest = pulse.before_last - _TOLERANCE_SECONDS
         self._is_late = pulse.is_late(now)
         self._offset = pulse.offset(now)
 
     def end(self, now: float) -> None:
         self.at = now
+        self._latest = now + _TOLERANCE_SECONDS
         if self._pulse.offset(now) is None:
             self._offset = None
 
@@ -95,11 +99,13 @@ class Look:
         """(arrival, earliest possible arrival of the read's first byte, whether the kernel told): monotonic seconds."""
         at, is_kernel = self.at, False
         if stamp is not None and self._offset is not None:
-            seconds, nanoseconds = _TIMESPEC.unpack(stamp)
+            seconds, nanoseconds = _unpack(stamp)
             told = seconds - self._offset + nanoseconds * 1e-9
             # Older than the loop's last look, or from the future: then the clock was set after all.
-            if self._before_last - _TOLERANCE_SECONDS <= told <= at + _TOLERANCE_SECONDS:
-                at, is_kernel = min(told, at), True
+            if self._earliest <= told <= self._latest:
+                is_kernel = True
+                if told < at:
+                    at = told
         return at, (self._before_last if self._is_late else at), is_kernel
 
 
