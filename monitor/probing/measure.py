@@ -83,15 +83,10 @@ class Tape:
         at = self._at
         if self.first_event_at is None:
             self.first_event_at = at
-        if isinstance(event, Payload):
-            self._add_payload(event, event.text, at)
-        elif isinstance(event, Usage):
-            self.usage = event if self.usage is None else self.usage.updated(event)
-        elif isinstance(event, Finish):
-            self.finish = event
-            self.finish_at = at
-
-    def _add_payload(self, event: Payload, text: str, at: float) -> None:
+        if not isinstance(event, Payload):
+            self._add_other(event, at)
+            return
+        text = event.text
         if self.last_payload_at is None:
             self._first_at, self._first_after, self._first_read = at, self._since, self._reads
         elif at - self.last_payload_at > self._max_gap:
@@ -115,6 +110,13 @@ class Tape:
         if isinstance(event, Content) and self._answer_characters < _MAX_ANSWER_CHARACTERS:
             self._answer.append(text[:_MAX_ANSWER_CHARACTERS])
             self._answer_characters += len(text)
+
+    def _add_other(self, event: Event, at: float) -> None:
+        if isinstance(event, Usage):
+            self.usage = event if self.usage is None else self.usage.updated(event)
+        elif isinstance(event, Finish):
+            self.finish = event
+            self.finish_at = at
 
     @property
     def answer(self) -> str:

@@ -215,7 +215,7 @@ class EventStream:
 def _checked(data: bytes) -> bytes:
     if not data.isascii():
         _text(data)
-    if is_too_deep(data):
+    if data.count(b"{") + data.count(b"[") > MAX_JSON_DEPTH and is_too_deep(data):
         raise TooDeep
     return data
 
