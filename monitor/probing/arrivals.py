@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import re
 import socket
 from collections.abc import Callable
 from typing import Any, cast
@@ -21,6 +20,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.streams import StreamReader
 
 from monitor.clock import Clock
+from monitor.probing.chunks import whole_chunks
 from monitor.probing.collector import Basket, Collector
 from monitor.probing.pulse import Pulse
 from monitor.probing.stamps import Look, StampedSocket, has_kernel_stamps
@@ -29,8 +29,6 @@ from monitor.probing.stamps import Look, StampedSocket, has_kernel_stamps
 Arrival = tuple[bytes, float, float]
 # the same off the wire, and whether the stamp is the kernel's
 _Read = tuple[bytes, float, float, bool]
-
-_CHUNK_HEAD = re.compile(rb"([0-9A-Fa-f]{1,6})\r\n")
 
 
 class ReadLog:
@@ -113,23 +111,6 @@ def _drained(body: StreamReader) -> bytes:
     return data
 
 
-def _whole_chunks(data: bytes) -> bytes:
-    """The body bytes of a read that is nothing but whole chunks, as those of a stream are; else nothing."""
-    body = b""
-    start = 0
-    while start < len(data):
-        head = _CHUNK_HEAD.match(data, start)
-        if head is None:
-            return b""
-        start = head.end()
-        end = start + int(head[1], 16)
-        if start == end or data[end : end + 2] != b"\r\n":
-            return b""
-        body = data[start:end] if not body else body + data[start:end]
-        start = end + 2
-    return body
-
-
 class Handler(ResponseHandler):
     """aiohttp's protocol of one connection, which also keeps a ReadLog of the response under way.
 
@@ -178,7 +159,7 @@ class Handler(ResponseHandler):
         for data, stamp, look in self._basket.empty():
             arrival = look.arrival(stamp)
             if goes_past and log is not None:
-                body = _whole_chunks(data)
+                body = whole_chunks(data)
                 if body:
                     log.skip(body, *arrival)
                     continue
@@ -235,7 +216,7 @@ class Handler(ResponseHandler):
         if body is not None and (self.log is None or not self.log.is_of(body)):
             self.log = ReadLog(body, read[1], read[3], self._is_between_chunks(read[0]))
         elif self.log is not None and self.log.skips:
-            self.log.skips = not self._reading_paused and bool(_whole_chunks(read[0]))
+            self.log.skips = not self._reading_paused and bool(whole_chunks(read[0]))
         if self.log is not None:
             self.log.note(read)
 
@@ -245,7 +226,7 @@ class Handler(ResponseHandler):
         if message is None or not message.chunked or not data.startswith(b"HTTP/") or self._reading_paused:
             return False
         _, end, rest = data.partition(b"\r\n\r\n")
-        return bool(end) and (not rest or bool(_whole_chunks(rest)))
+        return bool(end) and (not rest or bool(whole_chunks(rest)))
 
 
 def stamping_connector(clock: Clock, pulse: Pulse, collector: Collector, **options: Any) -> aiohttp.TCPConnector:

@@ -1,0 +1,24 @@
+"""HTTP's chunked framing, as far as a read need not be shown to aiohttp's parser. Pure; RFC 9112, section 7.1."""
+
+from __future__ import annotations
+
+import re
+
+_HEAD = re.compile(rb"([0-9A-Fa-f]{1,6})\r\n")
+
+
+def whole_chunks(data: bytes) -> bytes:
+    """The body bytes of a read that is nothing but whole chunks, as those of a stream are; else nothing."""
+    body = b""
+    start = 0
+    while start < len(data):
+        head = _HEAD.match(data, start)
+        if head is None:
+            return b""
+        start = head.end()
+        end = start + int(head[1], 16)
+        if start == end or data[end : end + 2] != b"\r\n":
+            return b""
+        body = body + data[start:end] if body else data[start:end]
+        start = end + 2
+    return body
