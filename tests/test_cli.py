@@ -41,7 +41,13 @@ async def fleet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FleetServer]:
 def monitor(*words: str, cwd: Path, into: Path | None = None) -> subprocess.CompletedProcess[bytes]:
     with contextlib.nullcontext(subprocess.PIPE) if into is None else into.open("wb") as out:
         return subprocess.run(
-            command(*words), cwd=cwd, env=os.environ, stdout=out, stderr=subprocess.PIPE, timeout=60, check=False
+            command(*words),
+            cwd=cwd,
+            env=os.environ | {"COLUMNS": "200"},
+            stdout=out,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
         )
 
 
