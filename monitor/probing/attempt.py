@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from monitor.clock import Clock
 from monitor.observation import ClockKind
 from monitor.outcome import Outcome
+from monitor.probing.arrivals import Arrival
 from monitor.probing.classifier import Ending, Verdict, judge_status, judge_stream, judge_told, unreadable
 from monitor.probing.dialects.dialect import Decoder, Framer, ProbeRequest
 from monitor.probing.encoding import Inflater, inflater_of, is_plain
@@ -32,6 +33,9 @@ USAGE_SECONDS = 2.0
 # A stall of our loop from which on a probe without the kernel's clock says nothing: its figures hold the stall, and a
 # deadline noticed so late may have been kept.
 DISTURBING_SECONDS = 0.25
+# Reads that are worth being taken all at once, and how many of the last are not: they hold finish, usage and the end.
+_LEAST_RUN = 8
+_ENDING = 4
 
 
 class _Expired(Exception):
@@ -170,7 +174,16 @@ class Attempt:
 
         It moves the deadline with the payload; the timer is the caller's."""
         tape, framer, t0 = self.tape, self._framer, self._t0
-        for data, at, since in wire.take():
+        arrivals = wire.take()
+        place = 0
+        may_run = inflater is None and len(arrivals) > _LEAST_RUN
+        while place < len(arrivals):
+            if may_run and tape.answered and self.terminal_at is None:
+                may_run = False
+                place += self._take_run(arrivals[place:-_ENDING])
+                continue
+            data, at, since = arrivals[place]
+            place += 1
             is_late = at > self._due_at
             if is_late and (since > self._due_at or self.terminal_at is not None):
                 raise _Expired
@@ -194,6 +207,27 @@ class Attempt:
             elif framer.is_markup and tape.first_event_at is None:
                 return unreadable("HTML or XML where a stream was due", self._worked_before)
         return None
+
+    def _take_run(self, arrivals: Sequence[Arrival]) -> int:
+        """Take at once the first of these reads that each hold a piece of the answer and came in time; how many."""
+        tape, t0 = self.tape, self._t0
+        last, end = tape.last_payload_at or t0, t0 + self._deadlines.total
+        count = 0
+        for _, at, since in arrivals:
+            if at - last > self._deadlines.idle or at > end or since != at:
+                break
+            last = at
+            count += 1
+        reads = [read[0] for read in arrivals[:count]]
+        run = self._framer.run(reads) if reads else ()
+        texts = self._decoder.texts(run) if run else ()
+        if texts:
+            count = len(texts)
+            tape.add_texts(texts, [read[1] for read in arrivals[:count]])
+            self._framer.passed(sum(map(len, reads[:count])))
+            self._read_at = arrivals[count - 1][1]
+            self._due_at, self._due_outcome = self._deadlines.next_due(t0, self._read_at)
+        return len(texts)
 
     def _ended(self, ending: Ending) -> Verdict:
         tape = self.tape

@@ -6,6 +6,7 @@ read with later ones, it is set back by the stream's own mean gap, though never 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -110,6 +111,27 @@ class Tape:
         if isinstance(event, Content) and self._answer_characters < _MAX_ANSWER_CHARACTERS:
             self._answer.append(text[:_MAX_ANSWER_CHARACTERS])
             self._answer_characters += len(text)
+
+    def add_texts(self, texts: Sequence[str], arrivals: Sequence[float]) -> None:
+        """What `begin_read` and `add` do with one Content each, in reads that were made in time, after the first."""
+        assert self.last_payload_at is not None and self.answered
+        last, most = self.last_payload_at, self._max_gap
+        for at in arrivals:
+            if at - last > most:
+                most = at - last
+            last = at
+        count = len(texts)
+        self._reads += count
+        self._payload_reads += count
+        self._last_read = self._reads
+        self.payload_events += count
+        self._at = self._since = self.last_payload_at = last
+        self._max_gap = most
+        said = "".join(texts)
+        self._payload_bytes += len(said) if said.isascii() else len(said.encode("utf-8", "surrogatepass"))
+        if self._answer_characters < _MAX_ANSWER_CHARACTERS:
+            self._answer.append(said[:_MAX_ANSWER_CHARACTERS])
+            self._answer_characters += len(said)
 
     def _add_other(self, event: Event, at: float) -> None:
         if isinstance(event, Usage):

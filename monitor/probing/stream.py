@@ -10,7 +10,7 @@ Unreadable          the body is not what a stream of this kind may be
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -20,6 +20,8 @@ MAX_JSON_DEPTH = 64
 
 _BOM = b"\xef\xbb\xbf"
 # The closing quote is optional, so that an unterminated string costs one pass and not one per escaped quote.
+_WHOLE_EVENTS = re.compile(rb"data: ([{\[][^\r\n]{1,65536}+)\n\n")
+_AROUND = len(b"data: \n\n")
 _JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _BRACKETS = bytes.maketrans(b"[]{}", b"()()")
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -100,6 +102,23 @@ class EventStream:
                 data = chunk[6:end]
                 return (Frame(_checked(data)),) if data.strip() else ()
         return self._feed(chunk)
+
+    def run(self, reads: Sequence[bytes]) -> Sequence[bytes]:
+        """The data of each of `reads`, if each is one whole event with JSON on its one line, as those of a stream are.
+        Else nothing. Neither is anything read yet: feed them one by one, or tell how much of them was `passed`."""
+        body = b"".join(reads)
+        if not self._is_idle or self._size + len(body) > MAX_BODY_BYTES:
+            return ()
+        events: list[bytes] = _WHOLE_EVENTS.findall(body)
+        if [len(read) for read in reads] != [len(event) + _AROUND for event in events]:
+            return ()
+        if max([event.count(b"{") + event.count(b"[") for event in events]) > MAX_JSON_DEPTH or not _is_utf8(body):
+            return ()
+        return events
+
+    def passed(self, size: int) -> None:
+        """So many bytes of a run's first reads were taken in another way."""
+        self._size += size
 
     def _feed(self, chunk: bytes) -> Iterator[Frame]:
         self._is_idle = False
@@ -218,6 +237,13 @@ def _checked(data: bytes) -> bytes:
     if data.count(b"{") + data.count(b"[") > MAX_JSON_DEPTH and is_too_deep(data):
         raise TooDeep
     return data
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        return data.isascii() or bool(data.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _text(value: bytes) -> str:

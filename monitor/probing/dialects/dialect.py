@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -42,6 +42,10 @@ class Framer(Protocol):
 
     def feed(self, chunk: bytes) -> Iterable[Frame]: ...
 
+    def run(self, reads: Sequence[bytes]) -> Sequence[bytes]: ...
+
+    def passed(self, size: int) -> None: ...
+
     def close(self) -> Iterator[Frame]: ...
 
 
@@ -62,6 +66,11 @@ class Decoder(Protocol):
 
     def decode(self, frame: Frame) -> Iterable[Event]:
         """The events of one frame, none if it is of an unknown kind; Undecodable if it cannot be read."""
+        ...
+
+    def texts(self, run: Sequence[bytes]) -> Sequence[str]:
+        """What the first frames of a run say, up to one that is anything but a piece of the answer: `decode` that one
+        and those after it. Nothing where the whole run is to be decoded."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -197,6 +197,28 @@ class ChatDecoder:
         if self.is_whole:
             events.append(END)
         return events or (CONTROL,)
+
+    def texts(self, run: Sequence[bytes]) -> Sequence[str]:
+        """See `dialect.Decoder`. One call of the JSON decoder for all, and no event for each."""
+        if self.response_id is None or self.response_model is None:
+            return ()
+        try:
+            # Line by line, so that no frame can end within the next.
+            chunks = _chunk_decoder.decode_lines(b"\n".join(run))
+        except (msgspec.ValidationError, msgspec.DecodeError):
+            return ()
+        if len(chunks) != len(run):
+            return ()
+        texts: list[str] = []
+        for chunk in chunks:
+            choices = chunk.choices
+            if not choices or len(choices) > 1 or chunk.error or chunk.object == "error" or chunk.usage or chunk.x_groq:
+                break
+            text = _plain_text(choices[0])
+            if not text:
+                break
+            texts.append(text)
+        return texts
 
 
 def _plain_text(choice: _Choice) -> str | None:
