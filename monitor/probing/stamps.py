@@ -24,8 +24,8 @@ SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("@qq")
 _unpack = _TIMESPEC.unpack
 ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
-# asyncio asks for 256 KiB at a time, for which each read would allocate; streams come in far smaller pieces.
-READ_BYTES = 64 << 10
+# asyncio asks for 256 KiB at a time, which each read would allocate, at the cost of page faults. A TLS record fits.
+READ_BYTES = 16 << 10
 
 # Two processors' clocks may differ: a stamp from the near future is one of just now.
 _TOLERANCE_SECONDS = 0.001
