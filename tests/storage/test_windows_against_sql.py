@@ -358,7 +358,7 @@ async def test_a_restart_before_its_hours_are_closed_equals_one_after(settings: 
 
 async def test_windows_outlast_the_raw_rows_that_retention_takes(settings: DatabaseSettings) -> None:
     morning = NIGHT + 5 * HOUR_US
-    async with living(settings, morning + 90 * US) as house:
+    async with living(settings, morning + 10 * US) as house:
         await house.write([row(morning - hours * HOUR_US + 1) for hours in range(0, 31 * 24, 4)])
         await house.agree()
         before = shown_by(house.board)
