@@ -34,6 +34,27 @@ def test_two_looks_are_a_span_apart_while_much_comes_in(pair: tuple[socket.socke
     assert min(after - before for before, after in zip(looks, looks[2:], strict=False)) >= GATHER_SECONDS * 0.9
 
 
+def test_after_a_pause_that_lasted_too_long_none_is_made(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    sleep = time.sleep
+
+    def oversleep(seconds: float) -> None:
+        slept.append(seconds)
+        sleep(seconds + 0.005)
+
+    monkeypatch.setattr(time, "sleep", oversleep)
+    pair[1].send(b"x")  # never read: ready at every look
+    with loop.GatheringSelector() as selector:
+        selector.register(pair[0], select.EPOLLIN)
+        pauses = []
+        for _ in range(5):
+            assert selector.select(1.0)
+            pauses.append(len(slept))
+    assert pauses == [0, 1, 1, 2, 2]
+
+
 def test_what_is_ready_to_run_is_never_waited_with() -> None:
     async def main() -> float:
         begun = time.monotonic()

@@ -10,7 +10,7 @@ Unreadable          the body is not what a stream of this kind may be
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -19,9 +19,10 @@ MAX_BODY_BYTES = 8 << 20
 MAX_JSON_DEPTH = 64
 
 _BOM = b"\xef\xbb\xbf"
-# The closing quote is optional, so that an unterminated string costs one pass and not one per escaped quote.
+# `data: `, JSON on one line, and the blank line.
 _WHOLE_EVENTS = re.compile(rb"data: ([{\[][^\r\n]{1,65536}+)\n\n")
 _AROUND = len(b"data: \n\n")
+# The closing quote is optional, so that an unterminated string costs one pass and not one per escaped quote.
 _JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _BRACKETS = bytes.maketrans(b"[]{}", b"()()")
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -91,36 +92,10 @@ class EventStream:
         self._data: list[bytes] = []
         self._bare: list[bytes] = []
 
-    def feed(self, chunk: bytes) -> Iterable[Frame]:
+    def feed(self, chunk: bytes) -> Iterator[Frame]:
         self._size += len(chunk)
         if self._size > MAX_BODY_BYTES:
             raise BodyTooLong
-        # One whole event and nothing else, as nearly all reads are.
-        if self._is_idle and chunk.startswith(b"data: ") and len(chunk) < MAX_LINE_BYTES:
-            end = len(chunk) - 2
-            if chunk.find(b"\n") == end and chunk.endswith(b"\n") and b"\r" not in chunk:
-                data = chunk[6:end]
-                return (Frame(_checked(data)),) if data.strip() else ()
-        return self._feed(chunk)
-
-    def run(self, reads: Sequence[bytes]) -> Sequence[bytes]:
-        """The data of each of `reads`, if each is one whole event with JSON on its one line, as those of a stream are.
-        Else nothing. Neither is anything read yet: feed them one by one, or tell how much of them was `passed`."""
-        body = b"".join(reads)
-        if not self._is_idle or self._size + len(body) > MAX_BODY_BYTES:
-            return ()
-        events: list[bytes] = _WHOLE_EVENTS.findall(body)
-        if [len(read) for read in reads] != [len(event) + _AROUND for event in events]:
-            return ()
-        if max([event.count(b"{") + event.count(b"[") for event in events]) > MAX_JSON_DEPTH or not _is_utf8(body):
-            return ()
-        return events
-
-    def passed(self, size: int) -> None:
-        """So many bytes of a run's first reads were taken in another way."""
-        self._size += size
-
-    def _feed(self, chunk: bytes) -> Iterator[Frame]:
         self._is_idle = False
         if self._skip_lf and chunk:
             self._skip_lf = False
@@ -159,6 +134,23 @@ class EventStream:
             raise LineTooLong
         is_pending = self._tail or self._data or self._bare or self._event or self._skip_lf
         self._is_idle = self._any_line and not is_pending
+
+    def run(self, reads: Sequence[bytes]) -> Sequence[bytes]:
+        """The data of each of `reads`, if each is one whole event with JSON on its one line, as those of a stream are.
+        Else nothing. Neither is anything read yet: feed them one by one, or tell how much of them was `passed`."""
+        body = b"".join(reads)
+        if not self._is_idle or self._size + len(body) > MAX_BODY_BYTES:
+            return ()
+        events: list[bytes] = _WHOLE_EVENTS.findall(body)
+        if [len(read) for read in reads] != [len(event) + _AROUND for event in events]:
+            return ()
+        if any(map(is_too_deep, events)) or not _is_utf8(body):
+            return ()
+        return events
+
+    def passed(self, size: int) -> None:
+        """So many bytes of a run's first reads were taken in another way."""
+        self._size += size
 
     def close(self) -> Iterator[Frame]:
         """What a body that ended cleanly still holds: hosts leave out the last blank line, or even the last newline.
@@ -234,7 +226,7 @@ class EventStream:
 def _checked(data: bytes) -> bytes:
     if not data.isascii():
         _text(data)
-    if data.count(b"{") + data.count(b"[") > MAX_JSON_DEPTH and is_too_deep(data):
+    if is_too_deep(data):
         raise TooDeep
     return data
 

@@ -1,4 +1,4 @@
-"""Turns that are armed: a heap by monotonic time, and one timer over the Clock for the first of them."""
+"""Turns that are armed: a heap by monotonic time, and one timer for the first of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from monitor.clock import Clock, Timer
+from monitor.alarm import Alarm
+from monitor.clock import Clock
 from monitor.probing.report import Turn
 from monitor.scheduling.due import DueSlot
 
@@ -31,13 +32,12 @@ class Agenda:
         self._fall_due = fall_due
         self._armed: list[Armed] = []
         self._orders = itertools.count()
-        self._timer: Timer | None = None
-        self._rings_at = 0.0
+        self._alarm = Alarm(clock, self._ring)
 
     def arm(self, at: float, generation: int, due: DueSlot, recheck: Turn | None = None) -> None:
         """For `at` (monotonic seconds); at the loop's next turn if that is past."""
         heapq.heappush(self._armed, Armed(at, next(self._orders), generation, due, recheck))
-        self._set_timer()
+        self._alarm.set(self._armed[0].at)
 
     def is_overdue(self, by: float) -> bool:
         """Whether a turn was to fall due at `by` or before, and did not."""
@@ -45,23 +45,11 @@ class Agenda:
 
     def cancel(self) -> None:
         """Nothing falls due any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _set_timer(self) -> None:
-        at = self._armed[0].at
-        if self._timer is not None:
-            if self._rings_at <= at:
-                return
-            self._timer.cancel()
-        self._rings_at = at
-        self._timer = self._clock.call_at(at, self._ring)
+        self._alarm.cancel()
 
     def _ring(self) -> None:
-        self._timer = None  # before anything falls due, which may arm anew
         now = self._clock.monotonic() + _BLUNT_SECONDS
         while self._armed and self._armed[0].at <= now:
             self._fall_due(heapq.heappop(self._armed))
         if self._armed:
-            self._set_timer()
+            self._alarm.set(self._armed[0].at)

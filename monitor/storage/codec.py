@@ -202,38 +202,9 @@ def _millionths(value: float | None) -> int | None:
     return None if value is None else round(value * MILLION)
 
 
-# The columns that `observation_of` takes, in its order; the last three are the interned texts themselves.
-READ_COLUMNS = (
-    "due_ms",
-    "endpoint_id",
-    "location_id",
-    "kind_id",
-    "recheck",
-    "slot",
-    "delay_us",
-    "outcome",
-    "http_status",
-    "connect_us",
-    "headers_us",
-    "first_event_us",
-    "ttft_us",
-    "first_answer_us",
-    "latency_us",
-    "max_gap_us",
-    "output_tokens",
-    "tokens_estimated",
-    "output_speed",
-    "throughput",
-    "prompt_tokens",
-    "cached_tokens",
-    "reasoning_tokens",
-    "cost_pusd",
-    "kernel_clock",
-    "first_token_shared",
-    "answer_ok",
-    "response_id",
-    "detail",
-)
+_INTERNED = ("error_code_id", "response_model_id", "finish_reason_id")
+# The columns that `observation_of` takes, in its order; after them come the interned texts themselves.
+READ_COLUMNS = tuple(name for name in WRITTEN_COLUMNS if name not in _INTERNED)
 
 
 def observation_of(row: Sequence[Any], endpoint: str, location: str, kind: str) -> Observation:

@@ -7,7 +7,8 @@ import itertools
 import logging
 from typing import Protocol
 
-from monitor.clock import Clock, Timer
+from monitor.alarm import Alarm
+from monitor.clock import Clock
 from monitor.suspicion.places import Known
 
 # A connect that takes so long is looked into while it is still trying: a short outage is over when it times out.
@@ -41,8 +42,7 @@ class Lookout:
         self._orders = itertools.count()
         # An entry may be earlier than what its watch now says (or that be None): then it is put off (or dropped).
         self._entries: list[tuple[float, int, ProbeWatch]] = []
-        self._timer: Timer | None = None
-        self._rings_at = 0.0
+        self._alarm = Alarm(clock, self._ring)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -54,13 +54,11 @@ class Lookout:
         for _ in range(_TIDIED_AT_ONCE):
             if not self._tidy():
                 break
-        self._set_timer()
+        self._alarm.set(self._entries[0][0])
 
     def close(self) -> None:
         self._entries.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.cancel()
 
     def _tidy(self) -> bool:
         """Drop or put off the first entry; False if it is as it should be."""
@@ -76,23 +74,12 @@ class Lookout:
             return False
         return True
 
-    def _set_timer(self) -> None:
-        if not self._entries:
-            return
-        at = self._entries[0][0]
-        if self._timer is not None:
-            if self._rings_at <= at:
-                return
-            self._timer.cancel()
-        self._rings_at = at
-        self._timer = self._clock.call_at(at, self._ring)
-
     def _ring(self) -> None:
-        self._timer = None
         now = self._clock.monotonic()
         while self._tidy() or self._look_at_first(now):
             pass
-        self._set_timer()
+        if self._entries:
+            self._alarm.set(self._entries[0][0])
 
     def _look_at_first(self, now: float) -> bool:
         if not self._entries or self._entries[0][0] > now:

@@ -9,11 +9,15 @@ import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from aiohttp.client_proto import ResponseHandler
 from hypothesis import given
 from hypothesis import strategies as st
+from probing_stage import Stage
+from threaded_provider import telling
 
 from monitor import loop
 from monitor.clock import SystemClock
+from monitor.outcome import Outcome
 from monitor.probing.arrivals import Handler
 from monitor.probing.collector import Basket, Collector
 from monitor.probing.pulse import Pulse
@@ -225,3 +229,26 @@ def test_a_wall_clock_that_is_set_while_a_look_lasts_takes_its_stamps_word_away(
         pulse.end()
 
     loop.run(main())
+
+
+@kernel_only
+async def test_a_stream_goes_past_asyncio_and_aiohttps_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, parsed = [], []
+    recv, data_received = StampedSocket.recv, ResponseHandler.data_received
+
+    def counted_recv(stamped: StampedSocket, size: int, flags: int = 0, /) -> bytes:
+        read.append(size)
+        return recv(stamped, size, flags)
+
+    def counted_parse(handler: ResponseHandler, data: bytes) -> None:
+        parsed.append(data)
+        data_received(handler, data)
+
+    monkeypatch.setattr(StampedSocket, "recv", counted_recv)
+    monkeypatch.setattr(ResponseHandler, "data_received", counted_parse)
+    with telling([0.02] * 20) as truth:
+        observation = (await Stage().send(f"http://127.0.0.1:{truth.port}/v1")).observation
+    assert (observation.outcome, observation.output_tokens) == (Outcome.SUCCESS, 20)
+    # The head's read by asyncio, at most a look or two beside it; the parser sees the head and the end.
+    assert len(read) < 6
+    assert len(parsed) < 6

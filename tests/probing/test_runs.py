@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from probing_stage import DONE, PATIENT, ROLE, STOP, sse, text, usage
@@ -17,7 +18,8 @@ from monitor.probing.arrivals import Arrival
 from monitor.probing.attempt import Attempt
 from monitor.probing.dialects.dialect import ProbeRequest
 from monitor.probing.dialects.openai_chat import ChatDecoder
-from monitor.probing.stream import EventStream
+from monitor.probing.events import Event
+from monitor.probing.stream import EventStream, Frame
 
 
 def event(delta: dict[str, Any], **more: Any) -> str:
@@ -123,5 +125,19 @@ def test_a_plain_stream_is_taken_in_a_run() -> None:
     list(stream.feed(sse(ROLE).encode()))
     assert len(stream.run(frames)) == 40
     decoder = ChatDecoder(False)
-    list(decoder.decode(next(iter(stream.feed(frames[0])))))
+    list(decoder.decode(*stream.feed(frames[0])))
     assert decoder.texts(stream.run(frames)) == ["word "] * 40
+
+
+def test_of_a_plain_stream_only_its_ends_are_decoded_event_by_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Frame] = []
+    decode = ChatDecoder.decode
+
+    def counted(decoder: ChatDecoder, frame: Frame) -> Iterable[Event]:
+        decoded.append(frame)
+        return decode(decoder, frame)
+
+    monkeypatch.setattr(ChatDecoder, "decode", counted)
+    said = [sse(ROLE), *[event({"content": "word "})] * 50, sse(STOP), sse(usage()), sse(DONE)]
+    assert outcome_of([(one.encode(), 0.1, 0.1) for one in said], at_once=True)[2] == "word " * 50
+    assert len(decoded) < 10

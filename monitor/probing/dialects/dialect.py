@@ -35,12 +35,12 @@ class ProbeRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class Framer(Protocol):
-    """Bytes to frames; see `stream.EventStream`."""
+    """Bytes to frames; see `stream.EventStream`. `run` is a short cut: a framer that has none returns nothing."""
 
     unknown_lines: int
     is_markup: bool
 
-    def feed(self, chunk: bytes) -> Iterable[Frame]: ...
+    def feed(self, chunk: bytes) -> Iterator[Frame]: ...
 
     def run(self, reads: Sequence[bytes]) -> Sequence[bytes]: ...
 

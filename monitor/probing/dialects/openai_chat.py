@@ -178,10 +178,6 @@ class ChatDecoder:
         if self.response_model is None and chunk.model and isinstance(chunk.model, str):
             self.response_model = chunk.model
         choices = chunk.choices or []
-        if len(choices) == 1 and not frame.event and not (frame.bare or chunk.error or chunk.object == "error"):
-            text = _plain_text(choices[0])
-            if text and not (chunk.usage or chunk.x_groq):
-                return (Content(text),)
         if chunk.error or chunk.object == "error" or (frame.event == "error" and not choices):
             finishes = (_finish(choice) for choice in choices if choice.finish_reason)
             return (*finishes, Failed(error_facts(_plain(data))))
