@@ -611,7 +611,7 @@ async def test_progress_stands_still_when_ticks_stop_or_armed_turns_are_not_deal
     await stage.run(20)
     assert stage.dispatcher.progress() == stage.clock.monotonic() - 1.0
     stage.dispatcher._agenda.cancel()  # a schedule whose timer died
-    stage.dispatcher._agenda._set_timer = lambda: None  # type: ignore[method-assign]
+    stage.dispatcher._agenda._alarm.set = lambda at: None  # type: ignore[method-assign]
     await stage.run(30)
     assert stage.clock.monotonic() - stage.dispatcher.progress() > 10.0
 
