@@ -35,7 +35,7 @@ USAGE_SECONDS = 2.0
 DISTURBING_SECONDS = 0.25
 # Reads that are worth being taken all at once, and how many of the last are not: they hold finish, usage and the end.
 _LEAST_RUN = 8
-_ENDING = 4
+_ENDING = 3
 
 
 class _Expired(Exception):
