@@ -165,7 +165,7 @@ def all_secrets(settings: Settings) -> tuple[Secret, ...]:
     if settings.database.password is not None:
         found[settings.database.password] = None
     for endpoint in settings.catalog.endpoints.values():
-        for value in (endpoint.api_key, *endpoint.headers.values()):
+        for value in (endpoint.api_key, *endpoint.headers.values(), *endpoint.options.values()):
             if isinstance(value, Secret):
                 found[value] = None
     return tuple(found | dict.fromkeys(settings.secret_places))

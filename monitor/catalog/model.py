@@ -35,6 +35,7 @@ class Quirks:
     min_max_tokens: int = 1
     temperature: bool = True  # send temperature 0; reasoning models reject it
     reasoning_off: Mapping[str, object] = field(default_factory=dict)  # body fields that turn reasoning off
+    extra_body: Mapping[str, object] = field(default_factory=dict)  # body fields that a host wants besides
     expect_done: bool = False  # True: even after a finish reason and a clean close, a missing [DONE] is a truncation
 
 
@@ -58,6 +59,7 @@ class Endpoint:
     interval_seconds: float
     api_key: Secret | None = None
     headers: Mapping[str, str | Secret] = field(default_factory=dict)
+    options: Mapping[str, str | Secret] = field(default_factory=dict)  # its dialect's own keys: `aws.access_key_id`
     quirks: Quirks = field(default_factory=Quirks)
     price: Price | None = None
     quantization: str | None = None

@@ -12,14 +12,14 @@ from monitor.observation import ClockKind
 from monitor.outcome import Outcome
 from monitor.probing.arrivals import Arrival
 from monitor.probing.classifier import Ending, Verdict, judge_status, judge_stream, judge_told, unreadable
-from monitor.probing.dialects.dialect import Decoder, Framer, ProbeRequest
+from monitor.probing.dialects.dialect import Decoder, Dialect, Framer, ProbeRequest
 from monitor.probing.encoding import Inflater, inflater_of, is_plain
-from monitor.probing.error_body import MAX_ERROR_BYTES, read_error_body
-from monitor.probing.events import END, ErrorFacts, Failed, Usage
+from monitor.probing.error_body import MAX_ERROR_BYTES
+from monitor.probing.events import END, Failed, Usage
+from monitor.probing.framings.frame import Frame, Undecodable, Unreadable
 from monitor.probing.measure import Deadlines, Tape
 from monitor.probing.overdue import judge_overdue
 from monitor.probing.report import Journey
-from monitor.probing.stream import Frame, Undecodable, Unreadable
 from monitor.probing.timeline import timeline_of
 from monitor.probing.transport import Exchange, LinkError, Transport, Wire
 from monitor.settings import ProbingSettings
@@ -56,6 +56,7 @@ class Attempt:
         port: int,
         request: ProbeRequest,
         provider: str,
+        dialect: Dialect,
         framer: Framer,
         decoder: Decoder,
         probing: ProbingSettings,
@@ -71,6 +72,7 @@ class Attempt:
         self._host, self._port = host, port
         self._request = request
         self._provider = provider
+        self._dialect = dialect
         self._framer = framer
         self._decoder = decoder
         self._probing = probing
@@ -144,8 +146,9 @@ class Attempt:
         can_decode = inflater is not None or is_plain(encoding)
         if not 200 <= status < 300:
             body = await self._error_body(wire) if status >= 400 and can_decode else b""
-            facts = read_error_body(body) if body else ErrorFacts()
-            return judge_status(status, facts, wire.headers, self._clock.now(), self._worked_before)
+            facts = self._dialect.error_facts(wire.headers, body)
+            now = self._clock.now()
+            return judge_status(status, facts, wire.headers, now, self._worked_before, self._dialect.codes)
         if status == 204:
             return Verdict(Outcome.EMPTY, "HTTP 204")
         if not can_decode:
@@ -255,7 +258,8 @@ class Attempt:
                             tape.add(event)
                     elif isinstance(event, Failed):
                         tape.add(event)
-                        return judge_told(event.facts, tape.payload_events > 0, self._worked_before)
+                        any_token = tape.payload_events > 0
+                        return judge_told(event.facts, any_token, self._worked_before, self._dialect.codes)
                     else:
                         tape.add(event)
                         if event is END:

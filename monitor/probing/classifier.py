@@ -19,7 +19,7 @@ import msgspec
 from monitor.outcome import Outcome
 from monitor.probing import error_codes as codes
 from monitor.probing.error_body import seconds_of
-from monitor.probing.error_codes import Hint, Meaning, plain
+from monitor.probing.error_codes import GENERAL, Codes, Hint, Meaning, plain
 from monitor.probing.events import ErrorFacts, FinishKind
 from monitor.probing.measure import Tape
 
@@ -52,12 +52,18 @@ WorkedBefore = Callable[[], bool]
 
 
 def judge_status(
-    status: int, facts: ErrorFacts, headers: Mapping[str, str], now: float, worked_before: WorkedBefore
+    status: int,
+    facts: ErrorFacts,
+    headers: Mapping[str, str],
+    now: float,
+    worked_before: WorkedBefore,
+    known: Codes = GENERAL,
 ) -> Verdict:
-    """The class of a response whose status is not 2xx. `now` is UTC seconds, for a Retry-After that is a date."""
+    """The class of a response whose status is not 2xx. `now` is UTC seconds, for a Retry-After that is a date; `known`
+    are the dialect's codes."""
     if status < 400:
         return unreadable(f"HTTP {status}{_target(headers)}: redirects are not followed", worked_before)
-    meaning = _meaning(status, facts)
+    meaning = _meaning(status, facts, known)
     return Verdict(
         _settle(meaning, status, worked_before),
         _told(facts, f"HTTP {status}"),
@@ -66,16 +72,16 @@ def judge_status(
     )
 
 
-def judge_told(facts: ErrorFacts, any_token: bool, worked_before: WorkedBefore) -> Verdict:
+def judge_told(facts: ErrorFacts, any_token: bool, worked_before: WorkedBefore, known: Codes = GENERAL) -> Verdict:
     """The class of an error told inside a 2xx stream: `stream_error`, unless its code says more."""
     number = facts.number
-    meaning = _telling(facts) or _by_quota_id(facts)
+    meaning = _telling(facts, known) or _by_quota_id(facts)
     if number == 403 and meaning is Outcome.PERMISSION:
         meaning = None
     if meaning is None and number in _TELLING_NUMBERS:
-        meaning = _by_status(number, facts)
+        meaning = _by_status(number, facts, known)
     if meaning is None:
-        meaning = _vague_inside(facts)
+        meaning = _vague_inside(facts, known)
     # Our request cannot be at fault any more once it is being answered.
     if any_token and meaning in (Outcome.BAD_REQUEST, Hint.MODEL):
         meaning = Outcome.STREAM_ERROR
@@ -142,38 +148,38 @@ def _cap(seconds: float | None) -> float | None:
     return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds is not None and seconds > 0 else None
 
 
-def _meaning(status: int, facts: ErrorFacts) -> Meaning:
-    meaning = _telling(facts)
+def _meaning(status: int, facts: ErrorFacts, known: Codes) -> Meaning:
+    meaning = _telling(facts, known)
     if status == 403 and meaning is Outcome.PERMISSION:
-        return _by_status(status, facts)  # a permission refused for where we are is told with the same codes
+        return _by_status(status, facts, known)  # a permission refused for where we are is told with the same codes
     # Some hosts give every refusal the same code; a quota told by 429 with a minute's name is only a rate.
     if meaning is None or (status == 429 and meaning is Outcome.QUOTA):
         by_id = _by_quota_id(facts)
         if by_id is not None:
             return by_id
-    return meaning or _by_status(status, facts)
+    return meaning or _by_status(status, facts, known)
 
 
-def _telling(facts: ErrorFacts) -> Meaning | None:
-    return next((codes.TELLING[code] for code in map(plain, facts.codes) if code in codes.TELLING), None)
+def _telling(facts: ErrorFacts, known: Codes) -> Meaning | None:
+    return next((known.telling[code] for code in map(plain, facts.codes) if code in known.telling), None)
 
 
-def _vague(facts: ErrorFacts) -> Meaning | None:
-    return next((codes.VAGUE[code] for code in map(plain, facts.codes) if code in codes.VAGUE), None)
+def _vague(facts: ErrorFacts, known: Codes) -> Meaning | None:
+    return next((known.vague[code] for code in map(plain, facts.codes) if code in known.vague), None)
 
 
-def _vague_inside(facts: ErrorFacts) -> Meaning:
-    vague, number = _vague(facts), facts.number
+def _vague_inside(facts: ErrorFacts, known: Codes) -> Meaning:
+    vague, number = _vague(facts, known), facts.number
     if vague is Outcome.RATE_LIMITED:
-        return _by_status(429, facts)
+        return _by_status(429, facts, known)
     if vague is Outcome.BAD_REQUEST or number in (400, 413, 422):
-        return _by_status(400, facts)
+        return _by_status(400, facts, known)
     text = codes.URLS.sub("", facts.message)
     if codes.CAPACITY.search(text):
         return Hint.CAPACITY
     # A text alone, without any code, may still say what ran out.
     if vague is None and number is None and (codes.QUOTA.search(text) or codes.RATE.search(text)):
-        return _by_status(429, facts)
+        return _by_status(429, facts, known)
     return Outcome.STREAM_ERROR
 
 
@@ -186,7 +192,7 @@ def _by_quota_id(facts: ErrorFacts) -> Meaning | None:
     return None
 
 
-def _by_status(status: int, facts: ErrorFacts) -> Meaning:
+def _by_status(status: int, facts: ErrorFacts, known: Codes) -> Meaning:
     """The class by status, and by text where the status leaves it open."""
     text = codes.URLS.sub("", facts.message)
     if status == 401:
@@ -211,7 +217,7 @@ def _by_status(status: int, facts: ErrorFacts) -> Meaning:
         if codes.CONTEXT.search(text):  # Together
             return Outcome.CONTEXT_LENGTH
         return Outcome.REGION if codes.PLACE.search(text) else Outcome.PERMISSION
-    return _vague_of_request(facts) or _by_text(text) or Outcome.BAD_REQUEST
+    return _vague_of_request(facts, known) or _by_text(text) or Outcome.BAD_REQUEST
 
 
 def _by_text(text: str) -> Meaning | None:
@@ -230,8 +236,8 @@ def _by_text(text: str) -> Meaning | None:
     return None
 
 
-def _vague_of_request(facts: ErrorFacts) -> Meaning | None:
-    vague = _vague(facts)
+def _vague_of_request(facts: ErrorFacts, known: Codes) -> Meaning | None:
+    vague = _vague(facts, known)
     return None if vague is Outcome.BAD_REQUEST else vague
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from monitor.probing.stream import MAX_BODY_BYTES, BodyTooLong, Undecodable
+from monitor.probing.framings.frame import MAX_BODY_BYTES, BodyTooLong, Undecodable
 
 _GZIP = 16 + zlib.MAX_WBITS
 _RAW = -zlib.MAX_WBITS

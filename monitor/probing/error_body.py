@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from monitor.probing.events import ErrorFacts
-from monitor.probing.stream import is_too_deep
+from monitor.probing.framings.frame import is_too_deep
 
 MAX_ERROR_BYTES = 64 << 10
 # Much more than the 500 characters of a detail, so that redaction sees keys whole.

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from enum import Enum
 
+import msgspec
+
 from monitor.outcome import Outcome
 
 
@@ -27,12 +29,12 @@ def plain(code: str) -> str:
     return "".join(character for character in code.lower() if character.isalnum())
 
 
-def _table(*rows: tuple[Meaning, str]) -> Mapping[str, Meaning]:
+def table(*rows: tuple[Meaning, str]) -> Mapping[str, Meaning]:
     return {plain(code): meaning for meaning, codes in rows for code in codes.split()}
 
 
 # Codes that settle the class whatever the status is.
-TELLING: Mapping[str, Meaning] = _table(
+TELLING: Mapping[str, Meaning] = table(
     (
         Outcome.QUOTA,
         "insufficient_quota credit_balance_exhausted organization_spend_limit_exceeded project_spend_limit_exceeded "
@@ -96,7 +98,7 @@ TELLING: Mapping[str, Meaning] = _table(
 )
 
 # Codes that every kind of error carries with some host: they count only where the status says less than they do.
-VAGUE: Mapping[str, Meaning] = _table(
+VAGUE: Mapping[str, Meaning] = table(
     (
         Outcome.RATE_LIMITED,
         "rate_limit_exceeded rate_limit_error rate_limited rate_limit too_many_requests throttling_exception "
@@ -115,6 +117,24 @@ VAGUE: Mapping[str, Meaning] = _table(
         "invalid_parameter invalid_parameter_error max_tokens_exceeded wrong_endpoint",
     ),
 )
+
+
+class Codes(msgspec.Struct, frozen=True):
+    """What one dialect's codes mean, under their `plain` names."""
+
+    telling: Mapping[str, Meaning]  # these settle the class whatever the status is
+    vague: Mapping[str, Meaning]  # these count only where the status says less than they do
+
+    def with_own(
+        self, telling: Mapping[str, Meaning] | None = None, vague: Mapping[str, Meaning] | None = None
+    ) -> Codes:
+        """A dialect's own go before the common ones; a code that it calls vague is telling no more."""
+        own_telling, own_vague = telling or {}, vague or {}
+        common = {code: meaning for code, meaning in self.telling.items() if code not in own_vague}
+        return Codes({**common, **own_telling}, {**self.vague, **own_vague})
+
+
+GENERAL = Codes(TELLING, VAGUE)
 
 # Google tells what ran out: `GenerateRequestsPerDayPerProjectPerModel-FreeTier`, `...PerMinute...`.
 QUOTA_ID_DAILY = "perday"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from yarl import URL
@@ -23,6 +23,7 @@ from monitor.probing.dialects import DIALECTS
 from monitor.probing.dialects.dialect import Credentials, Dialect
 from monitor.probing.measure import Figures, figures_of
 from monitor.probing.prompt import contains_nonce, new_nonce, prompt_text
+from monitor.probing.question import Question
 from monitor.probing.redaction import Redactor
 from monitor.probing.report import Mark, ProbeReport, Turn, Watch
 from monitor.probing.resolver import Resolver
@@ -90,7 +91,8 @@ class Prober:
         try:
             dialect = _dialect_of(turn.endpoint)
             credentials = await self._credentials(turn.endpoint)
-            attempt = self._attempt(turn.endpoint, dialect, credentials, prompt_text(nonce), watch)
+            question = Question(prompt_text(nonce), self._probing.max_tokens, turn.kind)
+            attempt = self._attempt(turn.endpoint, dialect, credentials, question, watch)
             verdict = await attempt.run()
         except SecretMissing as missing:
             verdict = Verdict(Outcome.SECRET_MISSING, str(missing))
@@ -118,10 +120,10 @@ class Prober:
         return ProbeReport(turn, observation)
 
     def _attempt(
-        self, endpoint: Endpoint, dialect: Dialect, credentials: Credentials, prompt: str, watch: Watch | None
+        self, endpoint: Endpoint, dialect: Dialect, credentials: Credentials, question: Question, watch: Watch | None
     ) -> Attempt:
         assert self._transport is not None, "the prober has not been started"
-        request = dialect.request(endpoint, credentials, prompt, self._probing.max_tokens)
+        request = dialect.request(endpoint, credentials, question, self._clock.now())
         host, port = host_and_port(request.url)
         if watch is not None:
             watch.sent(host, port)
@@ -130,25 +132,28 @@ class Prober:
             port=port,
             request=request,
             provider=endpoint.provider,
-            framer=dialect.framer(),
-            decoder=dialect.decoder(endpoint.quirks),
+            dialect=dialect,
+            framer=dialect.framer(question),
+            decoder=dialect.decoder(endpoint.quirks, question),
             probing=self._probing,
             transport=self._transport,
             clock=self._clock,
             worked_before=lambda: self._worked_before(endpoint),
-            prompt_bytes=len(prompt.encode()),
+            prompt_bytes=len(question.prompt.encode()),
             **({} if watch is None else {"on_connected": watch.connected}),
         )
 
     async def _credentials(self, endpoint: Endpoint) -> Credentials:
         api_key = await self._reveal(endpoint.api_key) if endpoint.api_key is not None else None
-        if not endpoint.headers:
+        headers, options = endpoint.headers, endpoint.options
+        if not headers and not options:
             return Credentials(api_key)
-        headers = {
-            name: await self._reveal(value) if isinstance(value, Secret) else value
-            for name, value in endpoint.headers.items()
+        return Credentials(api_key, await self._revealed(headers), await self._revealed(options))
+
+    async def _revealed(self, values: Mapping[str, str | Secret]) -> Mapping[str, str]:
+        return {
+            name: await self._reveal(value) if isinstance(value, Secret) else value for name, value in values.items()
         }
-        return Credentials(api_key, headers)
 
     async def _reveal(self, secret: Secret) -> str:
         value = await self._secrets.reveal(secret)

@@ -25,8 +25,8 @@ Key = tuple[str, str, tuple[str, ...]]
 
 def secrets_of(endpoint: Endpoint) -> tuple[Secret, ...]:
     """Every secret a request to `endpoint` is written with."""
-    in_headers = [value for value in endpoint.headers.values() if isinstance(value, Secret)]
-    return (*([] if endpoint.api_key is None else [endpoint.api_key]), *in_headers)
+    values = (endpoint.api_key, *endpoint.headers.values(), *endpoint.options.values())
+    return tuple(value for value in values if isinstance(value, Secret))
 
 
 def key_of(endpoint: Endpoint) -> Key:

@@ -34,6 +34,7 @@ from monitor.outcome import Outcome
 from monitor.probing import arrivals
 from monitor.probing.dialects.dialect import Credentials
 from monitor.probing.probe import _dialect_of
+from monitor.probing.question import Question
 
 SHORT = 0.12
 
@@ -295,9 +296,8 @@ async def test_a_stream_of_many_slow_tokens_outlives_every_deadline_but_the_tota
 async def test_a_connection_that_comes_about_as_its_deadline_rings_is_given_its_time() -> None:
     """The timer and the handshake's end fall into one turn of the loop, as after a stall."""
     async with Stage().prober() as prober:
-        attempt = prober._attempt(
-            endpoint_at("http://127.0.0.1:9/v1"), _dialect_of(endpoint_at("")), Credentials(), "hello", None
-        )
+        endpoint, question = endpoint_at("http://127.0.0.1:9/v1"), Question("hello", 64)
+        attempt = prober._attempt(endpoint, _dialect_of(endpoint), Credentials(), question, None)
         async with asyncio.timeout(None) as attempt._alarm:
             attempt._arm(time.monotonic() - 0.001, Outcome.TIMEOUT_CONNECT)
             attempt._timer_at = 0.0

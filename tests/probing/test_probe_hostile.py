@@ -28,7 +28,7 @@ from probing_stage import (
 )
 
 from monitor.outcome import Outcome
-from monitor.probing.stream import MAX_BODY_BYTES
+from monitor.probing.framings.frame import MAX_BODY_BYTES
 
 MEGABYTE = 1 << 20
 

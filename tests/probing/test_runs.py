@@ -17,9 +17,10 @@ from monitor.clock import SystemClock
 from monitor.probing.arrivals import Arrival
 from monitor.probing.attempt import Attempt
 from monitor.probing.dialects.dialect import ProbeRequest
-from monitor.probing.dialects.openai_chat import ChatDecoder
+from monitor.probing.dialects.openai_chat import DIALECT, ChatDecoder
 from monitor.probing.events import Event
-from monitor.probing.stream import EventStream, Frame
+from monitor.probing.framings.frame import Frame
+from monitor.probing.framings.sse import EventStream
 
 
 def event(delta: dict[str, Any], **more: Any) -> str:
@@ -74,8 +75,9 @@ def outcome_of(arrivals: Sequence[Arrival], *, at_once: bool) -> tuple[Any, ...]
             port=1,
             request=ProbeRequest(url="http://h", headers={}, body=b"", max_tokens=64),
             provider="p",
+            dialect=DIALECT,
             framer=EventStream(),
-            decoder=ChatDecoder(False),
+            decoder=ChatDecoder(close_ends=False),
             probing=replace(PATIENT, idle_timeout_seconds=1.0, timeout_seconds=4.0),
             transport=None,  # type: ignore[arg-type]
             clock=SystemClock(),
@@ -124,7 +126,7 @@ def test_a_plain_stream_is_taken_in_a_run() -> None:
     assert not stream.run(frames), "nothing has shown yet that it is a stream of events"
     list(stream.feed(sse(ROLE).encode()))
     assert len(stream.run(frames)) == 40
-    decoder = ChatDecoder(False)
+    decoder = ChatDecoder(close_ends=False)
     list(decoder.decode(*stream.feed(frames[0])))
     assert decoder.texts(stream.run(frames)) == ["word "] * 40
 

@@ -1,22 +1,42 @@
-"""What an API dialect is to a probe: a request out, events in. Pure on both sides."""
+"""What an API dialect is to a probe: a question out as one HTTP request, events in. Pure on both sides.
+
+A dialect is one module of this package with a `DIALECT`; docs/dialects.md walks through it.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
+from monitor import __version__
 from monitor.catalog.model import Endpoint, Quirks
-from monitor.probing.events import Event
-from monitor.probing.stream import Frame
+from monitor.probing.error_body import read_error_body
+from monitor.probing.error_codes import GENERAL, Codes
+from monitor.probing.events import ErrorFacts, Event
+from monitor.probing.framings.frame import Frame
+from monitor.probing.question import Question
+
+
+class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """A key of monitor.yaml that this dialect understands beside those that all do. It stands under a provider."""
+
+    name: str  # `region`; with a dot it is inside a mapping: `aws.access_key_id`
+    example: str  # a line of YAML
+    help: str  # one line for docs/configuration.md
+    is_secret: bool = False
+    is_required: bool = False
 
 
 class Credentials(msgspec.Struct, frozen=True, gc=False):
-    """An endpoint's secrets, revealed for one request. `headers` are the endpoint's own, plain and secret."""
+    """An endpoint's secrets, revealed for one request. `headers` are the endpoint's own, plain and secret; `options`
+    are the values of its dialect's own keys, likewise."""
 
     api_key: str | None = None
     headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    options: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def __repr__(self) -> str:
         return "Credentials(***)"
@@ -35,7 +55,7 @@ class ProbeRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 class Framer(Protocol):
-    """Bytes to frames; see `stream.EventStream`. `run` is a short cut: a framer that has none returns nothing."""
+    """Bytes to frames; see `framings`. `run` is a short cut: a framer that has none returns nothing."""
 
     unknown_lines: int
     is_markup: bool
@@ -49,36 +69,86 @@ class Framer(Protocol):
     def close(self) -> Iterator[Frame]: ...
 
 
-class Decoder(Protocol):
+class Decoder(ABC):
     """The meaning of one response's frames. Stateful: one per probe.
 
     `response_id` and `response_model` are as sent, None until then. `is_whole` is true once a complete, not streamed
     answer came. `close_ends` tells whether a finish reason and a clean close end the stream as well as `End` does.
     `closers` are bytes that the last event of a stream, or an error, holds and hardly any other: a hint to look."""
 
-    response_id: str | None
-    response_model: str | None
-    is_whole: bool
-    close_ends: bool
+    closers: ClassVar[tuple[bytes, ...]] = ()
 
-    @property
-    def closers(self) -> tuple[bytes, ...]: ...
+    def __init__(self, *, close_ends: bool = False) -> None:
+        self.response_id: str | None = None
+        self.response_model: str | None = None
+        self.is_whole = False
+        self.close_ends = close_ends
 
+    @abstractmethod
     def decode(self, frame: Frame) -> Iterable[Event]:
         """The events of one frame, none if it is of an unknown kind; Undecodable if it cannot be read."""
-        ...
 
     def texts(self, run: Sequence[bytes]) -> Sequence[str]:
         """What the first frames of a run say, up to one that is anything but a piece of the answer: `decode` that one
         and those after it. Nothing where the whole run is to be decoded."""
-        ...
+        return ()
 
 
-class Dialect(Protocol):
-    name: str
+class Dialect(ABC):
+    """One API. Everything that is peculiar to it is in its module: what it is asked, how it answers, how it fails."""
 
-    def request(self, endpoint: Endpoint, credentials: Credentials, prompt: str, max_tokens: int) -> ProbeRequest: ...
+    name: ClassVar[str]  # as a provider's `dialect:` gives it
+    kinds: ClassVar[frozenset[str]] = frozenset({"chat", "long", "cache"})  # the probe kinds it can ask
+    options: ClassVar[tuple[Option, ...]] = ()
+    needs_base_url: ClassVar[bool] = True  # False: it knows its hosts by its options
+    codes: ClassVar[Codes] = GENERAL  # what its structured error codes mean
 
-    def framer(self) -> Framer: ...
+    @abstractmethod
+    def request(self, endpoint: Endpoint, credentials: Credentials, question: Question, now: float) -> ProbeRequest:
+        """`question.max_tokens` is the wish; the endpoint's own bounds come first. `now`: UTC seconds, for signatures.
 
-    def decoder(self, quirks: Quirks) -> Decoder: ...
+        Raises SecretMissing where a credential that it needs is not there."""
+
+    @abstractmethod
+    def framer(self, question: Question) -> Framer: ...
+
+    @abstractmethod
+    def decoder(self, quirks: Quirks, question: Question) -> Decoder: ...
+
+    def error_facts(self, headers: Mapping[str, str], body: bytes) -> ErrorFacts:
+        """What a response that is an error by its status says. Header names are in any case. Never raises."""
+        return read_error_body(body) if body else ErrorFacts()
+
+
+def capped_tokens(endpoint: Endpoint, question: Question) -> int:
+    """The cap to ask for: the wish, within what the endpoint can and the host takes."""
+    cap = min(question.max_tokens, endpoint.max_completion_tokens or question.max_tokens)
+    return max(cap, endpoint.quirks.min_max_tokens)
+
+
+def request_headers(
+    credentials: Credentials, auth: Mapping[str, str], accept: str = "text/event-stream"
+) -> dict[str, str]:
+    """The headers of a JSON request. The endpoint's own win, in whatever case they are written."""
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": accept,
+        "Accept-Encoding": "identity",
+        "User-Agent": f"llm-provider-monitor/{__version__}",
+        **auth,
+    }
+    overridden = {name.lower() for name in credentials.headers}
+    return {name: value for name, value in headers.items() if name.lower() not in overridden} | dict(
+        credentials.headers
+    )
+
+
+def bearer(credentials: Credentials) -> dict[str, str]:
+    return {} if credentials.api_key is None else {"Authorization": f"Bearer {credentials.api_key}"}
+
+
+def joined(base_url: str, path: str, query: str = "") -> str:
+    """`base_url`, whose own query stays, with `path` (`/chat/completions`) behind it."""
+    base, _, own_query = base_url.partition("?")
+    whole = "&".join(part for part in (own_query, query) if part)
+    return f"{base.rstrip('/')}{path}{'?' if whole else ''}{whole}"

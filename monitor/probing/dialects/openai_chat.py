@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from monitor import __version__
 from monitor.catalog.model import Endpoint, Quirks
-from monitor.probing.dialects.dialect import Credentials, ProbeRequest
+from monitor.probing.dialects.dialect import (
+    Credentials,
+    Decoder,
+    Dialect,
+    ProbeRequest,
+    bearer,
+    capped_tokens,
+    joined,
+    request_headers,
+)
+from monitor.probing.dialects.json_reading import count_of, decoded, member, text_of
 from monitor.probing.error_body import error_facts
 from monitor.probing.events import (
     CONTROL,
@@ -26,7 +34,9 @@ from monitor.probing.events import (
     ToolCall,
     Usage,
 )
-from monitor.probing.stream import EventStream, Frame, Undecodable
+from monitor.probing.framings.frame import Frame
+from monitor.probing.framings.sse import EventStream
+from monitor.probing.question import Question
 
 _DONE = b"[DONE]"
 _MAX_DONE_BYTES = 16  # with some white space around it; chunks are longer and need no second look
@@ -99,17 +109,35 @@ class _Chunk(msgspec.Struct, gc=False):
 _chunk_decoder = msgspec.json.Decoder(_Chunk)
 
 
-class OpenAIChat:
+class OpenAIChat(Dialect):
     name = "openai-chat"
 
-    def request(self, endpoint: Endpoint, credentials: Credentials, prompt: str, max_tokens: int) -> ProbeRequest:
-        """`max_tokens` is the wish; the endpoint's own bounds come first."""
+    def request(self, endpoint: Endpoint, credentials: Credentials, question: Question, now: float) -> ProbeRequest:
+        cap = capped_tokens(endpoint, question)
+        return ProbeRequest(
+            url=self._url(endpoint, credentials),
+            headers=request_headers(credentials, self._auth(credentials)),
+            body=msgspec.json.encode(self._body(endpoint, question, cap)),
+            max_tokens=cap,
+        )
+
+    def framer(self, question: Question) -> EventStream:
+        return EventStream()
+
+    def decoder(self, quirks: Quirks, question: Question) -> ChatDecoder:
+        return ChatDecoder(close_ends=not quirks.expect_done)
+
+    def _url(self, endpoint: Endpoint, credentials: Credentials) -> str:
+        return joined(endpoint.base_url, "/chat/completions")
+
+    def _auth(self, credentials: Credentials) -> Mapping[str, str]:
+        return bearer(credentials)
+
+    def _body(self, endpoint: Endpoint, question: Question, cap: int) -> dict[str, object]:
         quirks = endpoint.quirks
-        cap = min(max_tokens, endpoint.max_completion_tokens or max_tokens)
-        cap = max(cap, quirks.min_max_tokens)
         body: dict[str, object] = {
             "model": endpoint.upstream,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [{"role": "user", "content": question.prompt}],
             "stream": True,
             quirks.max_tokens_field: cap,
         }
@@ -117,48 +145,11 @@ class OpenAIChat:
             body["stream_options"] = {"include_usage": True}
         if quirks.temperature:
             body["temperature"] = 0
-        body.update(quirks.reasoning_off)
-        base, query_mark, query = endpoint.base_url.partition("?")
-        return ProbeRequest(
-            url=f"{base.rstrip('/')}/chat/completions{query_mark}{query}",
-            headers=_headers(credentials),
-            body=msgspec.json.encode(body),
-            max_tokens=cap,
-        )
-
-    def framer(self) -> EventStream:
-        return EventStream()
-
-    def decoder(self, quirks: Quirks) -> ChatDecoder:
-        return ChatDecoder(close_ends=not quirks.expect_done)
+        return {**body, **quirks.reasoning_off, **quirks.extra_body}
 
 
-def _headers(credentials: Credentials) -> dict[str, str]:
-    headers = {
-        "Content-Type": "application/json",
-        "Accept": "text/event-stream",
-        "Accept-Encoding": "identity",
-        "User-Agent": f"llm-provider-monitor/{__version__}",
-    }
-    if credentials.api_key is not None:
-        headers["Authorization"] = f"Bearer {credentials.api_key}"
-    # The endpoint's own headers win, in whatever case they are written.
-    overridden = {name.lower() for name in credentials.headers}
-    return {name: value for name, value in headers.items() if name.lower() not in overridden} | dict(
-        credentials.headers
-    )
-
-
-class ChatDecoder:
-    """See `dialect.Decoder`."""
-
+class ChatDecoder(Decoder):
     closers = (_DONE, b'"error"')
-
-    def __init__(self, close_ends: bool) -> None:
-        self.response_id: str | None = None
-        self.response_model: str | None = None
-        self.is_whole = False
-        self.close_ends = close_ends
 
     def decode(self, frame: Frame) -> Iterable[Event]:
         data = frame.data
@@ -170,7 +161,7 @@ class ChatDecoder:
             return _decode_unknown(data)
         except msgspec.DecodeError:
             try:
-                chunk = msgspec.convert(_plain(data), _Chunk)
+                chunk = msgspec.convert(decoded(data), _Chunk)
             except msgspec.ValidationError:
                 return _decode_unknown(data)
         if self.response_id is None and chunk.id and isinstance(chunk.id, str):
@@ -180,7 +171,7 @@ class ChatDecoder:
         choices = chunk.choices or []
         if chunk.error or chunk.object == "error" or (frame.event == "error" and not choices):
             finishes = (_finish(choice) for choice in choices if choice.finish_reason)
-            return (*finishes, Failed(error_facts(_plain(data))))
+            return (*finishes, Failed(error_facts(decoded(data))))
         if frame.bare:
             # To an SSE reader a bare line is nothing; only a whole answer in its place is one.
             if all(choice.message is None for choice in choices):
@@ -243,28 +234,11 @@ def _choice_events(choice: _Choice) -> list[Event]:
 
 def _decode_unknown(data: bytes) -> Iterable[Event]:
     """JSON that is no chunk: an error in some other shape (Google's stands in a list), or a kind to skip."""
-    decoded = _plain(data)
-    for item in decoded if isinstance(decoded, list) else [decoded]:
+    value = decoded(data)
+    for item in value if isinstance(value, list) else [value]:
         if isinstance(item, dict) and item.get("error"):
             return (Failed(error_facts(item)),)
     return (CONTROL,)
-
-
-def _plain(data: bytes) -> Any:
-    """JSON without a type. Hosts that cut text between UTF-16 halves write lone surrogates, which msgspec refuses."""
-    try:
-        return msgspec.json.decode(data)
-    except msgspec.DecodeError:
-        if rb"\u" not in data:
-            raise Undecodable("an event is not JSON") from None
-    try:
-        return json.loads(data, parse_constant=_refuse_constant)
-    except ValueError:
-        raise Undecodable("an event is not JSON") from None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
 
 
 def _payloads(delta: _Delta) -> list[Event]:
@@ -288,7 +262,7 @@ def _reasoning_text(delta: _Delta) -> str:
     if not isinstance(delta.reasoning_details, list):
         return ""
     details = (detail for detail in delta.reasoning_details if isinstance(detail, dict))
-    return "".join(_str(detail.get("text")) or _str(detail.get("summary")) for detail in details)
+    return "".join(text_of(detail.get("text")) or text_of(detail.get("summary")) for detail in details)
 
 
 def _content_parts(content: Any) -> list[Payload]:
@@ -302,17 +276,17 @@ def _content_parts(content: Any) -> list[Payload]:
         elif isinstance(part, dict):
             if thought := _thought(part.get("thinking")):
                 payloads.append(Reasoning(thought))
-            if refusal := _str(part.get("refusal")):
+            if refusal := text_of(part.get("refusal")):
                 payloads.append(Refusal(refusal))
-            if text := _str(part.get("text")):
+            if text := text_of(part.get("text")):
                 payloads.append(Content(text))
     return payloads
 
 
 def _thought(thinking: Any) -> str:
     if isinstance(thinking, list):
-        return "".join(_str(piece.get("text")) for piece in thinking if isinstance(piece, dict))
-    return _str(thinking)
+        return "".join(text_of(piece.get("text")) for piece in thinking if isinstance(piece, dict))
+    return text_of(thinking)
 
 
 def _called(delta: _Delta) -> str:
@@ -320,7 +294,7 @@ def _called(delta: _Delta) -> str:
     calls = delta.tool_calls if isinstance(delta.tool_calls, list) else []
     functions = [call.get("function") for call in calls if isinstance(call, dict)]
     return "".join(
-        _str(function.get("name")) + _str(function.get("arguments"))
+        text_of(function.get("name")) + text_of(function.get("arguments"))
         for function in [*functions, delta.function_call]
         if isinstance(function, dict)
     )
@@ -340,15 +314,15 @@ def _finish(choice: _Choice) -> Finish:
 def _usage(usage: Any) -> list[Event]:
     if not isinstance(usage, dict):
         return []
-    prompt = _count(usage.get("prompt_tokens"))
-    output = _count(usage.get("completion_tokens"))
-    total = _count(usage.get("total_tokens"))
-    reasoning = _count(_member(usage, "completion_tokens_details", "reasoning_tokens"))
+    prompt = count_of(usage.get("prompt_tokens"))
+    output = count_of(usage.get("completion_tokens"))
+    total = count_of(usage.get("total_tokens"))
+    reasoning = count_of(member(usage, "completion_tokens_details", "reasoning_tokens"))
     if reasoning is None:
-        reasoning = _count(usage.get("reasoning_tokens"))
-    cached = _count(_member(usage, "prompt_tokens_details", "cached_tokens"))
+        reasoning = count_of(usage.get("reasoning_tokens"))
+    cached = count_of(member(usage, "prompt_tokens_details", "cached_tokens"))
     for name in ("cached_tokens", "prompt_cache_hit_tokens"):  # Moonshot, DeepSeek
-        cached = _count(usage.get(name)) if cached is None else cached
+        cached = count_of(usage.get(name)) if cached is None else cached
     # xAI's completion tokens leave reasoning out, which only the total tells.
     if reasoning and output is not None:
         is_apart = total is not None and prompt is not None and total == prompt + output + reasoning
@@ -357,21 +331,4 @@ def _usage(usage: Any) -> list[Event]:
     return [Usage(prompt, cached, output, reasoning)]
 
 
-def _member(usage: dict[str, Any], outer: str, inner: str) -> Any:
-    details = usage.get(outer)
-    return details.get(inner) if isinstance(details, dict) else None
-
-
-def _count(value: Any) -> int | None:
-    """A count as a number or as a string of digits; None if it is neither, or negative."""
-    if isinstance(value, str):
-        value = int(value) if value.isascii() and value.isdigit() and len(value) < 16 else None
-    elif isinstance(value, float):
-        value = int(value) if value.is_integer() else None
-    if not isinstance(value, int) or isinstance(value, bool):
-        return None
-    return value if 0 <= value < 1 << 53 else None
-
-
-def _str(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+DIALECT = OpenAIChat()

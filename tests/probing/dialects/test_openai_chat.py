@@ -26,14 +26,17 @@ from monitor.probing.events import (
     ToolCall,
     Usage,
 )
+from monitor.probing.framings.frame import Frame, Undecodable
 from monitor.probing.prompt import contains_nonce, new_nonce, prompt_text
-from monitor.probing.stream import Frame, Undecodable
+from monitor.probing.question import Question
 
 KEY = Credentials("sk-planted-123456")
 
 
 def body_of(max_tokens: int = 64, **fields: Any) -> dict[str, Any]:
-    request = OpenAIChat().request(endpoint_at("https://a.example/v1", **fields), KEY, "hello", max_tokens)
+    request = OpenAIChat().request(
+        endpoint_at("https://a.example/v1", **fields), KEY, Question("hello", max_tokens), 0.0
+    )
     body: dict[str, Any] = json.loads(request.body)
     return body
 
@@ -62,7 +65,7 @@ def test_the_request_is_a_streaming_chat_completion() -> None:
 
 @pytest.mark.parametrize("base_url", ["https://a.example/v1", "https://a.example/v1/"])
 def test_the_url_is_the_base_with_the_sdks_path(base_url: str) -> None:
-    request = OpenAIChat().request(endpoint_at(base_url), KEY, "hello", 64)
+    request = OpenAIChat().request(endpoint_at(base_url), KEY, Question("hello", 64), 0.0)
     assert request.url == "https://a.example/v1/chat/completions"
 
 
@@ -86,7 +89,7 @@ def test_the_endpoints_own_ceiling_lowers_the_cap_and_the_hosts_floor_raises_it(
 
 
 def test_the_headers_ask_for_an_uncompressed_stream_and_name_the_monitor() -> None:
-    headers = OpenAIChat().request(endpoint_at("https://a.example"), KEY, "hello", 64).headers
+    headers = OpenAIChat().request(endpoint_at("https://a.example"), KEY, Question("hello", 64), 0.0).headers
     assert headers["Authorization"] == "Bearer sk-planted-123456"
     assert headers["Accept"] == "text/event-stream"
     assert headers["Accept-Encoding"] == "identity"
@@ -94,19 +97,19 @@ def test_the_headers_ask_for_an_uncompressed_stream_and_name_the_monitor() -> No
 
 
 def test_an_endpoint_without_a_key_sends_no_authorization() -> None:
-    headers = OpenAIChat().request(endpoint_at("https://a.example"), Credentials(), "hello", 64).headers
+    headers = OpenAIChat().request(endpoint_at("https://a.example"), Credentials(), Question("hello", 64), 0.0).headers
     assert "Authorization" not in headers
 
 
 def test_the_endpoints_own_headers_win_whatever_their_case() -> None:
     credentials = Credentials("key-of-the-provider", {"authorization": "Token t", "X-Team": "monitor"})
-    headers = OpenAIChat().request(endpoint_at("https://a.example"), credentials, "hello", 64).headers
+    headers = OpenAIChat().request(endpoint_at("https://a.example"), credentials, Question("hello", 64), 0.0).headers
     assert [value for name, value in headers.items() if name.lower() == "authorization"] == ["Token t"]
     assert headers["X-Team"] == "monitor"
 
 
 def test_nothing_that_holds_a_key_shows_it() -> None:
-    request = OpenAIChat().request(endpoint_at("https://a.example"), KEY, "hello", 64)
+    request = OpenAIChat().request(endpoint_at("https://a.example"), KEY, Question("hello", 64), 0.0)
     assert "planted" not in f"{KEY!r} {KEY} {request!r} {request}"
 
 
@@ -294,8 +297,8 @@ def test_a_bare_done_does_not_end_the_stream() -> None:
 
 
 def test_a_missing_done_is_forgiven_unless_the_quirk_expects_it() -> None:
-    assert OpenAIChat().decoder(Quirks()).close_ends
-    assert not OpenAIChat().decoder(Quirks(expect_done=True)).close_ends
+    assert OpenAIChat().decoder(Quirks(), Question("hello", 64)).close_ends
+    assert not OpenAIChat().decoder(Quirks(expect_done=True), Question("hello", 64)).close_ends
 
 
 def test_the_prompt_begins_with_its_nonce_and_no_two_are_alike() -> None:

@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitor.probing.stream import (
+from monitor.probing.framings.frame import (
     MAX_BODY_BYTES,
     MAX_JSON_DEPTH,
     MAX_LINE_BYTES,
     BodyTooLong,
-    EventStream,
     Frame,
     LineTooLong,
     TooDeep,
@@ -25,6 +24,7 @@ from monitor.probing.stream import (
     Unreadable,
     is_too_deep,
 )
+from monitor.probing.framings.sse import EventStream
 
 
 def frames_of(pieces: Iterable[bytes]) -> tuple[list[Frame], str | None]:

@@ -1,77 +1,26 @@
-"""Bytes to frames: server-sent events, read incrementally and cut anywhere. Pure.
-
-Unreadable          the body is not what a stream of this kind may be
-├── LineTooLong     a line above 1 MiB
-├── BodyTooLong     a body above 8 MiB
-├── TooDeep         JSON nested deeper than 64
-└── Undecodable     not UTF-8, or not JSON where JSON is due
-"""
+"""Server-sent events, read incrementally and cut anywhere. Pure; WHATWG HTML, section 9.2, and hosts' ways with it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 
-import msgspec
-
-MAX_LINE_BYTES = 1 << 20
-MAX_BODY_BYTES = 8 << 20
-MAX_JSON_DEPTH = 64
+from monitor.probing.framings.frame import (
+    MAX_BODY_BYTES,
+    MAX_LINE_BYTES,
+    BodyTooLong,
+    Frame,
+    LineTooLong,
+    Undecodable,
+    checked,
+    is_too_deep,
+    text_of,
+)
 
 _BOM = b"\xef\xbb\xbf"
 # `data: `, JSON on one line, and the blank line.
 _WHOLE_EVENTS = re.compile(rb"data: ([{\[][^\r\n]{1,65536}+)\n\n")
 _AROUND = len(b"data: \n\n")
-# The closing quote is optional, so that an unterminated string costs one pass and not one per escaped quote.
-_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
-_BRACKETS = bytes.maketrans(b"[]{}", b"()()")
-_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
-
-
-class Unreadable(Exception):
-    """The stream cannot be read on. The text says why, in our words, without the provider's bytes."""
-
-
-class LineTooLong(Unreadable):
-    def __init__(self) -> None:
-        super().__init__(f"a line is longer than {MAX_LINE_BYTES} bytes")
-
-
-class BodyTooLong(Unreadable):
-    def __init__(self) -> None:
-        super().__init__(f"the body is longer than {MAX_BODY_BYTES} bytes")
-
-
-class TooDeep(Unreadable):
-    def __init__(self) -> None:
-        super().__init__(f"JSON is nested deeper than {MAX_JSON_DEPTH}")
-
-
-class Undecodable(Unreadable):
-    pass
-
-
-class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One event of the stream. `data` is never empty, valid UTF-8 and, if it is JSON, not too deep."""
-
-    data: bytes
-    event: str = ""  # the `event:` field, "" without one
-    bare: bool = False  # JSON that stood in the body without `data:`
-    cut: bool = False  # the body ended before the blank line that ends an event
-
-
-def is_too_deep(data: bytes) -> bool:
-    """Whether JSON text nests deeper than the cap; linear, and cheap for the few brackets of a usual chunk."""
-    if data.count(b"{") + data.count(b"[") <= MAX_JSON_DEPTH:
-        return False
-    layers = _JSON_STRING.sub(b"", data).translate(_BRACKETS, _NOT_BRACKETS)
-    # Each round peels the innermost layer; what cannot be peeled was never closed.
-    for _ in range(MAX_JSON_DEPTH):
-        peeled = layers.replace(b"()", b"")
-        if len(peeled) == len(layers):
-            return layers.count(b"(") > MAX_JSON_DEPTH
-        layers = peeled
-    return b"(" in layers
 
 
 class EventStream:
@@ -185,9 +134,9 @@ class EventStream:
         if name == b"data":
             self._data.append(value)
         elif name == b"event":
-            self._event = _text(value)
+            self._event = text_of(value)
         elif name == b"id" and b"\0" not in value:
-            self.last_event_id = _text(value)
+            self.last_event_id = text_of(value)
 
     def _outside(self, line: bytes) -> Frame | None:
         """A line that is no field: proxies and Google write an error as plain JSON, on one line or on many."""
@@ -210,12 +159,12 @@ class EventStream:
         data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
         event, self._event = self._event, ""
         self._data.clear()
-        return Frame(_checked(data), event, False, cut) if data.strip() else None
+        return Frame(checked(data), event, cut=cut) if data.strip() else None
 
     def _dispatch_bare(self, cut: bool = False) -> Frame:
         data = b"\n".join(self._bare)
         self._bare.clear()
-        return Frame(_checked(data), "", True, cut)
+        return Frame(checked(data), bare=True, cut=cut)
 
     def _drop_bare(self) -> None:
         if self._bare:
@@ -223,23 +172,8 @@ class EventStream:
             self.unknown_lines += 1
 
 
-def _checked(data: bytes) -> bytes:
-    if not data.isascii():
-        _text(data)
-    if is_too_deep(data):
-        raise TooDeep
-    return data
-
-
 def _is_utf8(data: bytes) -> bool:
     try:
         return data.isascii() or bool(data.decode())
     except UnicodeDecodeError:
         return False
-
-
-def _text(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise Undecodable("the stream is not UTF-8") from None

@@ -1,0 +1,49 @@
+"""Reading of JSON that no schema holds: hosts write one's number as another's string. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from monitor.probing.framings.frame import Undecodable
+
+
+def decoded(data: bytes) -> Any:
+    """JSON without a type. Hosts that cut text between UTF-16 halves write lone surrogates, which msgspec refuses."""
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        if rb"\u" not in data:
+            raise Undecodable("an event is not JSON") from None
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except ValueError:
+        raise Undecodable("an event is not JSON") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def member(value: Any, *names: str) -> Any:
+    """`value[name][name]..`, None where one of them is missing or no object."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def count_of(value: Any) -> int | None:
+    """A count as a number or as a string of digits; None if it is neither, or negative."""
+    if isinstance(value, str):
+        value = int(value) if value.isascii() and value.isdigit() and len(value) < 16 else None
+    elif isinstance(value, float):
+        value = int(value) if value.is_integer() else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value < 1 << 53 else None
+
+
+def text_of(value: Any) -> str:
+    return value if isinstance(value, str) else ""
