@@ -126,6 +126,15 @@ def capped_tokens(endpoint: Endpoint, question: Question) -> int:
     return max(cap, endpoint.quirks.min_max_tokens)
 
 
+def merged(body: Mapping[str, object], own: Mapping[str, object]) -> dict[str, object]:
+    """`body` with an endpoint's own fields in it, which win; an object is merged into one of the same name."""
+    whole = dict(body)
+    for name, value in own.items():
+        there = whole.get(name)
+        whole[name] = merged(there, value) if isinstance(there, Mapping) and isinstance(value, Mapping) else value
+    return whole
+
+
 def request_headers(
     credentials: Credentials, auth: Mapping[str, str], accept: str = "text/event-stream"
 ) -> dict[str, str]:

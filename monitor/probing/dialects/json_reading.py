@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from monitor.probing.framings.frame import Undecodable
+
+Shape = TypeVar("Shape")
 
 
 def decoded(data: bytes) -> Any:
@@ -25,6 +27,20 @@ def decoded(data: bytes) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(name)
+
+
+def shaped(data: bytes, shape: msgspec.json.Decoder[Shape]) -> Shape | None:
+    """JSON in its shape, None if it has another; Undecodable if it is no JSON."""
+    try:
+        return shape.decode(data)
+    except msgspec.ValidationError:
+        return None
+    except msgspec.DecodeError:
+        value = decoded(data)
+    try:
+        return cast(Shape, msgspec.convert(value, shape.type))
+    except msgspec.ValidationError:
+        return None
 
 
 def member(value: Any, *names: str) -> Any:
