@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -38,7 +38,7 @@ def shaped(data: bytes, shape: msgspec.json.Decoder[Shape]) -> Shape | None:
     except msgspec.DecodeError:
         value = decoded(data)
     try:
-        return cast(Shape, msgspec.convert(value, shape.type))
+        return msgspec.convert(value, shape.type)
     except msgspec.ValidationError:
         return None
 
