@@ -62,7 +62,8 @@ def frames_of(path: Path, pieces: Iterable[bytes]) -> tuple[list[Frame], str | N
 
 
 def told(event: Event) -> list[Any]:
-    return [type(event).__name__, *(msgspec.to_builtins(getattr(event, name)) for name in event.__struct_fields__)]
+    fields: list[Any] = json.loads(msgspec.json.encode([getattr(event, name) for name in event.__struct_fields__]))
+    return [type(event).__name__, *fields]
 
 
 def account_of(path: Path, pieces: Iterable[bytes]) -> dict[str, Any]:
