@@ -8,11 +8,15 @@ import yaml
 
 from monitor.catalog.model import Model
 from monitor.simulator.members import Fleet, SimEndpoint
+from monitor.simulator.speech import SPEECHES
 
 
 def fleet_env(fleet: Fleet) -> dict[str, str]:
     """The variables that `fleet_yaml` refers to, with the keys that the simulated providers take."""
-    return {provider.key_variable: provider.api_key for provider in fleet.providers.values()}
+    env: dict[str, str] = {}
+    for provider in fleet.providers.values():
+        env |= SPEECHES[provider.dialect].secrets(provider)
+    return env
 
 
 def fleet_yaml(
@@ -33,10 +37,10 @@ def fleet_yaml(
         "providers": {
             slug: {
                 "name": provider.name,
-                "dialect": "openai-chat",
+                "dialect": provider.dialect,
                 "base_url": base_url_of(slug),
-                "api_key": {"env": provider.key_variable},
             }
+            | SPEECHES[provider.dialect].settings(provider)
             | ({"concurrency": provider.concurrency} if provider.concurrency else {})
             for slug, provider in fleet.providers.items()
         },

@@ -88,6 +88,25 @@ class Reach(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """An error as one is told. `type` and `code` are OpenAI's; other APIs have words of their own for `outcome`.
+
+    `outcome`: UNKNOWN_MODEL for a missing model, whether it was there before or not. `{key}` and `{model}` in the
+    message stand for what the client sent."""
+
+    outcome: Outcome
+    message: str
+    type: str
+    code: str | None = None
+    retry_after_seconds: int | None = None
+
+    @property
+    def telling(self) -> str:
+        """The code, or the type where there is no code."""
+        return self.code or self.type
+
+
+@dataclass(frozen=True, slots=True)
 class Nature:
     """What one fault is. `error` is the body of an error by status, or of the error in the stream."""
 
@@ -98,30 +117,14 @@ class Nature:
     error: ErrorBody | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorBody:
-    """OpenAI's error object, `{"error": {message, type, param, code}}`."""
-
-    message: str
-    type: str
-    code: str | None = None
-
-    def as_json(self) -> dict[str, object]:
-        return {"error": {"message": self.message, "type": self.type, "param": None, "code": self.code}}
-
-    @property
-    def telling(self) -> str:
-        """The code, or the type where there is no code."""
-        return self.code or self.type
-
-
 def _ok(wire: str) -> Nature:
     return Nature(wire, Outcome.SUCCESS, Reach.COMPLETE)
 
 
 def _status(outcome: Outcome, status: int, message: str, type_: str, code: str | None = None) -> Nature:
     told = f"{status}, error type {type_}" + (f", code {code}" if code else "")
-    return Nature(told, outcome, Reach.ANSWERED, status, ErrorBody(message, type_, code))
+    kind = Outcome.UNKNOWN_MODEL if outcome is Outcome.GONE else outcome
+    return Nature(told, outcome, Reach.ANSWERED, status, ErrorBody(kind, message, type_, code))
 
 
 _TOKENS, _EVENTS, _ANSWERED = Reach.TOKENS, Reach.EVENTS, Reach.ANSWERED
@@ -166,21 +169,31 @@ NATURES: Mapping[Fault, Nature] = MappingProxyType(
             Outcome.STREAM_ERROR,
             _TOKENS,
             200,
-            ErrorBody("The server had an error while processing your request.", "server_error", "internal_error"),
+            ErrorBody(
+                Outcome.STREAM_ERROR,
+                "The server had an error while processing your request.",
+                "server_error",
+                "internal_error",
+            ),
         ),
         Fault.OVERLOADED_IN_STREAM: Nature(
             "a data event with `error`, code server_is_overloaded, before any token",
             Outcome.OVERLOADED,
             _EVENTS,
             200,
-            ErrorBody("The server is overloaded, please retry.", "service_unavailable_error", "server_is_overloaded"),
+            ErrorBody(
+                Outcome.OVERLOADED,
+                "The server is overloaded, please retry.",
+                "service_unavailable_error",
+                "server_is_overloaded",
+            ),
         ),
         Fault.RATE_LIMIT_IN_STREAM: Nature(
             "a data event with `error`, code rate_limit_exceeded, before any token",
             Outcome.RATE_LIMITED,
             _EVENTS,
             200,
-            ErrorBody("Rate limit reached for requests.", "requests", "rate_limit_exceeded"),
+            ErrorBody(Outcome.RATE_LIMITED, "Rate limit reached for requests.", "requests", "rate_limit_exceeded"),
         ),
         Fault.ERROR_FINISH: Nature("some tokens, then finish_reason error", Outcome.STREAM_ERROR, _TOKENS),
         Fault.EMPTY_ANSWER: Nature("a role, finish_reason stop, [DONE]: no token", Outcome.EMPTY, _EVENTS),
@@ -283,6 +296,9 @@ LOAD_BORN: frozenset[Fault] = frozenset(
         Fault.NO_CAPACITY_498,
     }
 )
+
+# A framing without lines cannot show these.
+LINE_FAULTS: frozenset[Fault] = frozenset({Fault.CRLF})
 
 FAULTS: tuple[Fault, ...] = tuple(Fault)
 FAULT_CODES: Mapping[Fault, int] = MappingProxyType({fault: code for code, fault in enumerate(FAULTS)})

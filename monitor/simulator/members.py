@@ -66,6 +66,7 @@ class SimProvider:
     loopback: int = 1  # on 127.0.0.x; those that share one are behind one upstream
     concurrency: int | None = None
     cycles: tuple[Cycle, ...] = ()  # these strike all its endpoints at once
+    dialect: str = "openai-chat"
 
     @property
     def api_key(self) -> str:

@@ -17,7 +17,7 @@ from monitor.simulator.draws import Draws, Floats, Ints
 from monitor.simulator.faults import EXPECTED, FAULTS
 from monitor.simulator.members import Cycle, Fleet, SimEndpoint, key_of
 from monitor.simulator.recorded import PROMPT_TOKENS, WIRE_SECONDS, observed
-from monitor.simulator.wire import response_prefix
+from monitor.simulator.speech import SPEECHES
 from monitor.slot import Cadence
 
 # Slots of one endpoint that are drawn at once: numpy's own cost is spread, and a batch of a fleet is some 30 MiB.
@@ -67,7 +67,7 @@ class _Past:
         self._cadence = Cadence.of(endpoint.id, interval_seconds)
         self._stretch = max(math.ceil(_UNUSABLE_SECONDS / self._cadence.interval_seconds), 1)
         self._prober_key = key_of(fleet.seed, "prober", endpoint.id)
-        self._id_prefix = response_prefix(endpoint.id)
+        self._speech = SPEECHES[fleet.providers[endpoint.provider].dialect]
         self._model = endpoint.response_model or endpoint.upstream
         # Cut from a longer history: what answers now and then had answered before this past began.
         self._worked = not any(cycle.duration_seconds >= cycle.period_seconds for cycle in endpoint.profile.cycles)
@@ -154,7 +154,7 @@ class _Past:
         counts_reasoning = self._endpoint.profile.reasoning != "none"
         price = self._endpoint.price
         cost = [price.cost_usd(PROMPT_TOKENS, 0, count) for count in tokens.tolist()]
-        model, location, endpoint, prefix = self._model, self._location, self._endpoint.id, self._id_prefix
+        model, location, endpoint, speech = self._model, self._location, self._endpoint.id, self._speech
         return [
             Observation(
                 endpoint=endpoint,
@@ -180,7 +180,7 @@ class _Past:
                 reasoning_tokens=thought if counts_reasoning else None,
                 cost_usd=paid,
                 answer_ok=right,
-                response_id=f"{prefix}{slot & 0xFFFFFFFFFF:010x}",
+                response_id=speech.response_id(endpoint, slot),
                 response_model=model,
                 finish_reason="length" if cut else "stop",
             )

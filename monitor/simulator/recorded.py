@@ -10,10 +10,13 @@ from monitor.probing.events import CONTROL, Content, Finish, FinishKind, Payload
 from monitor.probing.measure import Tape, figures_of
 from monitor.probing.prompt import new_nonce, prompt_text
 from monitor.settings import ProbingSettings
+from monitor.simulator.ask import Ask
 from monitor.simulator.behaviour import Script
 from monitor.simulator.faults import EXPECTED, EXPECTED_WHEN_NEW, NATURES, Fault, Reach
 from monitor.simulator.members import SimEndpoint
-from monitor.simulator.wire import CRAWL_SECONDS, Ask, finish_of, prompt_tokens, response_id, texts_of, told_tokens
+from monitor.simulator.speech import SPEECHES
+from monitor.simulator.wire import CRAWL_SECONDS
+from monitor.simulator.written import finish_of, prompt_tokens, texts_of, told_tokens
 
 # Nonces differ and their length does not, which is all that a figure could show.
 PROMPT = prompt_text("x" * len(new_nonce()))
@@ -128,7 +131,7 @@ def observed(
         reasoning_tokens=figures.reasoning_tokens,
         cost_usd=figures.cost_usd,
         answer_ok=script.answer_ok if outcome is Outcome.SUCCESS else None,
-        response_id=response_id(endpoint.id, script.number) if answered else None,
+        response_id=SPEECHES["openai-chat"].response_id(endpoint.id, script.number) if answered else None,
         response_model=endpoint.response_model or endpoint.upstream if answered else None,
         finish_reason=tape.finish.reason if tape.finish else None,
     )

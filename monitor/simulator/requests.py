@@ -9,19 +9,28 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from monitor.simulator.wire import Ask
+from monitor.outcome import Outcome
+from monitor.simulator.faults import ErrorBody
 
 _HEAD_BYTES = 64 * 1024
 _BODY_BYTES = 4 * 1024 * 1024
-_DEFAULT_MAX_TOKENS = 1024
 
 
 class BadRequest(Exception):
-    def __init__(self, status: int, message: str, code: str | None = None) -> None:
+    """`status`, `code` and `outcome` as an API would tell it. A speech says it in words of its own."""
+
+    def __init__(
+        self, status: int, message: str, code: str | None = None, outcome: Outcome = Outcome.BAD_REQUEST
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code = status, message, code
+        self.status, self.message, self.code, self.outcome = status, message, code, outcome
+
+    @property
+    def error(self) -> ErrorBody:
+        return ErrorBody(self.outcome, self.message, "invalid_request_error", self.code)
 
     def as_json(self) -> dict[str, object]:
+        """As the simulator itself says it, where no dialect is spoken yet."""
         error = {"message": self.message, "type": "invalid_request_error", "param": None, "code": self.code}
         return {"error": error}
 
@@ -31,15 +40,10 @@ class Request:
     """One request, whole. Header names are lower-case; the last of a repeated header holds."""
 
     method: str
-    path: str  # without its query
+    path: str  # as sent: percent-encoded, without its query
     headers: Mapping[str, str]
     body: bytes
-
-    @property
-    def key(self) -> str:
-        """The bearer key; empty if none was sent."""
-        scheme, _, value = self.headers.get("authorization", "").partition(" ")
-        return value.strip() if scheme.lower() == "bearer" else ""
+    query: str = ""  # as sent, without its question mark
 
 
 class RequestReader:
@@ -78,7 +82,8 @@ class RequestReader:
             return None
         body = bytes(self._buffer[end + 4 : whole])
         del self._buffer[:whole]
-        return Request(words[0], words[1].partition("?")[0], headers, body)
+        path, _, query = words[1].partition("?")
+        return Request(words[0], path, headers, body, query)
 
 
 def object_of(body: bytes) -> dict[str, object]:
@@ -94,39 +99,3 @@ def object_of(body: bytes) -> dict[str, object]:
             "library correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.)",
         )
     return value
-
-
-def ask_of(body: bytes, key: str = "") -> Ask:
-    """What a chat completion's body asks for; BadRequest in OpenAI's words where it cannot be read."""
-    value = object_of(body)
-    for name in ("model", "messages"):
-        if not value.get(name):
-            raise BadRequest(400, f"Missing required parameter: '{name}'.", "missing_required_parameter")
-    model, messages = value["model"], value["messages"]
-    if not isinstance(model, str) or not isinstance(messages, list):
-        raise BadRequest(400, "Invalid type for 'model' or 'messages'.", "invalid_type")
-    cap = value.get("max_completion_tokens", value.get("max_tokens"))
-    if cap is None:
-        cap = _DEFAULT_MAX_TOKENS
-    if not isinstance(cap, int) or isinstance(cap, bool) or cap < 1:
-        raise BadRequest(400, "Invalid 'max_tokens': expected an integer of at least 1.", "invalid_value")
-    options = value.get("stream_options")
-    return Ask(
-        upstream=model,
-        prompt=_last_text(messages),
-        stream=value.get("stream") is True,
-        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        max_tokens=cap,
-        key=key,
-    )
-
-
-def _last_text(messages: list[object]) -> str:
-    last = messages[-1]
-    content = last.get("content") if isinstance(last, dict) else None
-    if isinstance(content, list):
-        texts = (part.get("text") for part in content if isinstance(part, dict))
-        return " ".join(text for text in texts if isinstance(text, str))
-    if not isinstance(content, str):
-        raise BadRequest(400, "Invalid type for 'messages[-1].content'.", "invalid_type")
-    return content

@@ -1,4 +1,4 @@
-"""The simulated fleet on real sockets: every provider speaks openai-chat under /{provider}/v1."""
+"""The simulated fleet on real sockets: every provider speaks its dialect under /{provider}."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from monitor.clock import Clock
+from monitor.outcome import Outcome
 from monitor.simulator import admin
 from monitor.simulator.admin import Forced
 from monitor.simulator.behaviour import door_is_closed, script
 from monitor.simulator.connection import Connection, Play
 from monitor.simulator.doors import Door
 from monitor.simulator.faults import Fault
-from monitor.simulator.members import Fleet, SimEndpoint
-from monitor.simulator.requests import BadRequest, Request, ask_of
-from monitor.simulator.wire import Ending, Frame, json_answer, wire
+from monitor.simulator.members import Fleet, SimEndpoint, SimProvider
+from monitor.simulator.requests import BadRequest, Request
+from monitor.simulator.speech import SPEECHES
+from monitor.simulator.speech.speech import Speech, What
+from monitor.simulator.wire import Ending, Frame, error_answer, json_answer, wire
 
 FAULT_HEADER = "x-sim-fault"
 _DOOR_SECONDS = 0.25  # how soon a door follows the history and `POST /_sim/fault`
@@ -54,6 +57,7 @@ class FleetServer:
         hosts: Mapping[str, str] | None = None,
         speed: float = 1.0,
     ) -> None:
+        check_speech(fleet)
         self.fleet = fleet
         self._clock = clock
         self._main = Door(host, port)
@@ -166,7 +170,10 @@ class FleetServer:
     def base_url(self, name: str) -> str:
         """The API base of a provider slug or an endpoint id. KeyError if the fleet has no such one."""
         provider = self.fleet.endpoints[name].provider if name in self.fleet.endpoints else name
-        return f"{self._doors[provider].url}/{provider}/v1"
+        return f"{self._doors[provider].url}/{provider}{self._speech_of(provider).base_path}"
+
+    def _speech_of(self, provider: str) -> Speech:
+        return SPEECHES[self.fleet.providers[provider].dialect]
 
     async def force(self, target: str, fault: Forced | None) -> None:
         """Make a target answer with `fault` ("healthy": with none) until told None. At once, doors included.
@@ -222,31 +229,36 @@ class FleetServer:
         try:
             if request.path == "/" or request.path.startswith("/_sim/"):
                 return _at_once(admin.answer(self, request))
-            provider, _, rest = request.path.removeprefix("/").partition("/v1/")
-            if provider not in self.fleet.providers or rest not in ("models", "chat/completions"):
+            slug, _, rest = request.path.removeprefix("/").partition("/")
+            provider = self.fleet.providers.get(slug)
+            if provider is None:
                 raise BadRequest(404, f"Unknown request URL: {request.method} {request.path}.", "unknown_url")
-            if request.method != ("GET" if rest == "models" else "POST"):
-                raise BadRequest(405, f"Not allowed to {request.method} on {request.path}.", "method_not_supported")
-            if request.key != self.fleet.providers[provider].api_key:
-                shown = f"{request.key[:4]}****" if request.key else "(none)"
-                raise BadRequest(401, f"Incorrect API key provided: {shown}.", "invalid_api_key")
-            if rest == "models":
-                return _at_once(json_answer(200, self._models(provider)))
-            return self._chat(provider, request)
         except BadRequest as refused:
             return _at_once(json_answer(refused.status, refused.as_json()))
+        speech = SPEECHES[provider.dialect]
+        try:
+            return self._spoken(provider, speech, request, f"/{rest}")
+        except BadRequest as refused:
+            return _at_once(error_answer(speech.error(refused.error, refused.status)))
 
-    def _models(self, provider: str) -> dict[str, object]:
-        served = self.fleet.served_by(provider)
-        data = [{"id": one.upstream, "object": "model", "created": 1735689600, "owned_by": provider} for one in served]
-        return {"object": "list", "data": data}
-
-    def _chat(self, provider: str, request: Request) -> Play:
-        ask = ask_of(request.body, request.key)
-        endpoint = self._by_name.get((provider, ask.upstream))
+    def _spoken(self, provider: SimProvider, speech: Speech, request: Request, path: str) -> Play:
+        if not path.startswith(f"{speech.base_path}/"):
+            raise BadRequest(404, f"Unknown request URL: {request.method} {request.path}.", "unknown_url")
+        what, names = speech.route(request, path.removeprefix(speech.base_path))
+        key = speech.key_of(request)
+        if key != provider.api_key:
+            shown = f"{key[:4]}****" if key else "(none)"
+            raise BadRequest(401, f"Incorrect API key provided: {shown}.", "invalid_api_key", Outcome.AUTH)
+        if what is What.MODELS:
+            return _at_once(json_answer(200, speech.models(provider, self.fleet.served_by(provider.slug))))
+        ask = speech.ask(request, what, names)
+        endpoint = self._by_name.get((provider.slug, ask.upstream))
         if endpoint is None:
             raise BadRequest(
-                404, f"The model `{ask.upstream}` does not exist or you do not have access to it.", "model_not_found"
+                404,
+                f"The model `{ask.upstream}` does not exist or you do not have access to it.",
+                "model_not_found",
+                Outcome.UNKNOWN_MODEL,
             )
         forced = self._fault_asked_for(endpoint, request)
         at, number = self._clock.now(), next(self._numbers[endpoint.id])
@@ -258,12 +270,26 @@ class FleetServer:
         def on_first_token(seconds: float) -> None:
             seen.first_token_seconds = seconds
 
-        answer = wire(played, endpoint, ask, at)
+        answer = wire(speech, played, endpoint, ask, at)
         return Play(answer.frames, answer.ending, self._speeds[endpoint.id], on_first_token)
 
     def _fault_asked_for(self, endpoint: SimEndpoint, request: Request) -> Forced | None:
         asked = request.headers.get(FAULT_HEADER)
-        return self._forced.get(endpoint.id) if asked is None else admin.forced_of(asked)
+        forced = self._forced.get(endpoint.id) if asked is None else admin.forced_of(asked)
+        return admin.HEALTHY if forced in self._speech_of(endpoint.provider).cannot_show else forced
+
+
+def check_speech(fleet: Fleet) -> None:
+    """ValueError if a provider's dialect is none that can be spoken, or cannot show a fault that strikes by itself."""
+    for slug, provider in fleet.providers.items():
+        if provider.dialect not in SPEECHES:
+            raise ValueError(f"{slug}: nobody speaks {provider.dialect!r}; there are {', '.join(SPEECHES)}")
+        profiles = [endpoint.profile for endpoint in fleet.served_by(slug)]
+        cycles = [*provider.cycles, *(cycle for profile in profiles for cycle in profile.cycles)]
+        striking = {fault for profile in profiles for fault in profile.rates} | {cycle.fault for cycle in cycles}
+        mute = sorted(striking & SPEECHES[provider.dialect].cannot_show)
+        if mute:
+            raise ValueError(f"{slug}: {provider.dialect} cannot show {', '.join(mute)}")
 
 
 def _at_once(data: bytes) -> Play:

@@ -1,4 +1,4 @@
-"""A script as bytes with their times: openai-chat over HTTP/1.1, and every way of getting it wrong. Pure.
+"""A script as bytes with their times: HTTP/1.1, and every way of getting an answer wrong. Pure.
 
 Frames come from a generator, one at a time as they fall due: a stream without end costs nothing ahead.
 """
@@ -8,17 +8,18 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from http import HTTPStatus
 from typing import NamedTuple
 
-from monitor.probing.prompt import estimate_tokens
+from monitor.simulator.ask import Ask
 from monitor.simulator.behaviour import Script
-from monitor.simulator.faults import NATURES, Fault, Reach
-from monitor.simulator.members import SimEndpoint, key_of
+from monitor.simulator.faults import NATURES, ErrorBody, Fault, Reach
+from monitor.simulator.members import SimEndpoint
+from monitor.simulator.speech.speech import ErrorAnswer, Speech, Vocabulary
+from monitor.simulator.written import REFUSAL, Counts, Told, counts_of, finish_of, identity, texts_of, told_tokens
 
-_CHAT_OVERHEAD_TOKENS = 8  # what a chat template adds to a single message
 _COMMENT_SECONDS = 0.2
 CRAWL_SECONDS = 2.0
 _BYTE_SECONDS = 0.001
@@ -29,7 +30,6 @@ _HUGE_BODY_EVENTS, _HUGE_EVENT_BYTES = 144, 65536  # 9 MiB, above the cap of 8 M
 _DEPTH = 2000
 _FLOOD_HEADERS = 96  # of 1 KiB each, above the cap of 64 KiB
 _REASONS = {498: "No Capacity", 529: "Overloaded"}
-_THOUGHTS = ("Let", " me", " think", ":", " the", " word", " comes", " first", ",", " then", " the", " count", ".", " ")
 _PAGE = b"<!doctype html><html><head><title>Welcome</title></head><body><h1>It works</h1></body></html>"
 
 
@@ -47,32 +47,9 @@ class Ending(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What a client wants."""
-
-    upstream: str
-    prompt: str
-    stream: bool
-    include_usage: bool
-    max_tokens: int
-    key: str = ""
-
-    @property
-    def nonce(self) -> str:
-        """The first word of the prompt, which a right answer repeats."""
-        return self.prompt.split(maxsplit=1)[0].strip(".,:;!?\"'") if self.prompt.strip() else "nothing"
-
-
-@dataclass(frozen=True, slots=True)
 class Wire:
     frames: Iterator[Frame]
     ending: Ending
-
-
-class _Event(NamedTuple):
-    gap_seconds: float
-    text: str
-    generated: bool = False
 
 
 _ENDINGS = {
@@ -89,34 +66,23 @@ _ENDINGS = {
 }
 
 
-def wire(script: Script, endpoint: SimEndpoint, ask: Ask, at: float) -> Wire:
-    """How `script` answers `ask`, which came at `at` (UTC seconds)."""
+def wire(speech: Speech, script: Script, endpoint: SimEndpoint, ask: Ask, at: float) -> Wire:
+    """How `script` answers `ask`, which came at `at` (UTC seconds), in words of `speech`."""
     fault = script.fault
     ending = Ending.KEEP if fault is None else _ENDINGS.get(fault, Ending.KEEP)
     nature = NATURES[fault] if fault is not None else None
+    words = speech.vocabulary(script, endpoint, ask, at)
     if nature is not None and nature.reach in (Reach.NOTHING, Reach.CONNECTED):
-        frames = iter([Frame(script.headers_seconds, _flood() if fault is Fault.HEADER_FLOOD else b"")])
+        frames = iter([Frame(script.headers_seconds, _flood(words) if fault is Fault.HEADER_FLOOD else b"")])
     elif nature is not None and nature.reach is Reach.ANSWERED and fault is not Fault.KEEP_ALIVE_FOREVER:
-        frames = iter([Frame(script.headers_seconds, _plain_answer(script, ask))])
+        frames = iter([Frame(script.headers_seconds, _plain_answer(speech, words, script, ask))])
     elif not ask.stream or fault is Fault.WHOLE_ANSWER:
-        return _whole(script, endpoint, ask, at, ending)
+        frames = iter([_whole(speech, words, script, ask)])
     elif fault is Fault.DRIBBLE:
-        frames = _dribbled(_streamed(script, endpoint, ask, at))
+        frames = _dribbled(_streamed(words, script, endpoint, ask))
     else:
-        frames = _streamed(script, endpoint, ask, at)
+        frames = _streamed(words, script, endpoint, ask)
     return Wire(frames, ending)
-
-
-def prompt_tokens(prompt: str) -> int:
-    return _CHAT_OVERHEAD_TOKENS + estimate_tokens(len(prompt.encode()))
-
-
-def response_id(endpoint: str, number: int) -> str:
-    return f"{response_prefix(endpoint)}{number & 0xFFFFFFFFFF:010x}"
-
-
-def response_prefix(endpoint: str) -> str:
-    return f"chatcmpl-{key_of(0, 'response', endpoint) >> 32:08x}"
 
 
 def head(status: int, headers: Mapping[str, str]) -> bytes:
@@ -136,116 +102,102 @@ def json_answer(status: int, value: object, **headers: str) -> bytes:
     return answer(status, json.dumps(value).encode(), **headers)
 
 
-def _flood() -> bytes:
-    return head(
-        200, {"content-type": "text/event-stream"} | {f"x-flood-{n}": "x" * 1000 for n in range(_FLOOD_HEADERS)}
-    )
+def error_answer(told: ErrorAnswer) -> bytes:
+    return answer(told.status, json.dumps(told.body).encode(), **told.headers)
 
 
-def _plain_answer(script: Script, ask: Ask) -> bytes:
+def error_of(script: Script, ask: Ask) -> ErrorBody | None:
+    """The error of the script's fault, with what the client sent in its place."""
+    error = NATURES[script.fault].error if script.fault is not None else None
+    if error is None:
+        return None
+    # The key comes back whole, as careless hosts do it: a monitor has to redact what it keeps.
+    message = error.message.replace("{key}", ask.key).replace("{model}", ask.upstream)
+    retry = script.retry_after_seconds if script.fault is Fault.RATE_LIMITED_429 else None
+    return replace(error, message=message, retry_after_seconds=retry)
+
+
+def _flood(words: Vocabulary) -> bytes:
+    flood = {f"x-flood-{n}": "x" * 1000 for n in range(_FLOOD_HEADERS)}
+    return head(200, {"content-type": _bare_type(words)} | flood)
+
+
+def _bare_type(words: Vocabulary) -> str:
+    return words.content_type.partition(";")[0]
+
+
+def _plain_answer(speech: Speech, words: Vocabulary, script: Script, ask: Ask) -> bytes:
     fault = script.fault
     if fault is Fault.HTML_PAGE:
         return answer(200, _PAGE, "text/html; charset=utf-8")
     if fault is Fault.REDIRECT:
         return answer(302, b"", "text/html", location="/login")
     if fault is Fault.EMPTY_BODY:
-        return answer(200, b"", "text/event-stream")
+        return answer(200, b"", _bare_type(words))
     assert fault is not None
-    nature = NATURES[fault]
-    assert nature.error is not None and nature.status is not None
-    body = json.dumps(nature.error.as_json())
-    # The key comes back whole, as careless hosts do it: a monitor has to redact what it keeps.
-    body = body.replace("{key}", json.dumps(ask.key)[1:-1]).replace("{model}", json.dumps(ask.upstream)[1:-1])
-    retry = {"retry_after": str(script.retry_after_seconds)} if fault is Fault.RATE_LIMITED_429 else {}
-    return answer(nature.status, body.encode(), **retry)
+    error, status = error_of(script, ask), NATURES[fault].status
+    assert error is not None and status is not None
+    return error_answer(speech.error(error, status))
 
 
-def texts_of(script: Script, ask: Ask) -> tuple[list[str], list[str]]:
-    """The text of each reasoning chunk and of each answer chunk."""
-    thoughts = (_THOUGHTS[place % len(_THOUGHTS)] for place in range(script.reasoning_tokens))
-    words = [f"{ask.nonce} 1" if script.answer_ok else "Sure 1"]
-    words += [f" {count}" for count in range(2, script.answer_tokens + 1)]
-    written = iter(words)
-    reasoning = ["".join(next(thoughts) for _ in range(size)) for size in script.reasoning_chunks]
-    return reasoning, ["".join(next(written) for _ in range(size)) for size in script.answer_chunks]
+def counts_told(script: Script, ask: Ask, told: int | None) -> Counts | None:
+    """The counts of the script, with `told` output tokens if not None; None if they stay untold."""
+    return None if script.fault is Fault.MISSING_USAGE else counts_of(script, ask, told)
 
 
-def usage_of(script: Script, ask: Ask, told: int | None = None) -> dict[str, object]:
-    prompt = prompt_tokens(ask.prompt)
-    completion = script.output_tokens if told is None else told
-    usage: dict[str, object] = {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": 0},
-    }
-    if script.counts_reasoning:
-        usage["completion_tokens_details"] = {"reasoning_tokens": min(script.reasoning_tokens, completion)}
-    return usage
-
-
-def _whole(script: Script, endpoint: SimEndpoint, ask: Ask, at: float, ending: Ending) -> Wire:
+def _whole(speech: Speech, words: Vocabulary, script: Script, ask: Ask) -> Frame:
     """Not streamed. Faults of a stream become what a whole answer can show of them."""
-    fault, nature = script.fault, NATURES[script.fault] if script.fault is not None else None
-    reasoning, written = texts_of(script, ask)
-    message: dict[str, object] = {"role": "assistant", "content": "".join(written), "refusal": None}
-    if reasoning:
-        message[endpoint.profile.reasoning_field] = "".join(reasoning)
-    finish, told = script.finish_reason, None
-    if fault is Fault.REFUSAL:
-        message |= {"content": None, "refusal": "I cannot help with that."}
-    elif fault is Fault.EMPTY_ANSWER:
-        message["content"], told = "", 0
-    body: dict[str, object] = {
-        "id": response_id(endpoint.id, script.number),
-        "object": "chat.completion",
-        "created": int(at),
-        "model": endpoint.response_model or endpoint.upstream,
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish_of(fault, finish)}],
-    }
-    if fault is not Fault.MISSING_USAGE:
-        body["usage"] = usage_of(script, ask, told)
-    if nature is not None and nature.error is not None:
-        body = nature.error.as_json()
+    fault = script.fault
+    status, body = 200, words.whole(_all_told(script, ask))
+    if (error := error_of(script, ask)) is not None:
+        body = speech.error(error, status).body
     raw = json.dumps(body).encode()
     if fault is Fault.MALFORMED_JSON:
         raw = raw[: len(raw) // 2]
-    data = answer(200, raw)
+    data = answer(status, raw)
     if fault in (Fault.RESET, Fault.TRUNCATED, Fault.TRUNCATED_MID_CHUNK, Fault.STALL):
         data = data[: len(data) - len(raw) // 2]
-    return Wire(iter([Frame(script.ttft_seconds + sum(script.gaps_seconds), data, True)]), ending)
+    return Frame(script.ttft_seconds + sum(script.gaps_seconds), data, True)
 
 
-def finish_of(fault: Fault | None, usual: str) -> str:
-    if fault is Fault.ERROR_FINISH:
-        return "error"
-    return "content_filter" if fault is Fault.CONTENT_FILTER else usual
+def _all_told(script: Script, ask: Ask) -> Told:
+    fault = script.fault
+    reasoning, written = texts_of(script, ask)
+    is_empty = fault is Fault.EMPTY_ANSWER
+    is_refusal = fault is Fault.REFUSAL
+    return Told(
+        finish=finish_of(fault, script.finish_reason),
+        counts=counts_told(script, ask, 0 if is_empty else None),
+        reasoning="".join(reasoning),
+        answer="" if is_empty or is_refusal else "".join(written),
+        refusal=REFUSAL if is_refusal else "",
+    )
 
 
-def _streamed(script: Script, endpoint: SimEndpoint, ask: Ask, at: float) -> Iterator[Frame]:
+def _streamed(words: Vocabulary, script: Script, endpoint: SimEndpoint, ask: Ask) -> Iterator[Frame]:
     fault = script.fault
     headers = {
-        "content-type": "text/plain" if fault is Fault.WRONG_CONTENT_TYPE else "text/event-stream; charset=utf-8",
+        "content-type": "text/plain" if fault is Fault.WRONG_CONTENT_TYPE else words.content_type,
         "cache-control": "no-cache",
-        "x-request-id": response_id(endpoint.id, script.number)[9:],
+        "x-request-id": identity(endpoint.id, script.number),
     }
     # A body that ends with its connection: to HTTP the truncated one is whole, and only the stream knows better.
     chunked = fault is not Fault.TRUNCATED
     headers |= {"transfer-encoding": "chunked"} if chunked else {"connection": "close"}
     frame = _http_chunk if chunked else bytes
-    encode: Callable[[str], bytes] = str.encode
+    encode: Callable[[bytes], bytes] = bytes
     packer = None
     if fault is Fault.GZIP:
         headers["content-encoding"] = "gzip"
         packer = zlib.compressobj(wbits=31)
         encode = _packed_by(packer)
     elif fault is Fault.CRLF:
-        encode = _crlf
+        encode = _with_line_ends(words, b"\r\n")
     yield Frame(script.headers_seconds, head(200, headers))
 
     data = b""
-    for gap, text, generated in _events(script, endpoint, ask, at):
-        data = frame(encode(text))
+    for gap, event, generated in _events(words, script, ask):
+        data = frame(encode(event))
         yield Frame(gap, data, generated)
     if fault is Fault.RESET:
         yield Frame(_BEFORE_RESET_SECONDS, b"")
@@ -259,13 +211,12 @@ def _http_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _packed_by(packer: zlib._Compress) -> Callable[[str], bytes]:
-    return lambda text: packer.compress(text.encode()) + packer.flush(zlib.Z_SYNC_FLUSH)
+def _packed_by(packer: zlib._Compress) -> Callable[[bytes], bytes]:
+    return lambda event: packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH)
 
 
-def _crlf(text: str) -> bytes:
-    """The same events with CRLF line ends, the JSON over two data lines at a place where white space may stand."""
-    return text.replace(',"object"', ',\ndata: "object"', 1).replace("\n", "\r\n").encode()
+def _with_line_ends(words: Vocabulary, line_end: bytes) -> Callable[[bytes], bytes]:
+    return lambda event: words.with_line_ends(event, line_end)
 
 
 def _dribbled(frames: Iterator[Frame]) -> Iterator[Frame]:
@@ -276,117 +227,64 @@ def _dribbled(frames: Iterator[Frame]) -> Iterator[Frame]:
             gap = _BYTE_SECONDS
 
 
-class _Chunks:
-    """Chunks of one response: everything but the choice is encoded once."""
-
-    def __init__(self, script: Script, endpoint: SimEndpoint, ask: Ask, at: float) -> None:
-        opening = {
-            "id": response_id(endpoint.id, script.number),
-            "object": "chat.completion.chunk",
-            "created": int(at),
-            "model": endpoint.response_model or endpoint.upstream,
-        }
-        self._opening = "data: " + json.dumps(opening, separators=(",", ":"))[:-1]
-        self._closing = ',"usage":null}\n\n' if ask.include_usage else "}\n\n"
-
-    def delta(self, name: str, text: str) -> str:
-        return (
-            f'{self._opening},"choices":[{{"index":0,"delta":{{"{name}":{json.dumps(text)}}},'
-            f'"logprobs":null,"finish_reason":null}}]{self._closing}'
-        )
-
-    def role(self) -> str:
-        return (
-            f'{self._opening},"choices":[{{"index":0,"delta":{{"role":"assistant","content":"","refusal":null}},'
-            f'"logprobs":null,"finish_reason":null}}]{self._closing}'
-        )
-
-    def finish(self, reason: str) -> str:
-        return (
-            f'{self._opening},"choices":[{{"index":0,"delta":{{}},"logprobs":null,"finish_reason":"{reason}"}}]'
-            f"{self._closing}"
-        )
-
-    def usage(self, usage: Mapping[str, object]) -> str:
-        return f'{self._opening},"choices":[],"usage":{json.dumps(usage, separators=(",", ":"))}}}\n\n'
-
-    def broken(self) -> str:
-        return f'{self._opening},"choices":[{{"index":0,"delta":{{"con\n\n'
-
-
-def _events(script: Script, endpoint: SimEndpoint, ask: Ask, at: float) -> Iterator[_Event]:
-    """The stream's events as text, with the gap before each."""
+def _events(words: Vocabulary, script: Script, ask: Ask) -> Iterator[Frame]:
+    """The stream's events, with the gap before each."""
     fault = script.fault
     if fault is Fault.KEEP_ALIVE_FOREVER:
         while True:
-            yield _Event(_COMMENT_SECONDS, ": keep-alive\n\n")
-    chunks = _Chunks(script, endpoint, ask, at)
-    yield _Event(0.0, chunks.role())
+            yield Frame(_COMMENT_SECONDS, words.keep_alive())
+    yield from (Frame(0.0, event) for event in words.opening())
     wait = script.ttft_seconds - script.headers_seconds
     if fault is Fault.ROLE_ONLY_START:
         for _ in range(4):
-            yield _Event(0.1, chunks.delta("content", ""))
+            yield Frame(0.1, words.nothing())
         wait = max(wait - 0.4, 0.0)
     if fault is not None and NATURES[fault].reach is Reach.EVENTS and fault is not Fault.SLOW_FIRST_TOKEN:
-        yield from _tokenless(fault, chunks, wait)
+        yield from _tokenless(words, script, ask, wait)
         if fault is not Fault.EMPTY_ANSWER:
             return
     else:
-        yield from _generated(script, endpoint, ask, chunks, wait)
+        yield from _generated(words, script, ask, wait)
         if fault in (Fault.STALL, Fault.RESET, Fault.TRUNCATED, Fault.TRUNCATED_MID_CHUNK):
             return
-        if fault is Fault.ERROR_IN_STREAM:
-            yield _error(fault, script.end_seconds)
+        if (error := error_of(script, ask)) is not None:
+            yield Frame(script.end_seconds, words.error(error))
             return
         if fault is Fault.MALFORMED_JSON:
-            yield _Event(script.end_seconds, chunks.broken())
-    yield _Event(script.end_seconds, chunks.finish(finish_of(fault, script.finish_reason)))
-    if ask.include_usage and fault is not Fault.MISSING_USAGE:
-        told = 0 if fault is Fault.EMPTY_ANSWER else told_tokens(script)
-        yield _Event(0.0, chunks.usage(usage_of(script, ask, told)))
-    yield _Event(0.0, "data: [DONE]\n\n")
+            yield Frame(script.end_seconds, words.broken())
+    told = 0 if fault is Fault.EMPTY_ANSWER else told_tokens(script)
+    counts = counts_told(script, ask, told) if ask.include_usage else None
+    gap = script.end_seconds
+    for event in words.ending(finish_of(fault, script.finish_reason), counts):
+        yield Frame(gap, event)
+        gap = 0.0
     if fault is Fault.TRAILING_GARBAGE:
-        yield _Event(0.0, '\x00<eof>data: {"choices": [{"delta\n\n')
+        yield Frame(0.0, words.garbage())
 
 
-def _tokenless(fault: Fault, chunks: _Chunks, wait: float) -> Iterator[_Event]:
-    if NATURES[fault].error is not None:
-        yield _error(fault, wait)
+def _tokenless(words: Vocabulary, script: Script, ask: Ask, wait: float) -> Iterator[Frame]:
+    fault = script.fault
+    if (error := error_of(script, ask)) is not None:
+        yield Frame(wait, words.error(error))
     elif fault is Fault.HUGE_LINE:
-        yield _Event(wait, chunks.delta("content", "x" * _HUGE_LINE_BYTES))
+        yield Frame(wait, words.answer("x" * _HUGE_LINE_BYTES))
     elif fault is Fault.DEEP_JSON:
-        yield _Event(wait, 'data: {"choices":' + "[" * _DEPTH + "]" * _DEPTH + "}\n\n")
+        yield Frame(wait, words.deep(_DEPTH))
     elif fault is Fault.HUGE_BODY:
-        event = 'data: {"choices":[],"padding":"' + "x" * _HUGE_EVENT_BYTES + '"}\n\n'
+        event = words.padding(_HUGE_EVENT_BYTES)
         for _ in range(_HUGE_BODY_EVENTS):
-            yield _Event(wait, event)
+            yield Frame(wait, event)
             wait = 0.001
 
 
-def _error(fault: Fault, wait: float) -> _Event:
-    error = NATURES[fault].error
-    assert error is not None
-    return _Event(wait, f"data: {json.dumps(error.as_json())}\n\n")
-
-
-def _generated(script: Script, endpoint: SimEndpoint, ask: Ask, chunks: _Chunks, wait: float) -> Iterator[_Event]:
+def _generated(words: Vocabulary, script: Script, ask: Ask, wait: float) -> Iterator[Frame]:
     reasoning, written = texts_of(script, ask)
-    answer_field = "refusal" if script.fault is Fault.REFUSAL else "content"
-    pieces = [(endpoint.profile.reasoning_field, text) for text in reasoning]
-    pieces += [(answer_field, text) for text in written]
-    gaps = (wait, *script.gaps_seconds)
+    say = words.refusal if script.fault is Fault.REFUSAL else words.answer
+    pieces = [(words.reasoning, text) for text in reasoning] + [(say, text) for text in written]
     if script.fault is Fault.CRAWL:
         while True:
-            for name, text in pieces:
-                yield _Event(wait, chunks.delta(name, text), True)
+            for word, text in pieces:
+                yield Frame(wait, word(text), True)
                 wait = CRAWL_SECONDS
-    for gap, (name, text) in zip(gaps, pieces[: script.broken_after], strict=False):
-        yield _Event(gap, chunks.delta(name, text), True)
-
-
-def told_tokens(script: Script) -> int | None:
-    """What usage counts: what was written, if a fault stopped the writing."""
-    if script.broken_after is None:
-        return None
-    hidden = 0 if script.reasoning_chunks else script.reasoning_tokens
-    return hidden + sum((*script.reasoning_chunks, *script.answer_chunks)[: script.broken_after])
+    for gap, (word, text) in zip((wait, *script.gaps_seconds), pieces[: script.broken_after], strict=False):
+        yield Frame(gap, word(text), True)
