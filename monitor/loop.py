@@ -10,14 +10,16 @@ import asyncio
 import select
 import selectors
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
-# Two looks are at least so far apart, unless something is to be done at once. Tokens of the fastest streams come every
-# millisecond or two; to sleep and be woken costs as much as three reads.
+# Two looks are at least so far apart while many streams are read, unless something is to be done at once. Tokens of the
+# fastest streams come every millisecond or two; to sleep and be woken costs as much as three reads.
 GATHER_SECONDS = 0.002
+# Below this many streams there is little to gather, and whoever waits for a thread or a socket would wait for nothing.
+MANY_STREAMS = 48
 # Where others want the processor too, a sleep lasts longer than was asked for: then the next one is not slept.
 _OVERSLEPT_SECONDS = 0.001
 
@@ -39,12 +41,21 @@ if hasattr(select, "epoll"):
     # (descriptor, epoll's events) of one look
     Found = list[tuple[int, int]]
 
+    class Reader(Protocol):
+        """Reads sockets before asyncio hears of them."""
+
+        def read(self, found: Found, /) -> Found:
+            """What of it is left to asyncio."""
+
+        def __len__(self) -> int:
+            """How many streams it reads now."""
+
     class _Epoll:
         """What epoll finds passes through the readers before anybody else sees it."""
 
         def __init__(self) -> None:
             epoll = select.epoll()
-            self.readers: list[Callable[[Found], Found]] = []
+            self.readers: list[Reader] = []
             self.register, self.modify, self.unregister = epoll.register, epoll.modify, epoll.unregister
             self.close, self.fileno = epoll.close, epoll.fileno
             self._poll = epoll.poll
@@ -52,12 +63,11 @@ if hasattr(select, "epoll"):
         def poll(self, timeout: float, maxevents: int) -> Found:
             found = self._poll(timeout, maxevents)
             for reader in self.readers:
-                found = reader(found)
+                found = reader.read(found)
             return found
 
     class GatheringSelector(selectors.EpollSelector):
-        """After a quiet span it answers at once. `readers` read sockets before asyncio hears of them, and return what
-        they leave to it."""
+        """While its `readers` have few streams, and after a quiet span, it answers at once."""
 
         _selector_cls = _Epoll
         _selector: _Epoll
@@ -68,11 +78,11 @@ if hasattr(select, "epoll"):
             self._overslept = False
 
         @property
-        def readers(self) -> list[Callable[[Found], Found]]:
+        def readers(self) -> list[Reader]:
             return self._selector.readers
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-            if timeout is None or timeout > 0:
+            if (timeout is None or timeout > 0) and sum(map(len, self.readers)) >= MANY_STREAMS:
                 now = time.monotonic()
                 pause = self._looked_at + GATHER_SECONDS - now
                 if timeout is not None:

@@ -9,9 +9,22 @@ from collections.abc import Iterator
 import pytest
 
 from monitor import loop
-from monitor.loop import GATHER_SECONDS
+from monitor.loop import GATHER_SECONDS, MANY_STREAMS
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="no epoll on this system")
+
+
+class Crowd:
+    """A reader of so many streams, which takes none of what is found."""
+
+    def __init__(self, streams: int = MANY_STREAMS) -> None:
+        self.streams = streams
+
+    def read(self, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        return found
+
+    def __len__(self) -> int:
+        return self.streams
 
 
 @pytest.fixture
@@ -25,6 +38,7 @@ def test_two_looks_are_a_span_apart_while_much_comes_in(pair: tuple[socket.socke
     left, right = pair
     looks: list[float] = []
     with loop.GatheringSelector() as selector:
+        selector.readers.append(Crowd())
         selector.register(left, select.EPOLLIN)
         right.send(b"x")  # never read: ready at every look
         for _ in range(20):
@@ -47,6 +61,7 @@ def test_after_a_pause_that_lasted_too_long_none_is_made(
     monkeypatch.setattr(time, "sleep", oversleep)
     pair[1].send(b"x")  # never read: ready at every look
     with loop.GatheringSelector() as selector:
+        selector.readers.append(Crowd())
         selector.register(pair[0], select.EPOLLIN)
         pauses = []
         for _ in range(5):
@@ -67,11 +82,30 @@ def test_what_is_ready_to_run_is_never_waited_with() -> None:
 
 def test_a_timer_that_is_due_sooner_than_the_span_is_kept(pair: tuple[socket.socket, socket.socket]) -> None:
     with loop.GatheringSelector() as selector:
+        selector.readers.append(Crowd())
         selector.register(pair[0], select.EPOLLIN)
         selector.select(0)
         begun = time.monotonic()
         assert not selector.select(GATHER_SECONDS / 10)
         assert time.monotonic() - begun >= GATHER_SECONDS / 20
+
+
+def test_while_few_streams_are_read_nobody_waits(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call of a thread, or a request of many packets, would take a span for each step."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    pair[1].send(b"x")  # never read: ready at every look
+    with loop.GatheringSelector() as selector:
+        selector.readers.extend((Crowd(MANY_STREAMS - 2), Crowd(1)))
+        selector.register(pair[0], select.EPOLLIN)
+        for _ in range(5):
+            assert selector.select(1.0)
+        assert not slept
+        selector.readers.append(Crowd(1))
+        assert selector.select(1.0)
+    assert slept
 
 
 async def test_a_run_is_on_such_a_loop() -> None:

@@ -82,11 +82,11 @@ class Collector:
     def open(self) -> None:
         self._selector = getattr(asyncio.get_running_loop(), "gathering", None)
         if self._selector is not None:
-            self._selector.readers.append(self._read)
+            self._selector.readers.append(self)
 
     def close(self) -> None:
         if self._selector is not None:
-            self._selector.readers.remove(self._read)
+            self._selector.readers.remove(self)
             self._selector = None
 
     def watch(self, descriptor: int, stamped: StampedSocket, basket: Basket) -> None:
@@ -98,7 +98,10 @@ class Collector:
         """Before the descriptor is closed: the next connection may get its number."""
         self._watched.pop(descriptor, None)
 
-    def _read(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def read(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Those of the events that are left to asyncio: others' sockets, the end of a connection, and errors."""
         watched = self._watched
         if not watched:

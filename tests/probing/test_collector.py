@@ -186,7 +186,7 @@ async def test_an_error_that_the_collector_met_is_raised_by_the_next_read(
     await until(lambda: bool(select.select([pair[0]], [], [], 0)[0]))
     collector.watch(pair[0].fileno(), pair[0], Basket())
     # As it is when the reset comes between the look and the read.
-    assert collector._read([(pair[0].fileno(), select.EPOLLIN)]) == [(pair[0].fileno(), select.EPOLLIN)]
+    assert collector.read([(pair[0].fileno(), select.EPOLLIN)]) == [(pair[0].fileno(), select.EPOLLIN)]
     with pytest.raises(ConnectionResetError):
         pair[0].recv(100)
 
