@@ -46,6 +46,7 @@ unusual = st.sampled_from(
         "data: {not json\n\n",
         'data: {"a":\n\n',
         'data: {"a": 1}{"b": 2}\n\n',
+        'data: {"choices": [{"delta": {"content": "x"}}]}{"choices":\n\ndata: [{"delta": {"content": "y"}}]}\n\n',
         f"data: {DEEP}\n\n",
         'data: {"choices": [{"delta": {"content": "cut',
         "\r\n",

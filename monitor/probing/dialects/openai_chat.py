@@ -186,15 +186,13 @@ class ChatDecoder(Decoder):
         return events or (CONTROL,)
 
     def texts(self, run: Sequence[bytes]) -> Sequence[str]:
-        """See `dialect.Decoder`. One call of the JSON decoder for all, and no event for each."""
+        """See `dialect.Decoder`. No event for each."""
         if self.response_id is None or self.response_model is None:
             return ()
         try:
-            # Line by line, so that no frame can end within the next.
-            chunks = _chunk_decoder.decode_lines(b"\n".join(run))
+            # Not all in one with `decode_lines`: it heeds no newline, and a frame could end within the next.
+            chunks = list(map(_chunk_decoder.decode, run))
         except (msgspec.ValidationError, msgspec.DecodeError):
-            return ()
-        if len(chunks) != len(run):
             return ()
         texts: list[str] = []
         for chunk in chunks:

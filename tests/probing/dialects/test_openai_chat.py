@@ -310,3 +310,13 @@ def test_the_prompt_begins_with_its_nonce_and_no_two_are_alike() -> None:
 def test_the_nonce_is_found_in_whatever_surrounds_it() -> None:
     assert contains_nonce("**ABC23**: 1 2 3", "abc23")
     assert not contains_nonce("abc2", "abc23")
+
+
+def test_a_run_in_which_one_frame_ends_within_the_next_says_nothing_at_once() -> None:
+    decoder = ChatDecoder()
+    list(decoder.decode(Frame(json.dumps(text("a")).encode())))
+    said = json.dumps(text("b")).encode()
+    assert decoder.texts([said, said]) == ["b", "b"]
+    half = len(said) // 2
+    whole_and_half, rest = said + said[:half].rstrip(), said[half:]
+    assert decoder.texts([whole_and_half, rest]) == ()
