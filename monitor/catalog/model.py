@@ -36,6 +36,7 @@ class Quirks:
     temperature: bool = True  # send temperature 0; reasoning models reject it
     reasoning_off: Mapping[str, object] = field(default_factory=dict)  # body fields that turn reasoning off
     extra_body: Mapping[str, object] = field(default_factory=dict)  # body fields that a host wants besides
+    json_schema: bool = True  # False: the host answers in JSON, but takes no schema for it
     expect_done: bool = False  # True: even after a finish reason and a clean close, a missing [DONE] is a truncation
 
 

@@ -6,7 +6,8 @@ Event
 │   ├── Reasoning
 │   ├── Content
 │   ├── ToolCall
-│   └── Refusal
+│   ├── Refusal
+│   └── Vector  an embedding; its text is empty
 ├── Usage       token counts; of each, the last one told holds
 ├── Finish      why generation stopped
 ├── Failed      an error told inside the stream
@@ -55,6 +56,10 @@ class ToolCall(Payload, frozen=True, gc=False):
 
 class Refusal(Payload, frozen=True, gc=False):
     pass
+
+
+class Vector(Payload, frozen=True, gc=False):
+    dimensions: int = 0
 
 
 class Usage(Event, frozen=True, gc=False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 from typing import Any, TypeVar
 
@@ -63,3 +65,14 @@ def count_of(value: Any) -> int | None:
 
 def text_of(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def dimensions_of(vector: Any) -> int:
+    """How many dimensions an embedding has: a list of numbers, or the base64 of 32-bit floats. 0 if it is neither."""
+    if isinstance(vector, list):
+        return len(vector) if all(isinstance(number, int | float) for number in vector) else 0
+    try:
+        size = len(base64.b64decode(vector, validate=True)) if isinstance(vector, str) else 0
+    except (binascii.Error, ValueError):
+        return 0
+    return 0 if size % 4 else size // 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from monitor.probing.dialects.dialect import (
     Credentials,
     Decoder,
     Dialect,
+    Framer,
     ProbeRequest,
     bearer,
     capped_tokens,
@@ -19,6 +21,7 @@ from monitor.probing.dialects.dialect import (
     request_headers,
 )
 from monitor.probing.dialects.json_reading import count_of, decoded, member, text_of
+from monitor.probing.dialects.openai_embeddings import EmbeddingsDecoder
 from monitor.probing.error_body import error_facts
 from monitor.probing.events import (
     CONTROL,
@@ -35,9 +38,11 @@ from monitor.probing.events import (
     Usage,
 )
 from monitor.probing.framings.frame import Frame
+from monitor.probing.framings.json_values import JsonStream
 from monitor.probing.framings.sse import EventStream
-from monitor.probing.question import Question
+from monitor.probing.question import Question, Tool
 
+_EMBEDDINGS = "embeddings"
 _DONE = b"[DONE]"
 _MAX_DONE_BYTES = 16  # with some white space around it; chunks are longer and need no second look
 
@@ -110,25 +115,35 @@ _chunk_decoder = msgspec.json.Decoder(_Chunk)
 
 
 class OpenAIChat(Dialect):
+    """`_url`, `_auth` and the parts of `_body` are what those who speak it with an accent write anew."""
+
     name = "openai-chat"
+    kinds = frozenset({"chat", "long", "cache", "vision", "tools", "json", "embeddings"})
 
     def request(self, endpoint: Endpoint, credentials: Credentials, question: Question, now: float) -> ProbeRequest:
         cap = capped_tokens(endpoint, question)
+        if question.kind == _EMBEDDINGS:
+            path, accept, body = "/embeddings", "application/json", self._embeddings_body(endpoint, question)
+        else:
+            path, accept, body = "/chat/completions", "text/event-stream", self._body(endpoint, question, cap)
         return ProbeRequest(
-            url=self._url(endpoint, credentials),
-            headers=request_headers(credentials, self._auth(credentials)),
-            body=msgspec.json.encode(self._body(endpoint, question, cap)),
+            url=self._url(endpoint, credentials, path),
+            headers=request_headers(credentials, self._auth(credentials), accept),
+            body=msgspec.json.encode({**body, **endpoint.quirks.extra_body}),
             max_tokens=cap,
         )
 
-    def framer(self, question: Question) -> EventStream:
-        return EventStream()
+    def framer(self, question: Question) -> Framer:
+        return JsonStream() if question.kind == _EMBEDDINGS else EventStream()
 
-    def decoder(self, quirks: Quirks, question: Question) -> ChatDecoder:
+    def decoder(self, quirks: Quirks, question: Question) -> Decoder:
+        if question.kind == _EMBEDDINGS:
+            return EmbeddingsDecoder()
         return ChatDecoder(close_ends=not quirks.expect_done)
 
-    def _url(self, endpoint: Endpoint, credentials: Credentials) -> str:
-        return joined(endpoint.base_url, "/chat/completions")
+    def _url(self, endpoint: Endpoint, credentials: Credentials, path: str) -> str:
+        """Of `/chat/completions` or `/embeddings`."""
+        return joined(endpoint.base_url, path)
 
     def _auth(self, credentials: Credentials) -> Mapping[str, str]:
         return bearer(credentials)
@@ -137,7 +152,7 @@ class OpenAIChat(Dialect):
         quirks = endpoint.quirks
         body: dict[str, object] = {
             "model": endpoint.upstream,
-            "messages": [{"role": "user", "content": question.prompt}],
+            "messages": [{"role": "user", "content": _content(question)}],
             "stream": True,
             quirks.max_tokens_field: cap,
         }
@@ -145,7 +160,33 @@ class OpenAIChat(Dialect):
             body["stream_options"] = {"include_usage": True}
         if quirks.temperature:
             body["temperature"] = 0
-        return {**body, **quirks.reasoning_off, **quirks.extra_body}
+        if question.tool is not None:
+            tool = question.tool
+            function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+            body["tools"] = [{"type": "function", "function": function}]
+            body["tool_choice"] = self._tool_choice(tool)
+        if question.schema is not None:
+            body["response_format"] = _response_format(question.schema, quirks.json_schema)
+        return {**body, **quirks.reasoning_off}
+
+    def _embeddings_body(self, endpoint: Endpoint, question: Question) -> dict[str, object]:
+        return {"model": endpoint.upstream, "input": question.prompt}
+
+    def _tool_choice(self, tool: Tool) -> object:
+        return {"type": "function", "function": {"name": tool.name}}
+
+
+def _content(question: Question) -> object:
+    if question.image is None:
+        return question.prompt
+    url = f"data:image/png;base64,{base64.b64encode(question.image).decode()}"
+    return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question.prompt}]
+
+
+def _response_format(schema: Mapping[str, object], takes_schema: bool) -> object:
+    if not takes_schema:
+        return {"type": "json_object"}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
 
 class ChatDecoder(Decoder):

@@ -25,10 +25,11 @@ from monitor.probing.events import (
     Refusal,
     ToolCall,
     Usage,
+    Vector,
 )
 from monitor.probing.framings.frame import Frame, Undecodable
 from monitor.probing.prompt import contains_nonce, new_nonce, prompt_text
-from monitor.probing.question import Question
+from monitor.probing.question import Question, Tool
 
 KEY = Credentials("sk-planted-123456")
 
@@ -320,3 +321,100 @@ def test_a_run_in_which_one_frame_ends_within_the_next_says_nothing_at_once() ->
     half = len(said) // 2
     whole_and_half, rest = said + said[:half].rstrip(), said[half:]
     assert decoder.texts([whole_and_half, rest]) == ()
+
+
+TOOL = Tool("record", "Records a word.", {"type": "object", "properties": {"word": {"type": "string"}}})
+SCHEMA = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}
+
+
+def body_for(question: Question, **fields: Any) -> dict[str, Any]:
+    endpoint = endpoint_at("https://a.example/v1", **fields)
+    body: dict[str, Any] = json.loads(OpenAIChat().request(endpoint, KEY, question, 0.0).body)
+    return body
+
+
+@pytest.mark.parametrize("kind", ["long", "cache"])
+def test_long_prompts_and_cached_ones_are_asked_as_any_other(kind: str) -> None:
+    assert body_for(Question("hello", 64, kind=kind)) == body_of()
+
+
+def test_an_image_stands_before_the_text() -> None:
+    (message,) = body_for(Question("Which colour?", 64, kind="vision", image=b"\x89PNG"))["messages"]
+    assert message == {
+        "role": "user",
+        "content": [
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}},
+            {"type": "text", "text": "Which colour?"},
+        ],
+    }
+
+
+def test_a_tool_is_offered_and_must_be_called() -> None:
+    body = body_for(Question("Call it", 64, kind="tools", tool=TOOL))
+    function = {"name": "record", "description": "Records a word.", "parameters": TOOL.parameters}
+    assert body["tools"] == [{"type": "function", "function": function}]
+    assert body["tool_choice"] == {"type": "function", "function": {"name": "record"}}
+
+
+def test_a_schema_is_strict_and_hosts_that_take_none_are_asked_for_json() -> None:
+    question = Question("In JSON", 64, kind="json", schema=SCHEMA)
+    assert body_for(question)["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
+    }
+    assert body_for(question, quirks=Quirks(json_schema=False))["response_format"] == {"type": "json_object"}
+
+
+def test_one_provider_behind_openrouter_is_asked_for_alone() -> None:
+    only = {"provider": {"only": ["acme"], "allow_fallbacks": False}}
+    for kind in ("chat", "embeddings"):
+        assert body_for(Question("hello", 64, kind=kind), quirks=Quirks(extra_body=only)).items() >= only.items()
+
+
+def test_a_vector_is_asked_for_with_the_model_and_the_text_alone() -> None:
+    quirks = Quirks(reasoning_off={"reasoning_effort": "none"}, min_max_tokens=16)
+    endpoint = endpoint_at("https://a.example/v1", quirks=quirks)
+    request = OpenAIChat().request(endpoint, KEY, Question("hello", 64, kind="embeddings"), 0.0)
+    assert request.url == "https://a.example/v1/embeddings"
+    assert request.headers["Accept"] == "application/json"
+    assert json.loads(request.body) == {"model": "small-1", "input": "hello"}
+
+
+def vector_events(answer: Any) -> tuple[list[Event], Any]:
+    decoder = OpenAIChat().decoder(Quirks(), Question("hello", 64, kind="embeddings"))
+    return list(decoder.decode(Frame(json.dumps(answer).encode()))), decoder
+
+
+def vector_answer(embedding: Any, **more: Any) -> dict[str, Any]:
+    data = [{"object": "embedding", "index": 0, "embedding": embedding}]
+    return {"object": "list", "data": data, "model": "vectors-1", **more}
+
+
+END_OF_VECTOR = [Finish("stop", FinishKind.STOP), END]
+
+
+@pytest.mark.parametrize("embedding", [[0.25, -1, 3.5e-3], "AACAPgAAgL8n5WU7"])
+def test_a_vector_is_numbers_or_their_base64(embedding: Any) -> None:
+    events, decoder = vector_events(vector_answer(embedding, usage={"prompt_tokens": 8, "total_tokens": 8}))
+    assert events == [Vector("", 3), Usage(8), *END_OF_VECTOR]
+    assert (decoder.is_whole, decoder.response_model, decoder.response_id) == (True, "vectors-1", None)
+
+
+@pytest.mark.parametrize("embedding", [[], None, "", "AAA", "not base64!", [None, 1], ["0.1"], {"0": 0.1}, 7])
+def test_an_answer_without_numbers_has_no_vector(embedding: Any) -> None:
+    assert vector_events(vector_answer(embedding))[0] == END_OF_VECTOR
+    assert vector_events({"data": []})[0] == END_OF_VECTOR
+
+
+@pytest.mark.parametrize("answer", [[], 7, {"status": "ok"}, {"data": None}])
+def test_what_is_no_answer_of_embeddings_ends_nothing(answer: Any) -> None:
+    events, decoder = vector_events(answer)
+    assert events == [CONTROL]
+    assert not decoder.is_whole
+
+
+def test_an_error_in_place_of_a_vector_is_one() -> None:
+    for answer in ({"error": {"message": "m", "code": 429}}, {"object": "error", "message": "m"}, {"error": "m m"}):
+        ((event,), _) = vector_events(answer)
+        assert isinstance(event, Failed)
+        assert event.facts.message.startswith("m")
