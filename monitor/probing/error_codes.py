@@ -184,7 +184,7 @@ PLACE = _texts(
     r"\blocations?\b",
     r"\bjurisdictions?\b",
     r"\bgeo(?:graph\w*|-?(?:block|restrict)\w*)",
-    r"\bnot (?:available|supported) in (?:your area|[A-Z][a-z]+)",
+    r"\bnot (?:available|supported) in (?:your area|(?-i:[A-Z])[a-z]+)",
 )
 ELSEWHERE = _texts(
     r"\b(?:location|country|region)\b[a-z ,]{0,30} not supported", r"not supported in your (?:country|region)"

@@ -235,6 +235,9 @@ STATUSES: list[tuple[str, int, Any, Outcome]] = [
     ),
     ("openrouter edge", 524, {"error": {"code": 524, "message": "timeout"}}, Outcome.SERVER_ERROR),
     ("openrouter", 529, {"error": {"code": 529, "message": "Overloaded"}}, Outcome.OVERLOADED),
+    # a plan is no place
+    ("plan", 403, {"message": "This model is not available in your subscription tier"}, Outcome.PERMISSION),
+    ("place", 403, {"message": "The service is not available in France"}, Outcome.REGION),
     # Mistral, vLLM, FastAPI
     ("mistral", 401, {"detail": "Unauthorized"}, Outcome.AUTH),
     (
