@@ -67,6 +67,11 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def json_text_of(value: Any) -> str:
+    """The arguments of a call as text: some hosts write JSON in a string, some an object."""
+    return msgspec.json.encode(value).decode() if isinstance(value, dict) else text_of(value)
+
+
 def dimensions_of(vector: Any) -> int:
     """How many dimensions an embedding has: a list of numbers, or the base64 of 32-bit floats. 0 if it is neither."""
     if isinstance(vector, list):

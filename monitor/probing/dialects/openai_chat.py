@@ -20,7 +20,7 @@ from monitor.probing.dialects.dialect import (
     joined,
     request_headers,
 )
-from monitor.probing.dialects.json_reading import count_of, decoded, member, text_of
+from monitor.probing.dialects.json_reading import count_of, decoded, json_text_of, member, text_of
 from monitor.probing.dialects.openai_embeddings import EmbeddingsDecoder
 from monitor.probing.error_body import error_facts
 from monitor.probing.events import (
@@ -333,7 +333,7 @@ def _called(delta: _Delta) -> str:
     calls = delta.tool_calls if isinstance(delta.tool_calls, list) else []
     functions = [call.get("function") for call in calls if isinstance(call, dict)]
     return "".join(
-        text_of(function.get("name")) + text_of(function.get("arguments"))
+        text_of(function.get("name")) + json_text_of(function.get("arguments"))
         for function in [*functions, delta.function_call]
         if isinstance(function, dict)
     )
