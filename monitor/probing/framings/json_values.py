@@ -26,7 +26,7 @@ from monitor.probing.framings.frame import (
     text_of,
 )
 
-_TOKENS = re.compile(rb'["{}\[\]]|[^\s"{}\[\]]++')
+_TOKENS = re.compile(rb'["{}\[\]\r\n]|[^\s"{}\[\]]++')
 # A string's end, a newline that no string may hold, or the end of what has come, perhaps within an escape.
 _STRING = re.compile(rb'(?:[^"\\\r\n]++|\\[^\r\n])*+(?:(")|(\\?[\r\n])|(\\?)\Z)')
 _BLANK = re.compile(rb"\s*+")
@@ -60,6 +60,8 @@ class JsonStream:
         self._depth = 0  # of the brackets that are open in it; 0 between two values
         self._in_string = False
         self._is_escaped = False  # what comes next was announced by a backslash
+        self._by_lines = False  # a value was seen that stood on one line, so that one which does not has broken off
+        self._may_spread = True  # the value, over many lines
         self._last = 0  # the last byte of it that is neither white space nor within a string
         self._line_size = 0  # of a line that is no JSON so far
         self._line_start = bytearray()
@@ -71,6 +73,7 @@ class JsonStream:
         if self._size > MAX_BODY_BYTES:
             raise BodyTooLong
         if whole:
+            self._by_lines = True
             yield Frame(whole[0])
             return
         place, end = 0, len(chunk)
@@ -79,6 +82,7 @@ class JsonStream:
                 place = self._seek(chunk, place)
                 if place == end:
                     break
+                self._may_spread = self._in_array or not self._by_lines
             begun, place = place, self._walk(chunk, place)
             self._value += chunk[begun:place]
             if len(self._value) > MAX_LINE_BYTES:
@@ -106,6 +110,7 @@ class JsonStream:
     def passed(self, size: int) -> None:
         """So many bytes of a run's first reads were taken in another way."""
         self._size += size
+        self._by_lines = True
 
     def close(self) -> Iterator[Frame]:
         """What a body that ended cleanly still holds. A value that was cut within a character is dropped."""
@@ -120,6 +125,7 @@ class JsonStream:
 
     def _frame(self, cut: bool = False) -> Frame:
         data = bytes(self._value)
+        self._by_lines = self._by_lines or not (self._in_array or b"\n" in data or b"\r" in data)
         self._value.clear()
         self._in_string = self._is_escaped = False
         text_of(data)
@@ -127,6 +133,7 @@ class JsonStream:
 
     def _walk(self, chunk: bytes, place: int) -> int:
         """Go on through a value; to where it ends, or what has come. No depth is left where it ended."""
+        begun = place
         if self._in_string:
             place = self._walk_string(chunk, place)
             if not self._depth:
@@ -137,6 +144,15 @@ class JsonStream:
                 # No JSON has an object here: the value before it broke off, as a line does that was cut.
                 self._depth = 0
                 return match.start()
+            if token in b"\r\n":
+                if not self._may_spread:
+                    # Whoever prints a value over many lines begins with a bracket on a line of its own.
+                    self._may_spread = not (self._value + chunk[begun : match.start()]).strip(b"{[ \t")
+                    if not self._may_spread:
+                        self._depth = 0
+                        return match.start()
+                place = match.end()
+                continue
             place = match.end()
             self._last = chunk[place - 1]
             if token in b"{[":

@@ -126,6 +126,19 @@ def test_a_line_that_broke_off_does_not_swallow_the_stream() -> None:
         assert [frame.data.strip() for frame in read(broken + b"\n" + whole + b"\n")] == [broken, whole]
 
 
+def test_among_lines_a_value_ends_with_its_line_wherever_it_broke_off() -> None:
+    value = b'{"a": {"b": [1, "c"]}}'
+    for cut in range(2, len(value)):
+        frames = read(value + b"\n" + value[:cut] + b"\n" + value + b"\n")
+        assert [frame.data for frame in frames] == [value, value[:cut], value]
+
+
+def test_among_lines_an_error_may_be_printed_over_many() -> None:
+    error = {"error": {"message": "m"}}
+    for printed in (json.dumps(error, indent=2), json.dumps([error], indent=1), "[{\n" + json.dumps(error)[1:] + "]"):
+        assert values_of(b'{"a": 1}\n' + printed.encode() + b"\n") == [{"a": 1}, error]
+
+
 def test_a_value_at_the_cap_is_read_and_one_byte_more_is_not() -> None:
     value = b'{"a": "' + b"x" * (MAX_LINE_BYTES - 9) + b'"}'
     assert len(value) == MAX_LINE_BYTES
