@@ -65,15 +65,17 @@ async def test_every_endpoint_is_probed_recorded_and_served(fleet: FleetServer, 
         assert (await get(daemon, "/readyz"))[0] == 200
         await written(daemon, 3 * len(settings.catalog.endpoints))
 
+        labels = 'model="openai/gpt-4o-mini",provider="northwind",location="test",window="30d"'
+        ttft, uptime = (
+            f"llm_endpoint_ttft_seconds{{{labels},quantile=",
+            f"llm_endpoint_uptime_ratio{{{labels}}} ",
+        )
+
         async def served() -> str:
             _, text = await get(daemon, "/metrics")
-            return text if "llm_endpoint_ttft_seconds{" in text and 'window="30d",quantile="0.5"' in text else ""
+            return text if all(one in text for one in (ttft, uptime)) else ""
 
-        text = await until(served)
-        assert (
-            'llm_endpoint_uptime_ratio{model="openai/gpt-4o-mini",provider="northwind",location="test",window="30d"}'
-            in text
-        )
+        await until(served)
         _, body = await get(daemon, "/api/v1/routing")
         routed = {one["endpoint"] for one in json.loads(body)["endpoints"]}
     assert routed == set(settings.catalog.endpoints)
