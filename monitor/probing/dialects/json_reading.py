@@ -15,16 +15,25 @@ Shape = TypeVar("Shape")
 
 
 def decoded(data: bytes) -> Any:
-    """JSON without a type. Hosts that cut text between UTF-16 halves write lone surrogates, which msgspec refuses."""
+    """JSON without a type. Hosts that cut text between UTF-16 halves write lone surrogates, which msgspec refuses; each
+    becomes U+FFFD here, of as many bytes."""
     try:
         return msgspec.json.decode(data)
     except msgspec.DecodeError:
         if rb"\u" not in data:
             raise Undecodable("an event is not JSON") from None
     try:
-        return json.loads(data, parse_constant=_refuse_constant)
+        return _without_halves(json.loads(data, parse_constant=_refuse_constant))
     except ValueError:
         raise Undecodable("an event is not JSON") from None
+
+
+def _without_halves(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_without_halves(name): _without_halves(inner) for name, inner in value.items()}
+    return [_without_halves(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _refuse_constant(name: str) -> None:
