@@ -424,7 +424,8 @@ class Attempt:
     def response_id(self) -> str | None:
         if self._decoder.response_id is not None or self._wire is None:
             return self._decoder.response_id
-        return self._wire.headers.get("x-generation-id")  # OpenRouter tells it on errors too
+        headers = self._wire.headers
+        return next((headers[name] for name in self._dialect.id_headers if name in headers), None)
 
     @property
     def response_model(self) -> str | None:

@@ -102,6 +102,7 @@ class Dialect(ABC):
     options: ClassVar[tuple[Option, ...]] = ()
     needs_base_url: ClassVar[bool] = True  # False: it knows its hosts by its options
     codes: ClassVar[Codes] = GENERAL  # what its structured error codes mean
+    id_headers: ClassVar[tuple[str, ...]] = ()  # where a response's id stands if no event tells it
 
     @abstractmethod
     def request(self, endpoint: Endpoint, credentials: Credentials, question: Question, now: float) -> ProbeRequest:
@@ -114,6 +115,10 @@ class Dialect(ABC):
 
     @abstractmethod
     def decoder(self, quirks: Quirks, question: Question) -> Decoder: ...
+
+    def lack(self, endpoint: Endpoint) -> tuple[str, str] | None:
+        """What the configuration leaves out that `request` cannot do without, and what to write instead."""
+        return None
 
     def error_facts(self, headers: Mapping[str, str], body: bytes) -> ErrorFacts:
         """What a response that is an error by its status says. Header names are in any case. Never raises."""
