@@ -5,13 +5,14 @@ SettingsError       it does not hold: every problem at once, each with file, lin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from monitor.catalog.build import build_catalog
 from monitor.catalog.model import Catalog
+from monitor.config.dialect_keys import dialect_keys
 from monitor.config.document import MAX_BYTES, Unreadable, parse_document, position
 from monitor.config.document import Mapping as MappingNode
 from monitor.config.keys import TOP
@@ -19,6 +20,9 @@ from monitor.config.problem import Problem, SecretPlace, SettingsError
 from monitor.config.reading import AlreadyTold, Fields, Findings, Value, fields
 from monitor.duration import duration_text
 from monitor.secret import Secret, SecretError
+
+if TYPE_CHECKING:
+    from monitor.probing.dialects.dialect import Dialect
 
 __all__ = [
     "ConnectionMode",
@@ -133,23 +137,26 @@ class PartlyRead(SettingsError):
         self.draft = draft
 
 
-def parse_settings(text: str, path: Path) -> Settings:
-    """Validate a file's text; `path` is only shown. SettingsError with every problem if it does not hold."""
-    # Imported here: probing knows these settings, and at the top the two rooms would import each other.
-    from monitor.probing.dialects import DIALECTS
+def parse_settings(text: str, path: Path, dialects: Mapping[str, Dialect] | None = None) -> Settings:
+    """Validate a file's text; `path` is only shown. SettingsError with every problem if it does not hold. `dialects`:
+    None = all of this release."""
+    if dialects is None:
+        # Imported here: probing knows these settings, and at the top the two rooms would import each other.
+        from monitor.probing.dialects import DIALECTS
 
+        dialects = DIALECTS
     try:
         node = parse_document(text)
     except Unreadable as error:
         raise _whole_file(path, str(error), TOP.example, error.line) from None
     if node is None:
         raise _whole_file(path, "is empty", TOP.example)
-    findings = Findings(str(path))
+    findings = Findings(str(path), options=dialect_keys(dialects.values()))
     try:
         top = Value(node, "", node.line, TOP.example, findings).read(fields(TOP))
     except AlreadyTold:
         raise SettingsError(tuple(findings.problems)) from None
-    settings = _freeze(top, path, DIALECTS)
+    settings = _freeze(top, path, dialects)
     if findings.problems:
         raise PartlyRead(in_file_order(findings.problems), settings)
     return settings
@@ -197,7 +204,7 @@ def _whole_file(path: Path, message: str, example: str, line: int | None = None)
     return SettingsError((Problem("", message, example, str(path), line),))
 
 
-def _freeze(top: Fields, path: Path, dialects: Mapping[str, object]) -> Settings:
+def _freeze(top: Fields, path: Path, dialects: Mapping[str, Dialect]) -> Settings:
     """What was refused keeps its default here: the caller drops the result if anything was."""
     given = top.values
     over: dict[str, Any] = {name: given[name] for name in ("location", "uptime_policy") if name in given}
@@ -213,8 +220,11 @@ def _freeze(top: Fields, path: Path, dialects: Mapping[str, object]) -> Settings
         over["retention"] = RetentionSettings(**given["retention"].values)
     probing = _probing(given["probing"]) if "probing" in given else ProbingSettings()
     providers, models = given.get("providers", {}), given.get("models", {})
-    written = top.places["providers"].node if "providers" in top.places else None
-    told = written.entries if isinstance(written, MappingNode) and written.entries else None
+    # None where all were refused; where none is written, the known ones are there.
+    told: Collection[str] | None = ()
+    if "providers" in top.places:
+        written = top.places["providers"].node
+        told = written.entries if isinstance(written, MappingNode) and written.entries else None
     catalog = build_catalog(providers, models, probing.interval_seconds, dialects, told)
     secrets = dict(top.at.findings.secrets)
     return Settings(path=path, catalog=catalog, probing=probing, secret_places=secrets, **over)

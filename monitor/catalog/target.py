@@ -8,7 +8,10 @@ from monitor.catalog.model import Endpoint
 
 
 def target_of(endpoint: Endpoint) -> str:
-    """Dialect, upstream and a digest of the base URL: what has to stay the same for an earlier success to count."""
+    """Dialect, upstream and a digest of the base URL and what stands in for it (a region, a deployment's API version):
+    what has to stay the same for an earlier success to count."""
     # A digest: this is kept in the database, and nothing stops a careless user from writing a key into a URL.
-    digest = hashlib.blake2b(endpoint.base_url.encode(), digest_size=8).hexdigest()
+    options = sorted((name, value) for name, value in endpoint.options.items() if isinstance(value, str))
+    place = "\n".join([endpoint.base_url, *(f"{name}={value}" for name, value in options)])
+    digest = hashlib.blake2b(place.encode(), digest_size=8).hexdigest()
     return f"{endpoint.dialect} {endpoint.upstream} {digest}"

@@ -1,5 +1,5 @@
 """Every key of monitor.yaml: how it is written, what is allowed, what stands in for it. docs/configuration.md is held
-against these tables.
+against these tables. The keys that API dialects add to a provider and an endpoint are made by `dialect_keys`.
 
 Readers give plain values under the dataclasses' names; `monitor.settings` and `monitor.catalog.build` freeze them.
 """
@@ -171,6 +171,7 @@ QUIRKS = Keys(
         Key("min_max_tokens", v.whole_number(1, _MOST_TOKENS), "min_max_tokens: 16", "1"),
         Key("temperature", v.boolean, "temperature: false", "true"),
         Key("reasoning_off", v.request_fields(_BODY_OF_THE_PROBE), "reasoning_off: {reasoning_effort: none}", "{}"),
+        Key("extra_body", v.request_fields(_BODY_OF_THE_PROBE), "extra_body: {provider: {only: [azure]}}", "{}"),
         Key("expect_done", v.boolean, "expect_done: true", "false"),
     ),
     "quirks: {include_usage: false}",
@@ -179,7 +180,8 @@ QUIRKS = Keys(
 PROVIDER = Keys(
     (
         Key("name", v.line_of_text(100), "name: Acme Cloud"),
-        Key("dialect", v.slug("a dialect"), "dialect: openai-chat", required=True),
+        Key("provider", v.slug("a known provider's slug"), "provider: groq"),
+        Key("dialect", v.slug("a dialect"), "dialect: openai-chat"),
         Key("base_url", addresses.base_url, "base_url: https://api.acme.example/v1", hidden=True),
         Key("api_key", v.secret, "api_key: {env: ACME_API_KEY}", hidden=True),
         Key("headers", headers, HEADERS_EXAMPLE, "{}", hidden=True),
@@ -188,13 +190,7 @@ PROVIDER = Keys(
         _section("quirks", QUIRKS),
     ),
     "acme: {dialect: openai-chat, base_url: https://api.acme.example/v1, api_key: {env: ACME_API_KEY}}",
-    foreign={
-        "region": "bedrock",
-        "aws": "bedrock",
-        "api_version": "azure-openai",
-        "project": "gemini",
-        "location": "gemini",
-    },
+    takes_options=True,
 )
 
 ENDPOINT = Keys(
@@ -212,6 +208,7 @@ ENDPOINT = Keys(
         _section("quirks", QUIRKS),
     ),
     "{provider: acme, upstream: gpt-4o-mini}",
+    takes_options=True,
 )
 
 
@@ -267,7 +264,6 @@ TOP = Keys(
             "providers",
             each(v.wrong_provider_slug, fields(PROVIDER), PROVIDER.example, "names no provider"),
             _A_PROVIDER,
-            required=True,
             inside=(".<slug>.", PROVIDER),
         ),
         Key(

@@ -43,9 +43,11 @@ Reader = Callable[["Value"], Any]
 
 @dataclass(slots=True)
 class Findings:
-    """What one reading gathers: problems, and where each secret is first asked for."""
+    """What one reading gathers: problems, and where each secret is first asked for. It brings along `options`: the
+    keys that the API dialects add, by name."""
 
     file: str
+    options: Mapping[str, Key] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     secrets: dict[Secret, SecretPlace] = field(default_factory=dict)
 
@@ -117,11 +119,11 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys of one kind of mapping. `foreign`: keys of dialects that this one is not, with the dialect."""
+    """The keys of one kind of mapping. `takes_options`: the API dialects' own keys may stand here too."""
 
     keys: tuple[Key, ...]
     example: str
-    foreign: Mapping[str, str] = field(default_factory=dict)
+    takes_options: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,9 @@ def fields(keys: Keys) -> Callable[[Value], Fields]:
         read_as: dict[str, Any] = {}
         places: dict[str, Value] = {}
         known = {key.name: key for key in keys.keys}
-        tell_repeated(value, node, {key.name: key.example for key in keys.keys})
+        if keys.takes_options:
+            known |= value.findings.options
+        tell_repeated(value, node, {key.name: key.example for key in known.values()})
         for name, entry in node.entries.items():
             key = known.get(name)
             if key is None:
@@ -238,17 +242,14 @@ def did_you_mean(text: str, known: Mapping[str, object] | tuple[str, ...]) -> st
 
 
 def _tell_unknown(value: Value, keys: Keys, known: Mapping[str, Key], name: str, line: int) -> None:
+    # Those of dialects are left out: which of them may stand here, the provider's dialect says.
+    names = ", ".join(key.name for key in keys.keys)
     if value.hidden:
-        replace(value, line=line).tell(f"holds an unknown key; known here: {', '.join(known)}", keys.example)
+        replace(value, line=line).tell(f"holds an unknown key; known here: {names}", keys.example)
         return
     place = replace(value, path=join(value.path, name), line=line)
-    if name in keys.foreign:
-        place.tell(
-            f"is a key of dialect {keys.foreign[name]}, which this release does not speak: take it away", keys.example
-        )
-        return
     near = did_you_mean(name, known)
     if near is not None:
         place.tell(f"unknown key; did you mean {near}?", known[near].example)
     else:
-        place.tell(f"unknown key; known here: {', '.join(known)}", keys.example)
+        place.tell(f"unknown key; known here: {names}", keys.example)

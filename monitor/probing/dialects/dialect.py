@@ -24,10 +24,10 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     """A key of monitor.yaml that this dialect understands beside those that all do. It stands under a provider."""
 
     name: str  # `region`; with a dot it is inside a mapping: `aws.access_key_id`
-    example: str  # a line of YAML
+    example: str  # a line of YAML, with its mapping: `aws: {access_key_id: {env: AWS_ACCESS_KEY_ID}}`
     help: str  # one line for docs/configuration.md
     is_secret: bool = False
-    is_required: bool = False
+    is_required: bool = False  # inside a mapping: required where that is written
 
 
 class Credentials(msgspec.Struct, frozen=True, gc=False):
@@ -101,6 +101,7 @@ class Dialect(ABC):
     kinds: ClassVar[frozenset[str]] = frozenset({"chat", "long", "cache"})  # the probe kinds it can ask
     options: ClassVar[tuple[Option, ...]] = ()
     needs_base_url: ClassVar[bool] = True  # False: it knows its hosts by its options
+    key_headers: ClassVar[tuple[str, ...]] = ("authorization",)  # where api_key goes, in lower case
     codes: ClassVar[Codes] = GENERAL  # what its structured error codes mean
     id_headers: ClassVar[tuple[str, ...]] = ()  # where a response's id stands if no event tells it
 
