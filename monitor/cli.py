@@ -25,6 +25,7 @@ _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 COMMANDS = {
     "run": "the daemon: probe every endpoint on schedule, record, serve",
     "check": "validate the configuration and its secrets; exit 1 with every error",
+    "providers": "the known providers: addresses, key variables, quirks, and a ready snippet for one",
     "probe": "one probe now, its timeline drawn, nothing recorded; exit 0 only on success",
     "status": "every endpoint's state and figures, from the daemon or from the database",
     "export": "history as jsonl, csv or parquet, one row per line",
