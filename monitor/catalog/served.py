@@ -61,8 +61,11 @@ class Served:
         return self.known.options if self.known and self.known.dialect == self.dialect_name else {}
 
     def usual_key(self, base_url: str, options: Mapping[str, str | Secret]) -> Secret | None:
-        """The known provider's usual variable. Never for another host, nor beside a credential that is written."""
-        if self.known is None or self.known.key is None or (base_url and not self.known.is_at(host_of(base_url))):
+        """The known provider's usual variable. Never for another host or in the clear, nor beside a credential that is
+        written."""
+        if self.known is None or self.known.key is None:
+            return None
+        if base_url and not (base_url.startswith("https://") and self.known.is_at(host_of(base_url))):
             return None
         if any(isinstance(value, Secret) for value in options.values()) or self.key_header() is not None:
             return None

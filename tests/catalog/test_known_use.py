@@ -106,9 +106,10 @@ def test_the_usual_variable_is_not_wanted_where_every_endpoint_has_a_key() -> No
         ("groq: {}", "provider: groq, upstream: m, base_url: 'https://gateway.example/v1'"),
         ("", "provider: groq, upstream: m, base_url: 'http://127.0.0.1:8080'"),
         ("groq: {base_url: 'https://api.groq.com.evil.example'}", "provider: groq, upstream: m"),
+        ("groq: {base_url: 'http://api.groq.com/openai/v1'}", "provider: groq, upstream: m"),
     ],
 )
-def test_the_usual_key_is_never_sent_to_another_host(providers: str, endpoint: str) -> None:
+def test_the_usual_key_is_never_sent_to_another_host_or_in_the_clear(providers: str, endpoint: str) -> None:
     settings = parsed(providers, endpoint)
     assert [found.api_key for found in settings.catalog.endpoints.values()] == [None]
     assert all_secrets(settings) == ()

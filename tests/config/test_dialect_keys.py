@@ -9,13 +9,13 @@ import pytest
 
 from monitor.catalog.model import Endpoint
 from monitor.catalog.target import target_of
+from monitor.commands.probe import known_secrets
 from monitor.config.document import Mapping, parse_document
 from monitor.config.keys import ENDPOINT, PROVIDER
 from monitor.probing.dialects import DIALECTS
 from monitor.probing.dialects.dialect import Credentials, Dialect, Option
 from monitor.probing.dialects.openai_chat import OpenAIChat
 from monitor.probing.question import Question
-from monitor.probing.redaction import Redactor
 from monitor.scheduling.gate import secrets_of
 from monitor.secret import Secret
 from monitor.settings import Settings, SettingsError, all_secrets, parse_settings, secret_problems
@@ -192,9 +192,7 @@ def test_secrets_among_the_options_are_secrets_like_all_others(monkeypatch: pyte
     first, second = settings.catalog.endpoints.values()
     assert list(secrets_of(first)) == [ID, SECRET], "what a probe of this endpoint waits for, and no other"
     assert SECRET not in secrets_of(second)
-    redactor = Redactor(())
-    redactor.add(ID.reveal(), ID)
-    assert "planted-id" not in redactor.redact(f"{first.options} planted-id-7f3a9c")
+    assert "planted-id" not in known_secrets(settings).redact(f"{first.options} planted-id-7f3a9c")
 
 
 def test_the_usual_key_is_not_sent_beside_a_pair() -> None:
