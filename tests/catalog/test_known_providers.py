@@ -101,7 +101,7 @@ def test_known_quirks_are_ones_that_a_configuration_could_hold(slug: str) -> Non
 @pytest.mark.parametrize("slug", KNOWN)
 def test_every_snippet_gives_an_endpoint(slug: str) -> None:
     known = KNOWN[slug]
-    settings = parse_settings(snippet(known), Path("monitor.yaml"), dict(DIALECTS) | TO_COME)
+    settings = parse_settings(snippet(known), Path("monitor.yaml"), TO_COME | dict(DIALECTS))
     (endpoint,) = settings.catalog.endpoints.values()
     assert endpoint.id == f"author/model@{slug}"
     assert endpoint.dialect == known.dialect
@@ -118,7 +118,7 @@ def test_the_bare_slug_is_enough_where_all_is_known() -> None:
     assert len(bare) > 35
     for known in bare:
         text = f"models: {{a/b: {{endpoints: [{{provider: {known.slug}, upstream: m}}]}}}}"
-        (endpoint,) = parse_settings(text, Path("m"), dict(DIALECTS) | TO_COME).catalog.endpoints.values()
+        (endpoint,) = parse_settings(text, Path("m"), TO_COME | dict(DIALECTS)).catalog.endpoints.values()
         assert (endpoint.base_url, endpoint.dialect) == (known.base_url, known.dialect)
         assert endpoint.api_key == (Secret("env", known.key) if known.key else None)
 
