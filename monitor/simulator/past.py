@@ -29,7 +29,7 @@ from monitor.simulator.draws import Draws, Floats, Ints
 from monitor.simulator.faults import EXPECTED, FAULTS
 from monitor.simulator.members import Cycle, Fleet, SimEndpoint, key_of
 from monitor.simulator.recorded import PROMPT_TOKENS, WIRE_SECONDS, observed
-from monitor.simulator.speech import SPEECHES
+from monitor.simulator.written import identity
 from monitor.slot import Cadence
 
 # Slots of one endpoint that are drawn at once: numpy's own cost is spread, and a batch of a fleet is some 30 MiB.
@@ -74,7 +74,7 @@ class _Manner:
     stop_reason: str | None
     cut_reason: str | None
     model: str | None
-    has_ids: bool
+    id_prefix: str | None  # what stands before an id's own number; None where answers have no ids
     cached_tokens: int | None
     counts_reasoning: bool
     begins_at_once: bool  # the first event comes with the headers, before any token
@@ -83,9 +83,10 @@ class _Manner:
 def _manner_of(fleet: Fleet, endpoint: SimEndpoint, dialect: str) -> _Manner:
     """Seen from two answers, one that ends by itself and one that is cut."""
     whole = script(fleet, endpoint, 0, 0.0, _PLENTY_TOKENS, "healthy")
+    short = replace(whole, answer_chunks=whole.answer_chunks[:1], reasoning_chunks=whole.reasoning_chunks[:1])
     stopped, cut = (
         observed(
-            replace(whole, finish_reason=reason),
+            replace(short, finish_reason=reason),
             endpoint,
             location="",
             slot=0,
@@ -101,7 +102,7 @@ def _manner_of(fleet: Fleet, endpoint: SimEndpoint, dialect: str) -> _Manner:
         stopped.finish_reason,
         cut.finish_reason,
         stopped.response_model,
-        stopped.response_id is not None,
+        None if stopped.response_id is None else stopped.response_id.removesuffix(identity(endpoint.id, 0)),
         stopped.cached_tokens,
         stopped.reasoning_tokens is not None,
         stopped.first_event_seconds == stopped.headers_seconds,
@@ -204,7 +205,7 @@ class _Past:
         span = gaps.sum(axis=1)
         thinking = (gaps * (place <= thoughts[:, None])).sum(axis=1)
         last = ttft + span
-        manner, speech = self._manner, SPEECHES[self._dialect]
+        manner = self._manner
         hidden = reasoning if manner.counts_reasoning else 0
         shown = np.where(thoughts > 0, tokens, tokens - hidden)
         has_speed = (shown >= 2) & (chunks >= 2) & (span >= MIN_SPAN_SECONDS)
@@ -212,7 +213,7 @@ class _Past:
         price = self._endpoint.price
         cost = [price.cost_usd(PROMPT_TOKENS, 0, count) for count in tokens.tolist()]
         first_event = headers if manner.begins_at_once else ttft
-        location, endpoint = self._location, self._endpoint.id
+        location, endpoint, prefix = self._location, self._endpoint.id, manner.id_prefix
         return [
             Observation(
                 endpoint=endpoint,
@@ -238,7 +239,7 @@ class _Past:
                 reasoning_tokens=thought if manner.counts_reasoning else None,
                 cost_usd=paid,
                 answer_ok=right,
-                response_id=speech.response_id(endpoint, slot) if manner.has_ids else None,
+                response_id=None if prefix is None else prefix + identity(endpoint, slot),
                 response_model=manner.model,
                 finish_reason=manner.cut_reason if cut else manner.stop_reason,
             )

@@ -127,7 +127,7 @@ def test_what_is_recorded_is_whole_and_consistent() -> None:
             assert one.finish_reason
         if group is Group.ACCOUNT:
             assert one.ttft_seconds is None
-            assert one.error_code
+            assert one.error_code or dialect_of(one) == "cohere", "its errors have no codes"
 
 
 def test_a_month_holds_every_group_and_the_monitors_own_troubles() -> None:
