@@ -19,6 +19,7 @@ from monitor.simulator.faults import FAULT_CODES, FAULTS, LOAD_BORN, NATURES, Fa
 from monitor.simulator.members import Cycle, Fleet, Profile, SimEndpoint, key_of
 
 Bools = npt.NDArray[np.bool_]
+FinishReason = Literal["stop", "length"]
 
 DEFAULT_MAX_TOKENS = 64
 NO_FAULT = -1
@@ -90,11 +91,12 @@ class Script:
     reasoning_tokens: int
     reasoning_chunks: tuple[int, ...]  # tokens of each; empty if the reasoning is hidden
     answer_chunks: tuple[int, ...]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     answer_ok: bool
     broken_after: int | None  # chunks that come before the fault breaks the stream off
     retry_after_seconds: int
     counts_reasoning: bool  # usage says how many tokens were reasoning, be it none
+    cached_tokens: int = 0  # of the prompt
 
     @property
     def answer_tokens(self) -> int:
@@ -280,8 +282,8 @@ def script_of(
     if tokens_must_show and fault is not Fault.REASONING_CUT and answer == 0:
         reasoning, answer = max_tokens - 1, 1
 
-    reasoning_chunks = _chunks(reasoning, size) if visible else ()
-    answer_chunks = _chunks(answer, size)
+    reasoning_chunks = chunks_of(reasoning, size) if visible else ()
+    answer_chunks = chunks_of(answer, size)
     chunks = len(reasoning_chunks) + len(answer_chunks)
     broken_after = None
     if fault is not None and NATURES[fault].reach is Reach.TOKENS:
@@ -305,7 +307,8 @@ def script_of(
     )
 
 
-def _chunks(tokens: int, size: int) -> tuple[int, ...]:
+def chunks_of(tokens: int, size: int) -> tuple[int, ...]:
+    """How many tokens each chunk holds."""
     whole, rest = divmod(tokens, size)
     return (size,) * whole + ((rest,) if rest else ())
 

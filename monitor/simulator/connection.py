@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from monitor.clock import Clock
+from monitor.simulator.reply import Frame
 from monitor.simulator.requests import BadRequest, Request, RequestReader
-from monitor.simulator.wire import Ending, Frame, json_answer
+from monitor.simulator.wire import Ending, json_answer
 
 _NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -41,6 +42,7 @@ class Connection(asyncio.Protocol):
         self._began = 0.0
         self._told_first = False
         self._last = False
+        self._is_full = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -58,6 +60,14 @@ class Connection(asyncio.Protocol):
         self._reader.feed(data)
         if self._play is None:
             self._serve()
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        if self._timer is None:
+            self._step()
 
     def reset(self) -> None:
         """Close with RST."""
@@ -87,8 +97,9 @@ class Connection(asyncio.Protocol):
         self._step()
 
     def _step(self) -> None:
-        play = self._play
-        while play is not None and not self._transport.is_closing():
+        self._timer, play = None, self._play
+        # A client that does not read stops the play, or a stream without end would fill the memory.
+        while play is not None and not self._is_full and not self._transport.is_closing():
             frame = self._next or next(play.frames, None)
             if frame is None:
                 self._end(play)

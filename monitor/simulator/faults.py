@@ -31,7 +31,14 @@ class Fault(StrEnum):
     HELD_OPEN = "held_open"
     DRIBBLE = "dribble"
     CRLF = "crlf"
+    LONE_CR = "lone_cr"
+    MULTI_LINE = "multi_line"
+    BOM = "bom"
+    SPLIT_UTF8 = "split_utf8"
+    INTERIM_ANSWERS = "interim_answers"
+    CHUNK_EXTENSIONS = "chunk_extensions"
     TRAILING_GARBAGE = "trailing_garbage"
+    TOKENS_AFTER_END = "tokens_after_end"
     # no connection, no answer
     REFUSED = "refused"
     SILENT = "silent"
@@ -42,6 +49,7 @@ class Fault(StrEnum):
     KEEP_ALIVE_FOREVER = "keep_alive_forever"
     STALL = "stall"
     CRAWL = "crawl"
+    FLOOD = "flood"
     RESET = "reset"
     TRUNCATED = "truncated"
     TRUNCATED_MID_CHUNK = "truncated_mid_chunk"
@@ -52,12 +60,16 @@ class Fault(StrEnum):
     EMPTY_ANSWER = "empty_answer"
     EMPTY_BODY = "empty_body"
     MALFORMED_JSON = "malformed_json"
+    INVALID_UTF8 = "invalid_utf8"
     HUGE_LINE = "huge_line"
+    ENDLESS_LINE = "endless_line"
     HUGE_BODY = "huge_body"
     DEEP_JSON = "deep_json"
+    GZIP_BOMB = "gzip_bomb"
     HEADER_FLOOD = "header_flood"
     HTML_PAGE = "html_page"
     REDIRECT = "redirect"
+    INSIDE_REDIRECT = "inside_redirect"
     CONTENT_FILTER = "content_filter"
     # an error by status
     SERVER_ERROR_500 = "server_error_500"
@@ -65,6 +77,8 @@ class Fault(StrEnum):
     GATEWAY_TIMEOUT_504 = "gateway_timeout_504"
     OVERLOADED_529 = "overloaded_529"
     RATE_LIMITED_429 = "rate_limited_429"
+    RATE_LIMITED_DATE = "rate_limited_date"
+    RATE_LIMITED_MS = "rate_limited_ms"
     NO_CAPACITY_498 = "no_capacity_498"
     QUOTA_429 = "quota_429"
     PAYMENT_402 = "payment_402"
@@ -146,7 +160,14 @@ NATURES: Mapping[Fault, Nature] = MappingProxyType(
         Fault.HELD_OPEN: _ok("a good stream to [DONE], then a body that never ends"),
         Fault.DRIBBLE: _ok("a short good answer, one byte per write, 1 ms apart"),
         Fault.CRLF: _ok("a good stream with CRLF line ends and events of two data lines"),
-        Fault.TRAILING_GARBAGE: _ok("bytes that are no event after [DONE]"),
+        Fault.LONE_CR: _ok("a good stream with CR alone as its line end, and events of two data lines"),
+        Fault.MULTI_LINE: _ok("a good stream with the JSON of each event over two data lines"),
+        Fault.BOM: _ok("a good stream that begins with a byte order mark"),
+        Fault.SPLIT_UTF8: _ok("an answer with characters of two bytes, which come 1 ms apart"),
+        Fault.INTERIM_ANSWERS: _ok("100 Continue and 103 Early Hints before a good answer"),
+        Fault.CHUNK_EXTENSIONS: _ok("extensions on each HTTP chunk, and a trailer after the last"),
+        Fault.TRAILING_GARBAGE: _ok("bytes that are no event after the terminal event"),
+        Fault.TOKENS_AFTER_END: _ok("more tokens after the terminal event, for 0.4 s"),
         Fault.REFUSED: Nature("nobody listens: connection refused", Outcome.CONNECT, Reach.NOTHING, None),
         Fault.SILENT: Nature(
             "the connection is accepted, nothing is ever sent", Outcome.TIMEOUT_FIRST_TOKEN, Reach.CONNECTED, None
@@ -161,6 +182,7 @@ NATURES: Mapping[Fault, Nature] = MappingProxyType(
         ),
         Fault.STALL: Nature("some tokens, then silence on an open body", Outcome.TIMEOUT_IDLE, _TOKENS),
         Fault.CRAWL: Nature("a token every 2 s, without end", Outcome.TIMEOUT_TOTAL, _TOKENS),
+        Fault.FLOOD: Nature("4 KiB of text each millisecond, without end", Outcome.MALFORMED, _TOKENS),
         Fault.RESET: Nature("some tokens, then RST", Outcome.RESET, _TOKENS),
         Fault.TRUNCATED: Nature("some tokens, then FIN between two events", Outcome.TRUNCATED, _TOKENS),
         Fault.TRUNCATED_MID_CHUNK: Nature("some tokens, then FIN within an HTTP chunk", Outcome.TRUNCATED, _TOKENS),
@@ -199,12 +221,18 @@ NATURES: Mapping[Fault, Nature] = MappingProxyType(
         Fault.EMPTY_ANSWER: Nature("a role, finish_reason stop, [DONE]: no token", Outcome.EMPTY, _EVENTS),
         Fault.EMPTY_BODY: Nature("200 with an empty body", Outcome.EMPTY, _ANSWERED),
         Fault.MALFORMED_JSON: Nature("some tokens, then an event cut in its middle", Outcome.MALFORMED, _TOKENS),
+        Fault.INVALID_UTF8: Nature("some tokens, then an event that is not UTF-8", Outcome.MALFORMED, _TOKENS),
         Fault.HUGE_LINE: Nature("an event of 1.5 MiB in one line", Outcome.MALFORMED, _EVENTS),
+        Fault.ENDLESS_LINE: Nature("an event of 100 MiB in one line", Outcome.MALFORMED, _EVENTS),
         Fault.HUGE_BODY: Nature("9 MiB of events that say nothing", Outcome.MALFORMED, _EVENTS),
         Fault.DEEP_JSON: Nature("an event nested 2,000 levels deep", Outcome.MALFORMED, _EVENTS),
+        Fault.GZIP_BOMB: Nature("64 MiB of zeros in 64 KiB of gzip", Outcome.MALFORMED, _EVENTS),
         Fault.HEADER_FLOOD: Nature("96 KiB of response headers", Outcome.MALFORMED, Reach.CONNECTED, None),
         Fault.HTML_PAGE: Nature("200 with a web page", Outcome.MALFORMED, _ANSWERED),
         Fault.REDIRECT: Nature("302 to a login page", Outcome.MALFORMED, _ANSWERED, 302),
+        Fault.INSIDE_REDIRECT: Nature(
+            "307 to http://169.254.169.254/, where clouds keep credentials", Outcome.MALFORMED, _ANSWERED, 307
+        ),
         Fault.CONTENT_FILTER: Nature("some tokens, then finish_reason content_filter", Outcome.CONTENT_FILTER, _TOKENS),
         Fault.SERVER_ERROR_500: _status(
             Outcome.SERVER_ERROR, 500, "The server had an error while processing your request.", "server_error"
@@ -216,6 +244,12 @@ NATURES: Mapping[Fault, Nature] = MappingProxyType(
         Fault.OVERLOADED_529: _status(Outcome.OVERLOADED, 529, "Overloaded", "overloaded_error"),
         Fault.RATE_LIMITED_429: _status(
             Outcome.RATE_LIMITED, 429, "Rate limit reached for requests.", "requests", "rate_limit_exceeded"
+        ),
+        Fault.RATE_LIMITED_DATE: _status(
+            Outcome.RATE_LIMITED, 429, "Rate limit reached; see the date.", "requests", "rate_limit_exceeded"
+        ),
+        Fault.RATE_LIMITED_MS: _status(
+            Outcome.RATE_LIMITED, 429, "Rate limit reached; see the milliseconds.", "requests", "rate_limit_exceeded"
         ),
         Fault.NO_CAPACITY_498: _status(
             Outcome.NO_CAPACITY, 498, "No capacity for this tier at present.", "capacity_exceeded"
@@ -276,6 +310,7 @@ EXPECTED_WHEN_NEW: Mapping[Fault, Outcome] = MappingProxyType(
         **EXPECTED,
         Fault.HTML_PAGE: Outcome.BAD_REQUEST,
         Fault.REDIRECT: Outcome.BAD_REQUEST,
+        Fault.INSIDE_REDIRECT: Outcome.BAD_REQUEST,
         Fault.MODEL_404: Outcome.UNKNOWN_MODEL,
     }
 )
@@ -297,8 +332,14 @@ LOAD_BORN: frozenset[Fault] = frozenset(
     }
 )
 
+# Only server-sent events can show these: to JSON by lines an LF is the end, and a byte order mark no part of it.
+SSE_FAULTS: frozenset[Fault] = frozenset({Fault.LONE_CR, Fault.MULTI_LINE, Fault.BOM})
+
 # A framing without lines cannot show these.
-LINE_FAULTS: frozenset[Fault] = frozenset({Fault.CRLF})
+LINE_FAULTS: frozenset[Fault] = SSE_FAULTS | {Fault.CRLF}
+
+# 429 with a hint when to come back.
+RATE_LIMITS: frozenset[Fault] = frozenset({Fault.RATE_LIMITED_429, Fault.RATE_LIMITED_DATE, Fault.RATE_LIMITED_MS})
 
 FAULTS: tuple[Fault, ...] = tuple(Fault)
 FAULT_CODES: Mapping[Fault, int] = MappingProxyType({fault: code for code, fault in enumerate(FAULTS)})

@@ -5,14 +5,26 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from operator import attrgetter
+from typing import get_args
 
 import numpy as np
 
 from monitor.observation import Observation
 from monitor.outcome import Group, Outcome, group_of
 from monitor.probing.measure import MIN_SPAN_SECONDS
-from monitor.simulator.behaviour import DEFAULT_MAX_TOKENS, NO_FAULT, Bools, Rows, in_force, rows, script_of
+from monitor.simulator.behaviour import (
+    DEFAULT_MAX_TOKENS,
+    NO_FAULT,
+    Bools,
+    FinishReason,
+    Rows,
+    in_force,
+    rows,
+    script,
+    script_of,
+)
 from monitor.simulator.draws import Draws, Floats, Ints
 from monitor.simulator.faults import EXPECTED, FAULTS
 from monitor.simulator.members import Cycle, Fleet, SimEndpoint, key_of
@@ -24,6 +36,7 @@ from monitor.slot import Cadence
 _BATCH_SLOTS = 1024
 # An endpoint that our account rules out is asked no oftener than this.
 _UNUSABLE_SECONDS = 900.0
+_PLENTY_TOKENS = 4096
 _started_at = attrgetter("started_at")
 
 
@@ -36,7 +49,7 @@ def past_observations(
     max_tokens: int = DEFAULT_MAX_TOKENS,
 ) -> Iterator[Observation]:
     """The scheduled observations of every slot that falls due in [start, end) (UTC seconds), in the order in which
-    they started, at 60,000 a second. The same for the same arguments, and a part of it is the same as the whole's.
+    they started, at 40,000 a second. The same for the same arguments, and a part of it is the same as the whole's.
 
     Rechecks are left out: nothing but a state ever comes of them. Slots in which the monitor was not running are
     missing, as are those that a bad account stretches away."""
@@ -54,6 +67,47 @@ def past_observations(
         waiting = waiting[ready:]
 
 
+@dataclass(frozen=True, slots=True)
+class _Manner:
+    """What is the same in all good answers of an endpoint, and another in every dialect."""
+
+    stop_reason: str | None
+    cut_reason: str | None
+    model: str | None
+    has_ids: bool
+    cached_tokens: int | None
+    counts_reasoning: bool
+    begins_at_once: bool  # the first event comes with the headers, before any token
+
+
+def _manner_of(fleet: Fleet, endpoint: SimEndpoint, dialect: str) -> _Manner:
+    """Seen from two answers, one that ends by itself and one that is cut."""
+    whole = script(fleet, endpoint, 0, 0.0, _PLENTY_TOKENS, "healthy")
+    stopped, cut = (
+        observed(
+            replace(whole, finish_reason=reason),
+            endpoint,
+            location="",
+            slot=0,
+            due_at=0.0,
+            started_at=0.0,
+            connect_seconds=0.0,
+            worked_before=True,
+            dialect=dialect,
+        )
+        for reason in get_args(FinishReason)
+    )
+    return _Manner(
+        stopped.finish_reason,
+        cut.finish_reason,
+        stopped.response_model,
+        stopped.response_id is not None,
+        stopped.cached_tokens,
+        stopped.reasoning_tokens is not None,
+        stopped.first_event_seconds == stopped.headers_seconds,
+    )
+
+
 class _Past:
     """One endpoint's past, made batch by batch in the order of time."""
 
@@ -67,8 +121,8 @@ class _Past:
         self._cadence = Cadence.of(endpoint.id, interval_seconds)
         self._stretch = max(math.ceil(_UNUSABLE_SECONDS / self._cadence.interval_seconds), 1)
         self._prober_key = key_of(fleet.seed, "prober", endpoint.id)
-        self._speech = SPEECHES[fleet.providers[endpoint.provider].dialect]
-        self._model = endpoint.response_model or endpoint.upstream
+        self._dialect = fleet.providers[endpoint.provider].dialect
+        self._manner = _manner_of(fleet, endpoint, self._dialect)
         # Cut from a longer history: what answers now and then had answered before this past began.
         self._worked = not any(cycle.duration_seconds >= cycle.period_seconds for cycle in endpoint.profile.cycles)
 
@@ -123,9 +177,9 @@ class _Past:
         fault = None if code == NO_FAULT else FAULTS[code]
         if fault is not None and group_of(EXPECTED[fault]) is Group.ACCOUNT and slot % self._stretch:
             return None
-        script = script_of(self._endpoint, drawn, row, slot, self._max_tokens)
+        played = script_of(self._endpoint, drawn, row, slot, self._max_tokens)
         return observed(
-            script,
+            played,
             self._endpoint,
             location=self._location,
             slot=slot,
@@ -133,6 +187,8 @@ class _Past:
             started_at=started,
             connect_seconds=connect,
             worked_before=self._worked,
+            dialect=self._dialect,
+            max_tokens=self._max_tokens,
         )
 
     def _plain(
@@ -148,13 +204,15 @@ class _Past:
         span = gaps.sum(axis=1)
         thinking = (gaps * (place <= thoughts[:, None])).sum(axis=1)
         last = ttft + span
-        shown = np.where(thoughts > 0, tokens, tokens - reasoning)
+        manner, speech = self._manner, SPEECHES[self._dialect]
+        hidden = reasoning if manner.counts_reasoning else 0
+        shown = np.where(thoughts > 0, tokens, tokens - hidden)
         has_speed = (shown >= 2) & (chunks >= 2) & (span >= MIN_SPAN_SECONDS)
         speed = (shown - 1) / np.where(has_speed, span, 1.0)
-        counts_reasoning = self._endpoint.profile.reasoning != "none"
         price = self._endpoint.price
         cost = [price.cost_usd(PROMPT_TOKENS, 0, count) for count in tokens.tolist()]
-        model, location, endpoint, speech = self._model, self._location, self._endpoint.id, self._speech
+        first_event = headers if manner.begins_at_once else ttft
+        location, endpoint = self._location, self._endpoint.id
         return [
             Observation(
                 endpoint=endpoint,
@@ -166,7 +224,7 @@ class _Past:
                 http_status=200,
                 connect_seconds=connected,
                 headers_seconds=headers_in,
-                first_event_seconds=headers_in,
+                first_event_seconds=first_event_in,
                 ttft_seconds=first_token,
                 first_answer_seconds=first_answer,
                 latency_seconds=latency,
@@ -176,20 +234,20 @@ class _Past:
                 output_tokens_per_second=rate if rated else None,
                 throughput_tokens_per_second=throughput,
                 prompt_tokens=PROMPT_TOKENS,
-                cached_tokens=0,
-                reasoning_tokens=thought if counts_reasoning else None,
+                cached_tokens=manner.cached_tokens,
+                reasoning_tokens=thought if manner.counts_reasoning else None,
                 cost_usd=paid,
                 answer_ok=right,
-                response_id=speech.response_id(endpoint, slot),
-                response_model=model,
-                finish_reason="length" if cut else "stop",
+                response_id=speech.response_id(endpoint, slot) if manner.has_ids else None,
+                response_model=manner.model,
+                finish_reason=manner.cut_reason if cut else manner.stop_reason,
             )
             for (
-                slot, due_at, started_at, connected, headers_in, first_token, first_answer, latency, longest, count,
-                output, rate, rated, throughput, thought, paid, right, cut,
+                slot, due_at, started_at, connected, headers_in, first_event_in, first_token, first_answer, latency,
+                longest, count, output, rate, rated, throughput, thought, paid, right, cut,
             ) in zip(
                 slots[chosen].tolist(), due[chosen].tolist(), started[chosen].tolist(), connect[chosen].tolist(),
-                _figures(headers), _figures(ttft), _figures(ttft + thinking),
+                _figures(headers), _figures(first_event), _figures(ttft), _figures(ttft + thinking),
                 _figures(last + drawn.end_seconds[chosen]), _figures(gaps.max(axis=1, initial=0.0)), chunks.tolist(),
                 tokens.tolist(), _figures(speed), has_speed.tolist(), _figures(tokens / last), reasoning.tolist(),
                 cost, drawn.answer_ok[chosen].tolist(), drawn.cut[chosen].tolist(),

@@ -17,11 +17,13 @@ from monitor.simulator.behaviour import door_is_closed, script
 from monitor.simulator.connection import Connection, Play
 from monitor.simulator.doors import Door
 from monitor.simulator.faults import Fault
+from monitor.simulator.fitting import PrefixCache, fitted
 from monitor.simulator.members import Fleet, SimEndpoint, SimProvider
+from monitor.simulator.reply import Frame
 from monitor.simulator.requests import BadRequest, Request
 from monitor.simulator.speech import SPEECHES
 from monitor.simulator.speech.speech import Speech, What
-from monitor.simulator.wire import Ending, Frame, error_answer, json_answer, wire
+from monitor.simulator.wire import Ending, error_answer, json_answer, wire
 
 FAULT_HEADER = "x-sim-fault"
 _DOOR_SECONDS = 0.25  # how soon a door follows the history and `POST /_sim/fault`
@@ -71,6 +73,7 @@ class FleetServer:
         self._forced: dict[str, Forced] = {}
         self._speeds: defaultdict[str, float] = defaultdict(lambda: speed)
         self._counts: dict[str, Counter[str]] = {endpoint: Counter() for endpoint in fleet.endpoints}
+        self._prefixes: defaultdict[str, PrefixCache] = defaultdict(PrefixCache)
         self.seen: deque[Seen] = deque(maxlen=_LOGGED_REQUESTS)
         self._keeper: asyncio.Task[None] | None = None
         self._door_lock = asyncio.Lock()
@@ -263,6 +266,8 @@ class FleetServer:
         forced = self._fault_asked_for(endpoint, request)
         at, number = self._clock.now(), next(self._numbers[endpoint.id])
         played = script(self.fleet, endpoint, number, at, min(ask.max_tokens, _MOST_TOKENS), forced)
+        cached = self._prefixes[endpoint.id].cached_tokens(ask.prompt, at)
+        played = fitted(played, ask, endpoint.profile.tokens_per_chunk, cached)
         seen = Seen(at, endpoint.id, number, played.fault, ask.stream)
         self.seen.append(seen)
         self._counts[endpoint.id][played.fault or "none"] += 1

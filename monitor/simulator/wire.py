@@ -1,42 +1,27 @@
-"""A script as bytes with their times: HTTP/1.1, and every way of getting an answer wrong. Pure.
-
-Frames come from a generator, one at a time as they fall due: a stream without end costs nothing ahead.
-"""
+"""A script as bytes with their times: HTTP/1.1, and every way of getting it wrong. Pure."""
 
 from __future__ import annotations
 
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
-from typing import NamedTuple
 
 from monitor.simulator.ask import Ask
 from monitor.simulator.behaviour import Script
-from monitor.simulator.faults import NATURES, ErrorBody, Fault, Reach
+from monitor.simulator.faults import NATURES, Fault, Reach
 from monitor.simulator.members import SimEndpoint
-from monitor.simulator.speech.speech import ErrorAnswer, Speech, Vocabulary
-from monitor.simulator.written import REFUSAL, Counts, Told, counts_of, finish_of, identity, texts_of, told_tokens
+from monitor.simulator.reply import Frame, Reply, reply
+from monitor.simulator.speech.speech import ErrorAnswer, Speech
 
-_COMMENT_SECONDS = 0.2
-CRAWL_SECONDS = 2.0
 _BYTE_SECONDS = 0.001
 # A reset throws away what its receiver has not read yet: without a pause, the last tokens with it.
 _BEFORE_RESET_SECONDS = 0.05
-_HUGE_LINE_BYTES = 3 << 19  # above the cap of 1 MiB a line
-_HUGE_BODY_EVENTS, _HUGE_EVENT_BYTES = 144, 65536  # 9 MiB, above the cap of 8 MiB a body
-_DEPTH = 2000
 _FLOOD_HEADERS = 96  # of 1 KiB each, above the cap of 64 KiB
 _REASONS = {498: "No Capacity", 529: "Overloaded"}
-_PAGE = b"<!doctype html><html><head><title>Welcome</title></head><body><h1>It works</h1></body></html>"
-
-
-class Frame(NamedTuple):
-    gap_seconds: float  # after the frame before, or after the request
-    data: bytes
-    generated: bool = False  # holds the model's own output
+_INTERIM = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n"
 
 
 class Ending(Enum):
@@ -69,20 +54,18 @@ _ENDINGS = {
 def wire(speech: Speech, script: Script, endpoint: SimEndpoint, ask: Ask, at: float) -> Wire:
     """How `script` answers `ask`, which came at `at` (UTC seconds), in words of `speech`."""
     fault = script.fault
-    ending = Ending.KEEP if fault is None else _ENDINGS.get(fault, Ending.KEEP)
-    nature = NATURES[fault] if fault is not None else None
-    words = speech.vocabulary(script, endpoint, ask, at)
-    if nature is not None and nature.reach in (Reach.NOTHING, Reach.CONNECTED):
-        frames = iter([Frame(script.headers_seconds, _flood(words) if fault is Fault.HEADER_FLOOD else b"")])
-    elif nature is not None and nature.reach is Reach.ANSWERED and fault is not Fault.KEEP_ALIVE_FOREVER:
-        frames = iter([Frame(script.headers_seconds, _plain_answer(speech, words, script, ask))])
-    elif not ask.stream or fault is Fault.WHOLE_ANSWER:
-        frames = iter([_whole(speech, words, script, ask)])
-    elif fault is Fault.DRIBBLE:
-        frames = _dribbled(_streamed(words, script, endpoint, ask))
+    if fault is not None and NATURES[fault].reach in (Reach.NOTHING, Reach.CONNECTED):
+        frames = iter([Frame(script.headers_seconds, _flood() if fault is Fault.HEADER_FLOOD else b"")])
     else:
-        frames = _streamed(words, script, endpoint, ask)
-    return Wire(frames, ending)
+        told = reply(speech, script, endpoint, ask, at)
+        frames = _streamed(told, fault) if told.length is None else _fixed(told)
+    if fault is Fault.INTERIM_ANSWERS:
+        frames = _after(Frame(0.0, _INTERIM), frames)
+    elif fault is Fault.DRIBBLE:
+        frames = _dribbled(frames)
+    elif fault is Fault.SPLIT_UTF8:
+        frames = _split(frames)
+    return Wire(frames, Ending.KEEP if fault is None else _ENDINGS.get(fault, Ending.KEEP))
 
 
 def head(status: int, headers: Mapping[str, str]) -> bytes:
@@ -93,9 +76,8 @@ def head(status: int, headers: Mapping[str, str]) -> bytes:
 
 
 def answer(status: int, body: bytes, content_type: str = "application/json", **headers: str) -> bytes:
-    """A whole response of known length. Underscores in header names stand for hyphens."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return head(status, {"content-type": content_type, "content-length": str(len(body)), **named}) + body
+    """A whole response of known length."""
+    return head(status, {"content-type": content_type, "content-length": str(len(body)), **headers}) + body
 
 
 def json_answer(status: int, value: object, **headers: str) -> bytes:
@@ -103,100 +85,45 @@ def json_answer(status: int, value: object, **headers: str) -> bytes:
 
 
 def error_answer(told: ErrorAnswer) -> bytes:
-    return answer(told.status, json.dumps(told.body).encode(), **told.headers)
+    return json_answer(told.status, told.body, **told.headers)
 
 
-def error_of(script: Script, ask: Ask) -> ErrorBody | None:
-    """The error of the script's fault, with what the client sent in its place."""
-    error = NATURES[script.fault].error if script.fault is not None else None
-    if error is None:
-        return None
-    # The key comes back whole, as careless hosts do it: a monitor has to redact what it keeps.
-    message = error.message.replace("{key}", ask.key).replace("{model}", ask.upstream)
-    retry = script.retry_after_seconds if script.fault is Fault.RATE_LIMITED_429 else None
-    return replace(error, message=message, retry_after_seconds=retry)
-
-
-def _flood(words: Vocabulary) -> bytes:
+def _flood() -> bytes:
     flood = {f"x-flood-{n}": "x" * 1000 for n in range(_FLOOD_HEADERS)}
-    return head(200, {"content-type": _bare_type(words)} | flood)
+    return head(200, {"content-type": "text/event-stream"} | flood)
 
 
-def _bare_type(words: Vocabulary) -> str:
-    return words.content_type.partition(";")[0]
-
-
-def _plain_answer(speech: Speech, words: Vocabulary, script: Script, ask: Ask) -> bytes:
-    fault = script.fault
-    if fault is Fault.HTML_PAGE:
-        return answer(200, _PAGE, "text/html; charset=utf-8")
-    if fault is Fault.REDIRECT:
-        return answer(302, b"", "text/html", location="/login")
-    if fault is Fault.EMPTY_BODY:
-        return answer(200, b"", _bare_type(words))
-    assert fault is not None
-    error, status = error_of(script, ask), NATURES[fault].status
-    assert error is not None and status is not None
-    return error_answer(speech.error(error, status))
-
-
-def counts_told(script: Script, ask: Ask, told: int | None) -> Counts | None:
-    """The counts of the script, with `told` output tokens if not None; None if they stay untold."""
-    return None if script.fault is Fault.MISSING_USAGE else counts_of(script, ask, told)
-
-
-def _whole(speech: Speech, words: Vocabulary, script: Script, ask: Ask) -> Frame:
-    """Not streamed. Faults of a stream become what a whole answer can show of them."""
-    fault = script.fault
-    status, body = 200, words.whole(_all_told(script, ask))
-    if (error := error_of(script, ask)) is not None:
-        body = speech.error(error, status).body
-    raw = json.dumps(body).encode()
-    if fault is Fault.MALFORMED_JSON:
-        raw = raw[: len(raw) // 2]
-    data = answer(status, raw)
-    if fault in (Fault.RESET, Fault.TRUNCATED, Fault.TRUNCATED_MID_CHUNK, Fault.STALL):
-        data = data[: len(data) - len(raw) // 2]
-    return Frame(script.ttft_seconds + sum(script.gaps_seconds), data, True)
-
-
-def _all_told(script: Script, ask: Ask) -> Told:
-    fault = script.fault
-    reasoning, written = texts_of(script, ask)
-    is_empty = fault is Fault.EMPTY_ANSWER
-    is_refusal = fault is Fault.REFUSAL
-    return Told(
-        finish=finish_of(fault, script.finish_reason),
-        counts=counts_told(script, ask, 0 if is_empty else None),
-        reasoning="".join(reasoning),
-        answer="" if is_empty or is_refusal else "".join(written),
-        refusal=REFUSAL if is_refusal else "",
+def _fixed(told: Reply) -> Iterator[Frame]:
+    """All in one write."""
+    headers = dict(told.headers)
+    begun = head(
+        told.status, {"content-type": headers.pop("content-type"), "content-length": str(told.length)} | headers
+    )
+    pieces = list(told.body)
+    yield Frame(
+        told.head_seconds, begun + b"".join(piece.data for piece in pieces), any(piece.generated for piece in pieces)
     )
 
 
-def _streamed(words: Vocabulary, script: Script, endpoint: SimEndpoint, ask: Ask) -> Iterator[Frame]:
-    fault = script.fault
-    headers = {
-        "content-type": "text/plain" if fault is Fault.WRONG_CONTENT_TYPE else words.content_type,
-        "cache-control": "no-cache",
-        "x-request-id": identity(endpoint.id, script.number),
-    }
+def _streamed(told: Reply, fault: Fault | None) -> Iterator[Frame]:
+    headers = dict(told.headers)
     # A body that ends with its connection: to HTTP the truncated one is whole, and only the stream knows better.
     chunked = fault is not Fault.TRUNCATED
     headers |= {"transfer-encoding": "chunked"} if chunked else {"connection": "close"}
-    frame = _http_chunk if chunked else bytes
+    frame: Callable[[bytes], bytes] = _http_chunk if chunked else bytes
+    last = b"0\r\n\r\n"
+    if fault is Fault.CHUNK_EXTENSIONS:
+        frame, last = _extended_chunk, b"0;the=last\r\nx-checksum: none\r\n\r\n"
     encode: Callable[[bytes], bytes] = bytes
     packer = None
-    if fault is Fault.GZIP:
+    if fault in (Fault.GZIP, Fault.GZIP_BOMB):
         headers["content-encoding"] = "gzip"
         packer = zlib.compressobj(wbits=31)
         encode = _packed_by(packer)
-    elif fault is Fault.CRLF:
-        encode = _with_line_ends(words, b"\r\n")
-    yield Frame(script.headers_seconds, head(200, headers))
+    yield Frame(told.head_seconds, head(told.status, headers))
 
     data = b""
-    for gap, event, generated in _events(words, script, ask):
+    for gap, event, generated in told.body:
         data = frame(encode(event))
         yield Frame(gap, data, generated)
     if fault is Fault.RESET:
@@ -204,19 +131,24 @@ def _streamed(words: Vocabulary, script: Script, endpoint: SimEndpoint, ask: Ask
     elif fault is Fault.TRUNCATED_MID_CHUNK:
         yield Frame(0.0, data[: len(data) // 2])
     elif chunked and fault not in (Fault.STALL, Fault.HELD_OPEN):
-        yield Frame(0.0, (frame(packer.flush()) if packer else b"") + b"0\r\n\r\n")
+        yield Frame(0.0, (frame(packer.flush()) if packer else b"") + last)
 
 
 def _http_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+def _extended_chunk(data: bytes) -> bytes:
+    return b'%x;sim;note="an extension"\r\n%b\r\n' % (len(data), data)
+
+
 def _packed_by(packer: zlib._Compress) -> Callable[[bytes], bytes]:
     return lambda event: packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH)
 
 
-def _with_line_ends(words: Vocabulary, line_end: bytes) -> Callable[[bytes], bytes]:
-    return lambda event: words.with_line_ends(event, line_end)
+def _after(first: Frame, frames: Iterator[Frame]) -> Iterator[Frame]:
+    yield first
+    yield from frames
 
 
 def _dribbled(frames: Iterator[Frame]) -> Iterator[Frame]:
@@ -227,64 +159,12 @@ def _dribbled(frames: Iterator[Frame]) -> Iterator[Frame]:
             gap = _BYTE_SECONDS
 
 
-def _events(words: Vocabulary, script: Script, ask: Ask) -> Iterator[Frame]:
-    """The stream's events, with the gap before each."""
-    fault = script.fault
-    if fault is Fault.KEEP_ALIVE_FOREVER:
-        while True:
-            yield Frame(_COMMENT_SECONDS, words.keep_alive())
-    yield from (Frame(0.0, event) for event in words.opening())
-    wait = script.ttft_seconds - script.headers_seconds
-    if fault is Fault.ROLE_ONLY_START:
-        for _ in range(4):
-            yield Frame(0.1, words.nothing())
-        wait = max(wait - 0.4, 0.0)
-    if fault is not None and NATURES[fault].reach is Reach.EVENTS and fault is not Fault.SLOW_FIRST_TOKEN:
-        yield from _tokenless(words, script, ask, wait)
-        if fault is not Fault.EMPTY_ANSWER:
-            return
-    else:
-        yield from _generated(words, script, ask, wait)
-        if fault in (Fault.STALL, Fault.RESET, Fault.TRUNCATED, Fault.TRUNCATED_MID_CHUNK):
-            return
-        if (error := error_of(script, ask)) is not None:
-            yield Frame(script.end_seconds, words.error(error))
-            return
-        if fault is Fault.MALFORMED_JSON:
-            yield Frame(script.end_seconds, words.broken())
-    told = 0 if fault is Fault.EMPTY_ANSWER else told_tokens(script)
-    counts = counts_told(script, ask, told) if ask.include_usage else None
-    gap = script.end_seconds
-    for event in words.ending(finish_of(fault, script.finish_reason), counts):
-        yield Frame(gap, event)
-        gap = 0.0
-    if fault is Fault.TRAILING_GARBAGE:
-        yield Frame(0.0, words.garbage())
-
-
-def _tokenless(words: Vocabulary, script: Script, ask: Ask, wait: float) -> Iterator[Frame]:
-    fault = script.fault
-    if (error := error_of(script, ask)) is not None:
-        yield Frame(wait, words.error(error))
-    elif fault is Fault.HUGE_LINE:
-        yield Frame(wait, words.answer("x" * _HUGE_LINE_BYTES))
-    elif fault is Fault.DEEP_JSON:
-        yield Frame(wait, words.deep(_DEPTH))
-    elif fault is Fault.HUGE_BODY:
-        event = words.padding(_HUGE_EVENT_BYTES)
-        for _ in range(_HUGE_BODY_EVENTS):
-            yield Frame(wait, event)
-            wait = 0.001
-
-
-def _generated(words: Vocabulary, script: Script, ask: Ask, wait: float) -> Iterator[Frame]:
-    reasoning, written = texts_of(script, ask)
-    say = words.refusal if script.fault is Fault.REFUSAL else words.answer
-    pieces = [(words.reasoning, text) for text in reasoning] + [(say, text) for text in written]
-    if script.fault is Fault.CRAWL:
-        while True:
-            for word, text in pieces:
-                yield Frame(wait, word(text), True)
-                wait = CRAWL_SECONDS
-    for gap, (word, text) in zip((wait, *script.gaps_seconds), pieces[: script.broken_after], strict=False):
-        yield Frame(gap, word(text), True)
+def _split(frames: Iterator[Frame]) -> Iterator[Frame]:
+    """Each write cut after the first byte of its first character that has several."""
+    for frame in frames:
+        place = next((place for place, byte in enumerate(frame.data) if byte >= 0x80), -1) + 1
+        if place:
+            yield Frame(frame.gap_seconds, frame.data[:place])
+            yield Frame(_BYTE_SECONDS, frame.data[place:], frame.generated)
+        else:
+            yield frame

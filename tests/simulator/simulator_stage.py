@@ -55,7 +55,10 @@ class Heard:
             return rest
         while rest:
             size, _, rest = rest.partition(b"\r\n")
-            body, rest = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+            length = int(size.partition(b";")[0], 16)
+            if not length:
+                break
+            body, rest = body + rest[:length], rest[length + 2 :]
         return gzip.decompress(body) if "content-encoding: gzip" in self.head else body
 
     @property

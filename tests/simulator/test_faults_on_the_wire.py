@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -74,6 +76,34 @@ def refused_with(status: int, code: str | None, type_: str) -> Callable[[Heard],
     return check
 
 
+def cr_as_lf(heard: Heard) -> Heard:
+    begun, _, rest = heard.raw.partition(b"\r\n\r\n")
+    return Heard(begun + b"\r\n\r\n" + re.sub(rb"\r(?!\n)", b"\n", rest), heard.ended)
+
+
+def interim_answers(heard: Heard) -> bool:
+    before, found, after = heard.raw.partition(b"HTTP/1.1 200 OK")
+    is_before = before.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n")
+    return is_before and right(Heard(found + after, heard.ended))
+
+
+def gzip_bomb(heard: Heard) -> bool:
+    packed = b"".join(re.findall(rb"\r\n[0-9a-f]+\r\n(.+?)(?=\r\n[0-9a-f]+\r\n)", b"\r\n" + heard.rest, re.DOTALL))
+    unpacked = zlib.decompressobj(31).decompress(packed)
+    return "content-encoding: gzip" in heard.head and len(unpacked) > 64 << 20 and len(packed) < 128 << 10
+
+
+def split_utf8(heard: Heard) -> bool:
+    return good(heard) and heard.text().startswith(f"{NONCE} 1 é 2 é")
+
+
+def retried(header: str) -> Callable[[Heard], bool]:
+    def check(heard: Heard) -> bool:
+        return refused_with(429, "rate_limit_exceeded", "requests")(heard) and f"\r\n{header}: " in heard.head
+
+    return check
+
+
 CHECKS: dict[Fault, Callable[[Heard], bool]] = {
     Fault.ROLE_ONLY_START: role_only_start,
     Fault.LATE_FIRST_TOKEN: right,
@@ -88,6 +118,17 @@ CHECKS: dict[Fault, Callable[[Heard], bool]] = {
     Fault.HELD_OPEN: lambda heard: good(heard) and heard.ended == "open" and not heard.is_whole,
     Fault.DRIBBLE: lambda heard: right(heard) and len(heard.text().split()) <= 9,
     Fault.CRLF: lambda heard: right(heard) and b"\r\ndata: " in heard.body and b"\n\n" not in heard.body,
+    Fault.LONE_CR: lambda heard: right(cr_as_lf(heard)) and b"\rdata: " in heard.body and b"\n" not in heard.body,
+    Fault.MULTI_LINE: lambda heard: right(heard) and heard.body.count(b"\ndata: ") >= 2 * heard.body.count(b"\n\n") - 2,
+    Fault.BOM: lambda heard: right(heard) and heard.body.startswith(b"\xef\xbb\xbfdata:"),
+    Fault.SPLIT_UTF8: split_utf8,
+    Fault.INTERIM_ANSWERS: interim_answers,
+    Fault.CHUNK_EXTENSIONS: lambda heard: (
+        good(heard)
+        and b';sim;note="an extension"\r\n' in heard.rest
+        and heard.rest.endswith(b"x-checksum: none\r\n\r\n")
+    ),
+    Fault.TOKENS_AFTER_END: lambda heard: heard.body.partition(b"[DONE]\n\n")[2].count(b'" more"') == 40,
     Fault.TRAILING_GARBAGE: lambda heard: heard.body.partition(b"[DONE]\n\n")[2].startswith(b"\x00<eof>"),
     Fault.REFUSED: lambda heard: heard.ended == "rst" and not heard.raw,
     Fault.SILENT: lambda heard: heard.ended == "open" and not heard.raw,
@@ -97,6 +138,7 @@ CHECKS: dict[Fault, Callable[[Heard], bool]] = {
     Fault.KEEP_ALIVE_FOREVER: lambda heard: heard.body.count(b": keep-alive\n\n") > 10 and b"data:" not in heard.body,
     Fault.STALL: cut_off("open"),
     Fault.CRAWL: lambda heard: heard.text().startswith(NONCE) and heard.ended == "open",
+    Fault.FLOOD: lambda heard: len(heard.raw) > 1 << 20 and heard.ended == "open" and heard.body.count(b" 2 3") == 0,
     Fault.RESET: cut_off("rst"),
     Fault.TRUNCATED: cut_off("fin"),
     Fault.TRUNCATED_MID_CHUNK: cut_off("fin"),
@@ -107,12 +149,16 @@ CHECKS: dict[Fault, Callable[[Heard], bool]] = {
     Fault.EMPTY_ANSWER: lambda heard: good(heard) and heard.text() == "" and heard.usage["completion_tokens"] == 0,
     Fault.EMPTY_BODY: lambda heard: heard.status == 200 and heard.rest == b"",
     Fault.MALFORMED_JSON: lambda heard: any(text.endswith('{"con') for text in heard.data) and heard.is_whole,
+    Fault.INVALID_UTF8: lambda heard: b"\xff\xfe\xfd" in heard.body and NONCE.encode() in heard.body,
+    Fault.ENDLESS_LINE: lambda heard: len(heard.body) > 1 << 20 and heard.body.count(b"\n") == 2,
+    Fault.GZIP_BOMB: gzip_bomb,
     Fault.HUGE_LINE: lambda heard: max(map(len, heard.data)) > 1 << 20,
     Fault.HUGE_BODY: lambda heard: len(heard.body) > 8 << 20 and max(map(len, heard.data)) < 1 << 20,
     Fault.DEEP_JSON: lambda heard: any(text.count("[") == 2000 for text in heard.data),
     Fault.HEADER_FLOOD: lambda heard: len(heard.head) > 64 << 10 and heard.ended == "fin",
     Fault.HTML_PAGE: lambda heard: "content-type: text/html" in heard.head and b"<h1>" in heard.rest,
     Fault.REDIRECT: lambda heard: heard.status == 302 and "location: /login" in heard.head,
+    Fault.INSIDE_REDIRECT: lambda heard: heard.status == 307 and "location: http://169.254.169.254/" in heard.head,
     Fault.CONTENT_FILTER: lambda heard: heard.finish == "content_filter" and heard.text() != "",
     Fault.SERVER_ERROR_500: refused_with(500, None, "server_error"),
     Fault.OVERLOADED_503: refused_with(503, "server_is_overloaded", "service_unavailable_error"),
@@ -121,6 +167,8 @@ CHECKS: dict[Fault, Callable[[Heard], bool]] = {
     Fault.RATE_LIMITED_429: lambda heard: (
         refused_with(429, "rate_limit_exceeded", "requests")(heard) and "\r\nretry-after: " in heard.head
     ),
+    Fault.RATE_LIMITED_DATE: retried("retry-after"),
+    Fault.RATE_LIMITED_MS: retried("retry-after-ms"),
     Fault.NO_CAPACITY_498: refused_with(498, None, "capacity_exceeded"),
     Fault.QUOTA_429: refused_with(429, "insufficient_quota", "insufficient_quota"),
     Fault.PAYMENT_402: refused_with(402, "insufficient_balance", "billing_error"),
@@ -143,6 +191,8 @@ def enough_of(fault: Fault, endpoint: str) -> Callable[[bytes], bool] | None:
         Fault.KEEP_ALIVE_FOREVER: lambda raw: raw.count(b": keep-alive") > 10,
         Fault.STALL: lambda raw: raw.count(b"data: ") > (broken_after or 0),
         Fault.CRAWL: lambda raw: raw.count(b"data: ") > 5,
+        Fault.FLOOD: lambda raw: len(raw) > 1 << 20,
+        Fault.ENDLESS_LINE: lambda raw: len(raw) > 1 << 21,
     }
     return ends.get(fault)
 

@@ -156,7 +156,7 @@ async def test_a_request_may_come_byte_by_byte() -> None:
         (chat_bytes(GPT, max_tokens="many"), 400, "invalid_value", "'max_tokens'"),
         (chat_bytes(GPT, fault="tired"), 400, None, "No fault is called 'tired'"),
         (chat_bytes(GPT).replace(b"POST", b"GET"), 405, "method_not_supported", "Not allowed to GET"),
-        (request_bytes("POST", "/northwind/v1/embeddings"), 404, "unknown_url", "/northwind/v1/embeddings"),
+        (request_bytes("POST", "/northwind/v1/rerank"), 404, "unknown_url", "/northwind/v1/rerank"),
         (request_bytes("GET", "/nobody/v1/models"), 404, "unknown_url", "/nobody/v1/models"),
         (b"hello\r\n\r\n", 400, None, "not an HTTP/1.1 request"),
         (b"GET / HTTP/1.1\r\nhost\r\n\r\n", 400, None, "no colon"),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 from collections.abc import Mapping
 
+from monitor.probing.question import Tool
 from monitor.simulator.ask import Ask
 from monitor.simulator.behaviour import Script
 from monitor.simulator.faults import ErrorBody
 from monitor.simulator.members import SimEndpoint, SimProvider
 from monitor.simulator.requests import BadRequest, Request, object_of
 from monitor.simulator.speech.framings import ServerSentEvents, sse_event
+from monitor.simulator.speech.reading import data_url_bytes, member, tool_of
 from monitor.simulator.speech.speech import ErrorAnswer, Route, Speech, What, bearer_key, compact, retry_header
 from monitor.simulator.written import Counts, Finish, Told
 
@@ -24,6 +28,7 @@ class OpenAIChat(Speech):
     routes = (
         Route("GET", "/models", What.MODELS),
         Route("POST", "/chat/completions", What.ANSWER),
+        Route("POST", "/embeddings", What.VECTOR),
     )
 
     def key_of(self, request: Request) -> str:
@@ -38,6 +43,8 @@ class OpenAIChat(Speech):
 
     def ask(self, request: Request, what: What, names: Mapping[str, str]) -> Ask:
         value = object_of(request.body)
+        if what is What.VECTOR:
+            return self._vector_ask(value, self.key_of(request))
         for name in ("model", "messages"):
             if not value.get(name):
                 raise BadRequest(400, f"Missing required parameter: '{name}'.", "missing_required_parameter")
@@ -50,14 +57,28 @@ class OpenAIChat(Speech):
         if not isinstance(cap, int) or isinstance(cap, bool) or cap < 1:
             raise BadRequest(400, "Invalid 'max_tokens': expected an integer of at least 1.", "invalid_value")
         options = value.get("stream_options")
+        prompt, image = _last_message(messages)
         return Ask(
             upstream=model,
-            prompt=_last_text(messages),
+            prompt=prompt,
             stream=value.get("stream") is True,
             include_usage=isinstance(options, dict) and options.get("include_usage") is True,
             max_tokens=cap,
             key=self.key_of(request),
+            image=image,
+            tool=_called_tool(value),
+            schema=_schema(value.get("response_format")),
         )
+
+    def _vector_ask(self, value: dict[str, object], key: str) -> Ask:
+        model, texts, form = value.get("model"), value.get("input"), value.get("encoding_format", "float")
+        if isinstance(texts, list) and len(texts) == 1:
+            texts = texts[0]
+        if not isinstance(model, str) or not isinstance(texts, str) or not texts:
+            raise BadRequest(400, "'model' and 'input' (one text) are required.", "missing_required_parameter")
+        if form not in ("float", "base64"):
+            raise BadRequest(400, "Invalid 'encoding_format': expected 'float' or 'base64'.", "invalid_value")
+        return Ask(model, texts, False, True, 1, key, wants_vector=True, form=str(form))
 
     def vocabulary(self, script: Script, endpoint: SimEndpoint, ask: Ask, at: float) -> Chunks:
         return Chunks(self.response_id(endpoint.id, script.number), endpoint, ask, int(at))
@@ -71,15 +92,39 @@ def error_object(error: ErrorBody) -> dict[str, object]:
     return {"error": told}
 
 
-def _last_text(messages: list[object]) -> str:
-    last = messages[-1]
-    content = last.get("content") if isinstance(last, dict) else None
-    if isinstance(content, list):
-        texts = (part.get("text") for part in content if isinstance(part, dict))
-        return " ".join(text for text in texts if isinstance(text, str))
-    if not isinstance(content, str):
+def _last_message(messages: list[object]) -> tuple[str, bytes | None]:
+    """The text of the last message, and its image."""
+    content = member(messages[-1], "content")
+    if isinstance(content, str):
+        return content, None
+    if not isinstance(content, list):
         raise BadRequest(400, "Invalid type for 'messages[-1].content'.", "invalid_type")
-    return content
+    texts = [text for part in content if isinstance(text := member(part, "text"), str)]
+    urls = [url for part in content if isinstance(url := member(part, "image_url", "url"), str)]
+    return " ".join(texts), data_url_bytes(urls[0]) if urls else None
+
+
+def _called_tool(value: dict[str, object]) -> Tool | None:
+    """The function that `tool_choice` names, else the first, unless none is to be called."""
+    choice, tools = value.get("tool_choice"), value.get("tools")
+    if not isinstance(tools, list) or choice == "none":
+        return None
+    wanted = member(choice, "function", "name")
+    functions = [function for tool in tools if isinstance(function := member(tool, "function"), dict)]
+    return next((tool_of(one) for one in functions if wanted in (None, one.get("name"))), None)
+
+
+def _schema(response_format: object) -> dict[str, object] | None:
+    match member(response_format, "type"):
+        case "json_object":
+            return {}
+        case "json_schema":
+            schema = member(response_format, "json_schema", "schema")
+            if isinstance(schema, dict):
+                return schema
+            raise BadRequest(400, "Missing required parameter: 'response_format.json_schema.schema'.", "invalid_type")
+        case _:
+            return None
 
 
 class Chunks(ServerSentEvents):
@@ -91,6 +136,7 @@ class Chunks(ServerSentEvents):
         self._reasoning_field = endpoint.profile.reasoning_field
         opening = {"id": response_id, "object": "chat.completion.chunk", **self._named}
         self._opening = compact(opening)[:-1]
+        self._is_vector, self._is_base64 = ask.wants_vector, ask.form == "base64"
         self._closing = ',"usage":null}' if ask.include_usage else "}"
 
     def _choice(self, delta: str, finish: str = "null") -> bytes:
@@ -135,6 +181,8 @@ class Chunks(ServerSentEvents):
         return sse_event(json.dumps(error_object(error)))
 
     def whole(self, told: Told) -> object:
+        if self._is_vector:
+            return self._embeddings(told)
         message: dict[str, object] = {
             "role": "assistant",
             "content": None if told.refusal or told.tool else told.answer,
@@ -148,6 +196,18 @@ class Chunks(ServerSentEvents):
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": told.finish}
         body = {"id": self._response_id, "object": "chat.completion", **self._named, "choices": [choice]}
         return body if told.counts is None else body | {"usage": _usage(told.counts)}
+
+    def _embeddings(self, told: Told) -> object:
+        vector: object = list(told.vector)
+        if self._is_base64:
+            # Little-endian float32, as the official clients ask for it.
+            vector = base64.b64encode(struct.pack(f"<{len(told.vector)}f", *told.vector)).decode()
+        data = [{"object": "embedding", "index": 0, "embedding": vector}] if told.vector else []
+        body: dict[str, object] = {"object": "list", "data": data, "model": self._named["model"]}
+        if told.counts is not None:
+            counted = told.counts.prompt_tokens
+            body["usage"] = {"prompt_tokens": counted, "total_tokens": counted}
+        return body
 
     def broken(self) -> bytes:
         return sse_event(f'{self._opening},"choices":[{{"index":0,"delta":{{"con')
