@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,13 +20,15 @@ class Door:
     host: str
     port: int
     provider: str | None = None
+    tls: ssl.SSLContext | None = None
     _holder: socket.socket | None = field(default=None, repr=False)
     _server: asyncio.Server | None = field(default=None, repr=False)
 
     @property
     def url(self) -> str:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
 
     async def open(self, protocol: Callable[[], asyncio.Protocol]) -> None:
         """Listen. OSError if the address is not to be had."""
@@ -40,7 +43,7 @@ class Door:
             address = (address[0], self.port, *address[2:])
         listener = self._bound(family, address)
         self.port = listener.getsockname()[1]
-        self._server = await loop.create_server(protocol, sock=listener, backlog=_BACKLOG)
+        self._server = await loop.create_server(protocol, sock=listener, backlog=_BACKLOG, ssl=self.tls)
 
     def _bound(self, family: int, address: tuple[object, ...]) -> socket.socket:
         bound = socket.socket(family, socket.SOCK_STREAM)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
+_BACKTICKS = re.compile(r"`(\w+)`")
 INTEGER = 3
 INTEGERS = [1, 2, 3]
 _MOST_DEPTH = 16
@@ -12,7 +14,7 @@ _MOST_DEPTH = 16
 def example_of(schema: Mapping[str, object], word: str, depth: int = 0) -> object:
     """A value that `schema` allows: every string is `word`, every integer 3, every list of integers [1, 2, 3].
 
-    {} stands for any object. Keywords that narrow strings and numbers down are not looked at."""
+    Keywords that narrow strings and numbers down are not looked at."""
     if depth > _MOST_DEPTH:
         return None
     if "const" in schema:
@@ -40,6 +42,12 @@ def example_of(schema: Mapping[str, object], word: str, depth: int = 0) -> objec
             return _object(schema, word, depth)
 
 
+def object_told_of(prompt: str, word: str) -> dict[str, object]:
+    """An object whose members are the names in `backticks`: the first is `word`, all others are 3."""
+    first, *rest = dict.fromkeys(_BACKTICKS.findall(prompt)) or ("answer",)
+    return {first: word} | dict.fromkeys(rest, INTEGER)
+
+
 def _list(schema: Mapping[str, object], word: str, depth: int) -> list[object]:
     items = schema.get("items")
     items = items if isinstance(items, dict) else {"type": "integer"}
@@ -52,7 +60,7 @@ def _list(schema: Mapping[str, object], word: str, depth: int) -> list[object]:
 def _object(schema: Mapping[str, object], word: str, depth: int) -> dict[str, object]:
     members = schema.get("properties")
     if not isinstance(members, dict):
-        return {} if depth else {"code_word": word, "number": INTEGER}
+        return {}
     return {
         name: example_of(member if isinstance(member, dict) else {}, word, depth + 1)
         for name, member in members.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import ssl
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ class Seen:
 class FleetServer:
     """Serves a fleet on `host`:`port` (0: any free port). `hosts` gives providers addresses of their own; on 127.0.0.1
     they have the fleet's, 127.0.0.2 and on, so that they are unrelated. `own_door` providers without one have ports of
-    their own: `port` + 1, + 2, .. For one event loop; not for several tasks."""
+    their own: `port` + 1, + 2, .. `tls`: providers that speak HTTPS, with the certificates that they show, on ports of
+    their own. For one event loop; not for several tasks."""
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class FleetServer:
         port: int = 0,
         *,
         hosts: Mapping[str, str] | None = None,
+        tls: Mapping[str, ssl.SSLContext] | None = None,
         speed: float = 1.0,
     ) -> None:
         check_speech(fleet)
@@ -66,7 +69,7 @@ class FleetServer:
         self._doors: dict[str, Door] = {}
         if hosts is None:
             hosts = fleet.loopback_hosts() if host in ("127.0.0.1", "localhost") else {}
-        self._plan_doors(host, port, hosts)
+        self._plan_doors(host, port, hosts, tls or {})
         self._open_ones: set[Connection] = set()
         self._numbers = {endpoint: itertools.count() for endpoint in fleet.endpoints}
         self._by_name = {(endpoint.provider, endpoint.upstream): endpoint for endpoint in fleet.endpoints.values()}
@@ -78,20 +81,23 @@ class FleetServer:
         self._keeper: asyncio.Task[None] | None = None
         self._door_lock = asyncio.Lock()
 
-    def _plan_doors(self, host: str, port: int, hosts: Mapping[str, str]) -> None:
-        unknown = sorted(hosts.keys() - self.fleet.providers.keys())
-        if unknown:
-            raise ValueError(f"hosts: no such provider: {', '.join(unknown)}")
+    def _plan_doors(self, host: str, port: int, hosts: Mapping[str, str], tls: Mapping[str, ssl.SSLContext]) -> None:
+        for what, named in (("hosts", hosts), ("tls", tls)):
+            unknown = sorted(named.keys() - self.fleet.providers.keys())
+            if unknown:
+                raise ValueError(f"{what}: no such provider: {', '.join(unknown)}")
         sharers: defaultdict[str, list[str]] = defaultdict(list)
         for provider, address in hosts.items():
-            sharers[address].append(provider)
+            if provider not in tls:
+                sharers[address].append(provider)
         for address, providers in sharers.items():
             if address != host:
                 door = Door(address, port, providers[0] if len(providers) == 1 else None)
                 self._doors |= dict.fromkeys(providers, door)
-        own = [slug for slug, provider in self.fleet.providers.items() if provider.own_door and slug not in self._doors]
-        for place, provider in enumerate(own, start=1):
-            self._doors[provider] = Door(host, port + place if port else 0, provider)
+        is_own = {slug for slug, provider in self.fleet.providers.items() if provider.own_door} - self._doors.keys()
+        own = [slug for slug in self.fleet.providers if slug in is_own or slug in tls]
+        for place, slug in enumerate(own, start=1):
+            self._doors[slug] = Door(host, port + place if port else 0, slug, tls.get(slug))
         self._doors = dict.fromkeys(self.fleet.providers, self._main) | self._doors
 
     # ---- life

@@ -15,7 +15,7 @@ from monitor.simulator.behaviour import Script
 from monitor.simulator.draws import Draws
 from monitor.simulator.faults import Fault
 from monitor.simulator.members import key_of
-from monitor.simulator.schema import example_of
+from monitor.simulator.schema import example_of, object_told_of
 from monitor.simulator.solid_image import colour_of
 
 REFUSAL = "I cannot help with that."
@@ -92,16 +92,13 @@ def text_wanted(ask: Ask, is_right: bool) -> str | None:
     """What an answer of a certain form says, be it the arguments of a tool call; None for a usual one."""
     word = ask.nonce if is_right else "Sure"
     if ask.tool is not None:
-        return compact_json(example_of(ask.tool.parameters, word))
+        return json.dumps(example_of(ask.tool.parameters, word), ensure_ascii=False)
     if ask.schema is not None:
-        return compact_json(example_of(ask.schema, word))
+        value = example_of(ask.schema, word) if ask.schema else object_told_of(ask.prompt, word)
+        return json.dumps(value, ensure_ascii=False)
     if ask.image is not None:
         return colour_of(ask.image) if is_right else "grey"
     return None
-
-
-def compact_json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def vector_of(text: str) -> tuple[float, ...]:

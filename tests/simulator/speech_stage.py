@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,10 +17,12 @@ from monitor.probing.dialects import DIALECTS
 from monitor.probing.dialects.dialect import Credentials, ProbeRequest
 from monitor.probing.events import Event
 from monitor.probing.prompt import prompt_text
-from monitor.probing.question import Question
+from monitor.probing.question import Question, Tool
 from monitor.simulator.ask import Ask
-from monitor.simulator.behaviour import script
+from monitor.simulator.behaviour import Script, script
+from monitor.simulator.fitting import fitted
 from monitor.simulator.members import SimEndpoint, SimProvider
+from monitor.simulator.reply import reply
 from monitor.simulator.requests import Request
 from monitor.simulator.speech import SPEECHES
 from monitor.simulator.speech.speech import Vocabulary, What
@@ -79,8 +83,17 @@ class Pair:
         assert what in (What.ANSWER, What.VECTOR)
         return speech.ask(self.request, what, names)
 
-    def words(self, fault: str = "healthy") -> Vocabulary:
+    def script(self, fault: str = "healthy") -> Script:
         played = script(FLEET, self.simulated, 0, NOW, 64, fault)  # type: ignore[arg-type]
+        return fitted(played, self.ask, self.simulated.profile.tokens_per_chunk)
+
+    def replied(self, fault: str = "healthy") -> list[Event]:
+        """What the dialect reads of the answer to its question."""
+        told = reply(SPEECHES[self.name], self.script(fault), self.simulated, self.ask, NOW)
+        return self.read(frame.data for frame in told.body)
+
+    def words(self, fault: str = "healthy") -> Vocabulary:
+        played = self.script(fault)
         return SPEECHES[self.name].vocabulary(played, self.simulated, self.ask, NOW)
 
     def read(self, pieces: Iterable[bytes]) -> list[Event]:
@@ -112,3 +125,47 @@ def _flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]
 
 def _revealed(value: object, secrets: Mapping[str, str]) -> str:
     return secrets[value["env"]] if isinstance(value, dict) else str(value)
+
+
+# ---- one question of each kind
+
+TOOL = Tool(
+    "record_code_word",
+    "Records a code word.",
+    {
+        "type": "object",
+        "properties": {"code_word": {"type": "string"}, "sizes": {"type": "array", "items": {"type": "integer"}}},
+        "required": ["code_word", "sizes"],
+        "additionalProperties": False,
+    },
+)
+SCHEMA: Mapping[str, object] = {
+    "type": "object",
+    "properties": {"code_word": {"type": "string"}, "characters": {"type": "integer"}},
+    "required": ["code_word", "characters"],
+    "additionalProperties": False,
+}
+_SAID = f"{NONCE} is a code word."
+_OBJECT = f"{_SAID} Answer with an object of `code_word` and `characters`."
+PREFIX = "a text that stays the same, " * 400
+
+
+def png_of(colour: tuple[int, int, int], side: int = 8) -> bytes:
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    rows = (b"\0" + bytes(colour) * side) * side
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    packed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+QUESTIONS = {
+    "chat": CHAT,
+    "long": Question(f"{_SAID} {'long text ' * 1000}", 64, "long"),
+    "cache": Question(f"{PREFIX}{_SAID}", 64, "cache", prefix_bytes=len(PREFIX)),
+    "vision": Question(f"{_SAID} Which colour?", 64, "vision", image=png_of((250, 160, 10))),
+    "tools": Question(f"{_SAID} Call it.", 64, "tools", tool=TOOL),
+    "json": Question(_OBJECT, 64, "json", schema=SCHEMA),
+    "embeddings": Question(f"{_SAID} It is a river.", 64, "embeddings"),
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from monitor.scheduling.gate import Gate
 from monitor.settings import ProbingSettings, parse_settings
 from monitor.simulator.behaviour import script
 from monitor.simulator.config import fleet_env, fleet_yaml
-from monitor.simulator.faults import EXPECTED, EXPECTED_WHEN_NEW, Fault
+from monitor.simulator.faults import EXPECTED, EXPECTED_WHEN_NEW, NATURES, Fault, Reach
+from monitor.simulator.members import Fleet
 from monitor.simulator.recorded import observed
 from monitor.simulator.server import FAULT_HEADER, FleetServer
+from monitor.simulator.speech import SPEECHES
 
 NAME = "openai/gpt-4o-mini@halcyon"
 SPEED = 4.0
@@ -36,13 +39,51 @@ _NOT_COMPARED = {"detail", "clock", "first_token_shared", "started_at", "due_at"
 _AT_A_TIME = 10
 
 
+# Quick to tell, and told otherwise in every dialect.
+QUICK = (
+    None,
+    Fault.ROLE_ONLY_START,
+    Fault.REASONING_FIRST,
+    Fault.HIDDEN_REASONING,
+    Fault.REASONING_CUT,
+    Fault.MISSING_USAGE,
+    Fault.REFUSAL,
+    Fault.WHOLE_ANSWER,
+    Fault.CRLF,
+    Fault.SPLIT_UTF8,
+    Fault.TRAILING_GARBAGE,
+    Fault.TRUNCATED,
+    Fault.TRUNCATED_MID_CHUNK,
+    Fault.ERROR_IN_STREAM,
+    Fault.OVERLOADED_IN_STREAM,
+    Fault.RATE_LIMIT_IN_STREAM,
+    Fault.ERROR_FINISH,
+    Fault.EMPTY_ANSWER,
+    Fault.EMPTY_BODY,
+    Fault.MALFORMED_JSON,
+    Fault.INVALID_UTF8,
+    Fault.DEEP_JSON,
+    Fault.HTML_PAGE,
+    Fault.CONTENT_FILTER,
+    *(fault for fault, nature in NATURES.items() if nature.error is not None and nature.reach is Reach.ANSWERED),
+)
+ALL = (None, *(fault for fault in Fault if fault is not Fault.REFUSED))
+OTHERS = sorted(SPEECHES.keys() - {"openai-chat"})
+
+
+def fleet_speaking(dialect: str) -> Fleet:
+    """The fleet, with the one provider that is asked here speaking `dialect`."""
+    halcyon = replace(FLEET.providers["halcyon"], dialect=dialect)
+    return replace(FLEET, providers={**FLEET.providers, "halcyon": halcyon})
+
+
 def _catalog(server: FleetServer, monkeypatch: pytest.MonkeyPatch) -> Catalog:
-    for name, value in fleet_env(FLEET).items():
+    for name, value in fleet_env(server.fleet).items():
         monkeypatch.setenv(name, value)
-    return parse_settings(fleet_yaml(FLEET, server.base_url), Path("monitor.yaml")).catalog
+    return parse_settings(fleet_yaml(server.fleet, server.base_url), Path("monitor.yaml")).catalog
 
 
-def _made_up(number: int, at: float, fault: Fault | None, probed: Observation) -> Observation:
+def _made_up(dialect: str, number: int, at: float, fault: Fault | None, probed: Observation) -> Observation:
     endpoint = FLEET.endpoints[NAME]
     return observed(
         script(FLEET, endpoint, number, at, 64, fault or "healthy"),
@@ -53,6 +94,7 @@ def _made_up(number: int, at: float, fault: Fault | None, probed: Observation) -
         started_at=probed.started_at,
         connect_seconds=0.001,
         worked_before=True,
+        dialect=dialect,
     )
 
 
@@ -60,16 +102,13 @@ def _fields_there(observation: Observation) -> set[str]:
     return {name for name, value in msgspec.structs.asdict(observation).items() if value is not None}
 
 
-@pytest.mark.parametrize("worked_before", [True, False])
-async def test_the_prober_gives_every_fault_its_class_and_the_past_tells_the_same(
-    worked_before: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock, expected = SystemClock(), EXPECTED if worked_before else EXPECTED_WHEN_NEW
-    faults: list[Fault | None] = [None, *(fault for fault in Fault if fault is not Fault.REFUSED)]
-    if not worked_before:
-        faults = [fault for fault in Fault if EXPECTED[fault] is not EXPECTED_WHEN_NEW[fault]]
-    places = asyncio.Semaphore(_AT_A_TIME)
-    async with FleetServer(FLEET, clock, speed=SPEED) as server:
+async def told_and_made_up(
+    dialect: str, faults: Sequence[Fault | None], worked_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[Fault | None, Observation, Observation]]:
+    """Each fault as it was probed on a socket, and as it is made up."""
+    clock, places = SystemClock(), asyncio.Semaphore(_AT_A_TIME)
+    faults = [fault for fault in faults if fault not in SPEECHES[dialect].cannot_show]
+    async with FleetServer(fleet_speaking(dialect), clock, speed=SPEED) as server:
         endpoint = _catalog(server, monkeypatch).endpoints[NAME]
         prober = Prober(PROBING, "made-up", clock, Redactor(()), lambda _: worked_before, make_nonce=lambda: NONCE)
         await prober.start()
@@ -84,24 +123,60 @@ async def test_the_prober_gives_every_fault_its_class_and_the_past_tells_the_sam
         finally:
             await prober.close()
         seen = {one.fault: one for one in server.seen}
+    assert seen.keys() == set(faults), "a request was not understood"
+    return [
+        (fault, one, _made_up(dialect, seen[fault].number, seen[fault].at, fault, one))
+        for fault, one in zip(faults, observations, strict=True)
+    ]
 
-    for fault, one in zip(faults, observations, strict=True):
-        made_up = _made_up(seen[fault].number, seen[fault].at, fault, one)
-        if fault is not None:
-            assert one.outcome is expected[fault], one
-        if not worked_before:
-            continue
-        assert one.outcome is made_up.outcome, one
-        assert (one.detail is None) is (made_up.detail is None)
-        # A crawl is cut by this test's own deadlines, a flood by the size of its reads, a reset may swallow tokens, a hurried span has no speed.
-        leave = _NOT_COMPARED | ({"output_tokens_per_second"} if _is_short(made_up) else set())
-        assert _fields_there(one) - leave == _fields_there(made_up) - leave, fault
-        for name in ("http_status", "error_code", "finish_reason", "token_source", "prompt_tokens", "cached_tokens"):
+
+def assert_agree(fault: Fault | None, one: Observation, made_up: Observation) -> None:
+    if fault is not None:
+        assert one.outcome is EXPECTED[fault], one
+    assert one.outcome is made_up.outcome, (one, made_up)
+    assert (one.detail is None) is (made_up.detail is None)
+    # A crawl is cut by this test's own deadlines and a flood where its reads end, a reset may swallow tokens, and a
+    # hurried span has no speed.
+    leave = _NOT_COMPARED | ({"output_tokens_per_second"} if _is_short(made_up) else set())
+    assert _fields_there(one) - leave == _fields_there(made_up) - leave, (fault, one, made_up)
+    for name in ("http_status", "error_code", "finish_reason", "token_source", "prompt_tokens", "cached_tokens"):
+        assert getattr(one, name) == getattr(made_up, name), (fault, name)
+    for name in ("answer_ok", "reasoning_tokens", "response_model", "output_tokens", "response_id", "cost_usd"):
+        if fault not in (Fault.CRAWL, Fault.FLOOD, Fault.RESET):
             assert getattr(one, name) == getattr(made_up, name), (fault, name)
-        for name in ("answer_ok", "reasoning_tokens", "response_model", "output_tokens", "response_id", "cost_usd"):
-            if fault not in (Fault.CRAWL, Fault.FLOOD, Fault.RESET):
-                assert getattr(one, name) == getattr(made_up, name), (fault, name)
-        assert "sim-halcyon" not in repr(one), "an echoed key is redacted"
+    assert "sim-halcyon" not in repr(one), "an echoed key is redacted"
+
+
+async def test_the_prober_gives_every_fault_its_class_and_the_past_tells_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for told in await told_and_made_up("openai-chat", ALL, True, monkeypatch):
+        assert_agree(*told)
+
+
+@pytest.mark.parametrize("dialect", OTHERS)
+async def test_faults_have_their_class_in_every_other_dialect_and_the_past_tells_the_same(
+    dialect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for told in await told_and_made_up(dialect, QUICK, True, monkeypatch):
+        assert_agree(*told)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("dialect", OTHERS)
+async def test_every_fault_has_its_class_in_every_dialect(dialect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for told in await told_and_made_up(dialect, ALL, True, monkeypatch):
+        assert_agree(*told)
+
+
+@pytest.mark.parametrize("dialect", sorted(SPEECHES))
+async def test_what_never_worked_here_is_our_own_fault_in_every_dialect(
+    dialect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = [fault for fault in Fault if EXPECTED[fault] is not EXPECTED_WHEN_NEW[fault]]
+    for fault, one, _ in await told_and_made_up(dialect, faults, False, monkeypatch):
+        assert fault is not None
+        assert one.outcome is EXPECTED_WHEN_NEW[fault], one
 
 
 def _is_short(made_up: Observation) -> bool:
@@ -137,7 +212,7 @@ async def test_the_first_token_is_stamped_when_it_was_written(monkeypatch: pytes
                 asked = replace(endpoint, headers={FAULT_HEADER: fault or "healthy"})
                 one = (await prober.probe(Turn(asked, slot, clock.now()))).observation
                 seen = server.seen[-1]
-                told = _made_up(seen.number, seen.at, fault, one)
+                told = _made_up("openai-chat", seen.number, seen.at, fault, one)
                 assert None not in (one.ttft_seconds, one.first_answer_seconds, seen.first_token_seconds)
                 # Not at a role that comes 0.4 s before it, and not at an answer that comes after the reasoning.
                 assert one.ttft_seconds == pytest.approx(seen.first_token_seconds, abs=0.03), fault

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from simulator_stage import FLEET, NONCE
-from speech_stage import CHAT, NOW, Pair
+from speech_stage import CHAT, NOW, QUESTIONS, TOOL, Pair
 
 from monitor.clock import FakeClock
 from monitor.outcome import Outcome
@@ -25,6 +25,7 @@ from monitor.probing.events import (
     Refusal,
     ToolCall,
     Usage,
+    Vector,
 )
 from monitor.simulator import written
 from monitor.simulator.faults import EXPECTED, NATURES, Fault, Reach
@@ -165,6 +166,40 @@ def test_an_error_is_told_in_the_apis_own_words_and_read_as_what_it_is(name: str
 
 def pair_body(body: object) -> bytes:
     return json.dumps(body).encode()
+
+
+KINDS = [(name, kind) for name in SPOKEN for kind in sorted(DIALECTS[name].kinds)]
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_a_question_of_every_kind_is_read_and_answered_rightly(name: str, kind: str) -> None:
+    question = QUESTIONS[kind]
+    pair = Pair(name, question)
+    ask = pair.ask
+    assert ask.nonce == NONCE
+    assert ask.image == question.image
+    assert (ask.tool is None) is (question.tool is None)
+    assert (ask.schema is None) is (question.schema is None)
+    assert ask.wants_vector is (kind == "embeddings")
+    events = pair.replied()
+    text = "".join(event.text for event in events if isinstance(event, Content))
+    called = "".join(event.text for event in events if isinstance(event, ToolCall))
+    match kind:
+        case "tools":
+            assert ask.tool == question.tool
+            arguments = json.loads(called.removeprefix(TOOL.name))
+            assert arguments == {"code_word": NONCE, "sizes": [1, 2, 3]}
+            assert not text
+        case "json":
+            assert json.loads(text) == {"code_word": NONCE, "characters": 3}
+        case "vision":
+            assert text == "orange"
+        case "embeddings":
+            assert [event.dimensions for event in events if isinstance(event, Vector)] == [256]
+        case _:
+            assert text.startswith(NONCE)
+    assert finish_kinds(events) == [FinishKind.STOP]
+    assert told_usage(events).prompt_tokens == written.prompt_tokens(ask.prompt)
 
 
 @every_speech
