@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from monitor.probing.question import Tool
-
-_CODE_WORD = re.compile(r"(\S+) is a code word")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +27,7 @@ class Ask:
     @property
     def nonce(self) -> str:
         """The code word of the prompt, else its first word: a right answer repeats it."""
-        if (told := _CODE_WORD.search(self.prompt)) is not None:
-            return told[1].strip(".,:;!?\"'")
-        return self.prompt.split(maxsplit=1)[0].strip(".,:;!?\"'") if self.prompt.strip() else "nothing"
+        before, is_told, _ = self.prompt.partition(" is a code word")
+        words = before.split()
+        word = words[-1 if is_told else 0] if words else "nothing"
+        return word.strip(".,:;!?\"'")
