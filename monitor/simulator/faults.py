@@ -158,7 +158,7 @@ NATURES: Mapping[Fault, Nature] = MappingProxyType(
         Fault.GZIP: _ok("content-encoding: gzip, flushed at every event, though identity was asked for"),
         Fault.WRONG_CONTENT_TYPE: _ok("a good stream as text/plain"),
         Fault.HELD_OPEN: _ok("a good stream to [DONE], then a body that never ends"),
-        Fault.DRIBBLE: _ok("a short good answer, one byte per write, 1 ms apart"),
+        Fault.DRIBBLE: _ok("a short good answer, one byte per write, at most 1 ms apart"),
         Fault.CRLF: _ok("a good stream with CRLF line ends and events of two data lines"),
         Fault.LONE_CR: _ok("a good stream with CR alone as its line end, and events of two data lines"),
         Fault.MULTI_LINE: _ok("a good stream with the JSON of each event over two data lines"),

@@ -17,6 +17,7 @@ from monitor.simulator.reply import Frame, Reply, reply
 from monitor.simulator.speech.speech import ErrorAnswer, Speech
 
 _BYTE_SECONDS = 0.001
+_DRIBBLED_EVENT_SECONDS = 0.25  # some APIs tell the whole answer once more at its end: no timeout is meant here
 # A reset throws away what its receiver has not read yet: without a pause, the last tokens with it.
 _BEFORE_RESET_SECONDS = 0.05
 _FLOOD_HEADERS = 96  # of 1 KiB each, above the cap of 64 KiB
@@ -153,10 +154,11 @@ def _after(first: Frame, frames: Iterator[Frame]) -> Iterator[Frame]:
 
 def _dribbled(frames: Iterator[Frame]) -> Iterator[Frame]:
     for frame in frames:
-        gap = max(frame.gap_seconds, _BYTE_SECONDS)
+        between = min(_BYTE_SECONDS, _DRIBBLED_EVENT_SECONDS / max(len(frame.data), 1))
+        gap = max(frame.gap_seconds, between)
         for byte in frame.data:
             yield Frame(gap, bytes((byte,)), frame.generated)
-            gap = _BYTE_SECONDS
+            gap = between
 
 
 def _split(frames: Iterator[Frame]) -> Iterator[Frame]:
