@@ -47,8 +47,11 @@ def answer(server: FleetServer, request: Request) -> bytes:
     if request.path == "/_sim/faults":
         faults = {fault: {"wire": nature.wire, "outcome": nature.outcome} for fault, nature in NATURES.items()}
         return json_answer(200, faults)
-    urls = {slug: server.base_url(slug) for slug in server.fleet.providers}
-    return json_answer(200, {"simulated": True, "routes": _ROUTES, "providers": urls})
+    providers = {
+        slug: {"dialect": provider.dialect, "base_url": server.base_url(slug)}
+        for slug, provider in server.fleet.providers.items()
+    }
+    return json_answer(200, {"simulated": True, "routes": _ROUTES, "providers": providers})
 
 
 def _change(server: FleetServer, request: Request) -> dict[str, object]:

@@ -136,7 +136,7 @@ def _ok(wire: str) -> Nature:
 
 
 def _status(outcome: Outcome, status: int, message: str, type_: str, code: str | None = None) -> Nature:
-    told = f"{status}, error type {type_}" + (f", code {code}" if code else "")
+    told = f"{status}; type `{type_}`" + (f", code `{code}`" if code else "")
     kind = Outcome.UNKNOWN_MODEL if outcome is Outcome.GONE else outcome
     return Nature(told, outcome, Reach.ANSWERED, status, ErrorBody(kind, message, type_, code))
 
@@ -145,19 +145,19 @@ _TOKENS, _EVENTS, _ANSWERED = Reach.TOKENS, Reach.EVENTS, Reach.ANSWERED
 
 NATURES: Mapping[Fault, Nature] = MappingProxyType(
     {
-        Fault.ROLE_ONLY_START: _ok("a role, then empty strings for 0.4 s, then the answer: none of them is a token"),
-        Fault.LATE_FIRST_TOKEN: _ok("headers and role at once, the first token 4 to 8 s later, within the deadline"),
-        Fault.REASONING_FIRST: _ok("delta.reasoning_content before delta.content"),
+        Fault.ROLE_ONLY_START: _ok("a start, then empty pieces for 0.4 s, then the answer: none of them is a token"),
+        Fault.LATE_FIRST_TOKEN: _ok("headers and a start at once, the first token 4 to 8 s later, within the deadline"),
+        Fault.REASONING_FIRST: _ok("reasoning before the answer"),
         Fault.HIDDEN_REASONING: _ok("reasoning counted by usage and never streamed"),
         Fault.REASONING_CUT: Nature(
-            "reasoning up to the token cap, finish_reason length, no answer", Outcome.REASONING_CUT, Reach.COMPLETE
+            "reasoning up to the token cap, a finish for length, no answer", Outcome.REASONING_CUT, Reach.COMPLETE
         ),
-        Fault.MISSING_USAGE: _ok("a good stream without its usage chunk"),
-        Fault.REFUSAL: _ok("delta.refusal in place of content, finish_reason stop"),
-        Fault.WHOLE_ANSWER: _ok("`stream` ignored: one chat.completion as application/json"),
+        Fault.MISSING_USAGE: _ok("a good stream without usage"),
+        Fault.REFUSAL: _ok("a refusal in place of an answer, and a benign finish"),
+        Fault.WHOLE_ANSWER: _ok("`stream` ignored: the whole answer as one JSON document"),
         Fault.GZIP: _ok("content-encoding: gzip, flushed at every event, though identity was asked for"),
         Fault.WRONG_CONTENT_TYPE: _ok("a good stream as text/plain"),
-        Fault.HELD_OPEN: _ok("a good stream to [DONE], then a body that never ends"),
+        Fault.HELD_OPEN: _ok("a good stream to its terminal event, then a body that never ends"),
         Fault.DRIBBLE: _ok("a short good answer, one byte per write, at most 1 ms apart"),
         Fault.CRLF: _ok("a good stream with CRLF line ends and events of two data lines"),
         Fault.LONE_CR: _ok("a good stream with CR alone as its line end, and events of two data lines"),
@@ -175,10 +175,10 @@ NATURES: Mapping[Fault, Nature] = MappingProxyType(
         Fault.CLOSE_BEFORE_STATUS: Nature("FIN in place of an answer", Outcome.RESET, Reach.CONNECTED, None),
         Fault.RESET_BEFORE_STATUS: Nature("RST in place of an answer", Outcome.RESET, Reach.CONNECTED, None),
         Fault.SLOW_FIRST_TOKEN: Nature(
-            "headers and role at once, the first token after 45 s", Outcome.TIMEOUT_FIRST_TOKEN, _EVENTS
+            "headers and a start at once, the first token after 45 s", Outcome.TIMEOUT_FIRST_TOKEN, _EVENTS
         ),
         Fault.KEEP_ALIVE_FOREVER: Nature(
-            "`: keep-alive` comments, five a second, and nothing else", Outcome.TIMEOUT_FIRST_TOKEN, _ANSWERED
+            "signs of life (comments, pings), five a second, and nothing else", Outcome.TIMEOUT_FIRST_TOKEN, _ANSWERED
         ),
         Fault.STALL: Nature("some tokens, then silence on an open body", Outcome.TIMEOUT_IDLE, _TOKENS),
         Fault.CRAWL: Nature("a token every 2 s, without end", Outcome.TIMEOUT_TOTAL, _TOKENS),
@@ -187,7 +187,7 @@ NATURES: Mapping[Fault, Nature] = MappingProxyType(
         Fault.TRUNCATED: Nature("some tokens, then FIN between two events", Outcome.TRUNCATED, _TOKENS),
         Fault.TRUNCATED_MID_CHUNK: Nature("some tokens, then FIN within an HTTP chunk", Outcome.TRUNCATED, _TOKENS),
         Fault.ERROR_IN_STREAM: Nature(
-            "some tokens, then a data event with `error`, then the end",
+            "some tokens, then an error inside the stream, then the end",
             Outcome.STREAM_ERROR,
             _TOKENS,
             200,
@@ -199,7 +199,7 @@ NATURES: Mapping[Fault, Nature] = MappingProxyType(
             ),
         ),
         Fault.OVERLOADED_IN_STREAM: Nature(
-            "a data event with `error`, code server_is_overloaded, before any token",
+            "an error inside the stream that says overloaded, before any token",
             Outcome.OVERLOADED,
             _EVENTS,
             200,
@@ -211,14 +211,14 @@ NATURES: Mapping[Fault, Nature] = MappingProxyType(
             ),
         ),
         Fault.RATE_LIMIT_IN_STREAM: Nature(
-            "a data event with `error`, code rate_limit_exceeded, before any token",
+            "an error inside the stream that says rate limit, before any token",
             Outcome.RATE_LIMITED,
             _EVENTS,
             200,
             ErrorBody(Outcome.RATE_LIMITED, "Rate limit reached for requests.", "requests", "rate_limit_exceeded"),
         ),
-        Fault.ERROR_FINISH: Nature("some tokens, then finish_reason error", Outcome.STREAM_ERROR, _TOKENS),
-        Fault.EMPTY_ANSWER: Nature("a role, finish_reason stop, [DONE]: no token", Outcome.EMPTY, _EVENTS),
+        Fault.ERROR_FINISH: Nature("some tokens, then a finish that says error", Outcome.STREAM_ERROR, _TOKENS),
+        Fault.EMPTY_ANSWER: Nature("a start, a benign finish, the terminal event: no token", Outcome.EMPTY, _EVENTS),
         Fault.EMPTY_BODY: Nature("200 with an empty body", Outcome.EMPTY, _ANSWERED),
         Fault.MALFORMED_JSON: Nature("some tokens, then an event cut in its middle", Outcome.MALFORMED, _TOKENS),
         Fault.INVALID_UTF8: Nature("some tokens, then an event that is not UTF-8", Outcome.MALFORMED, _TOKENS),
@@ -233,7 +233,7 @@ NATURES: Mapping[Fault, Nature] = MappingProxyType(
         Fault.INSIDE_REDIRECT: Nature(
             "307 to http://169.254.169.254/, where clouds keep credentials", Outcome.MALFORMED, _ANSWERED, 307
         ),
-        Fault.CONTENT_FILTER: Nature("some tokens, then finish_reason content_filter", Outcome.CONTENT_FILTER, _TOKENS),
+        Fault.CONTENT_FILTER: Nature("some tokens, then a finish that says filter", Outcome.CONTENT_FILTER, _TOKENS),
         Fault.SERVER_ERROR_500: _status(
             Outcome.SERVER_ERROR, 500, "The server had an error while processing your request.", "server_error"
         ),

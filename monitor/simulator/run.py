@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from monitor.clock import Clock
 from monitor.simulator.fleet import default_fleet
 from monitor.simulator.server import FAULT_HEADER, FleetServer
+from monitor.simulator.speech import SPEECHES
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -40,9 +41,10 @@ def _welcome(server: FleetServer) -> Iterator[str]:
         f"simulated fleet, seed {fleet.seed}: {len(fleet.providers)} providers, {len(fleet.models)} models, "
         f"{len(fleet.endpoints)} endpoints at {server.url}"
     )
-    width = max(map(len, fleet.providers))
+    width, widest = (max(map(len, texts)) for texts in (fleet.providers, SPEECHES))
     for slug, provider in fleet.providers.items():
-        yield f"  {slug:{width}}  {server.base_url(slug)}  key {provider.api_key}  ({provider.character})"
+        where = f"{slug:{width}}  {provider.dialect:{widest}}  {server.base_url(slug)}"
+        yield f"  {where}  key {provider.api_key}  ({provider.character})"
     yield "watch it with a monitor:"
     yield f"  curl -s {server.url}/_sim/monitor.yaml > simulated.yaml"
     yield f'  eval "$(curl -s {server.url}/_sim/env)"; monitor run -c simulated.yaml'

@@ -7,16 +7,23 @@ import gzip
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from monitor.clock import SystemClock
 from monitor.simulator.fleet import default_fleet
+from monitor.simulator.members import Fleet
 from monitor.simulator.server import FleetServer
+
+
+def in_one_dialect(fleet: Fleet, dialect: str) -> Fleet:
+    return replace(fleet, providers={slug: replace(one, dialect=dialect) for slug, one in fleet.providers.items()})
+
 
 FAST = 50.0
 NONCE = "k7w3hq9xzt"
-FLEET = default_fleet(1)
+# All of one tongue: what is tried with it is no matter of the dialect.
+FLEET = in_one_dialect(default_fleet(1), "openai-chat")
 GPT = "openai/gpt-4o-mini@northwind"
 R1 = "deepseek/deepseek-r1@tern"
 SILENCE_SECONDS = 0.05

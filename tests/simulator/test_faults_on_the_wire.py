@@ -6,6 +6,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from simulator_stage import FLEET, GPT, NONCE, R1, Heard, chat, chat_bytes, hear, serving
@@ -13,6 +14,8 @@ from simulator_stage import FLEET, GPT, NONCE, R1, Heard, chat, chat_bytes, hear
 from monitor.outcome import Group, Outcome, group_of
 from monitor.simulator.behaviour import script
 from monitor.simulator.faults import EXPECTED, EXPECTED_WHEN_NEW, NATURES, Fault, Reach
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def good(heard: Heard) -> bool:
@@ -199,6 +202,16 @@ def enough_of(fault: Fault, endpoint: str) -> Callable[[bytes], bool] | None:
 
 def test_every_fault_has_a_nature_an_outcome_and_a_check() -> None:
     assert set(Fault) == set(NATURES) == set(EXPECTED) == set(EXPECTED_WHEN_NEW) == set(CHECKS)
+
+
+def test_the_docs_tell_every_fault_as_it_is() -> None:
+    rows = [line for line in (DOCS / "simulator.md").read_text().splitlines() if line.startswith("| `")]
+    expected = []
+    for fault, nature in NATURES.items():
+        told, new = f"`{EXPECTED[fault]}`", EXPECTED_WHEN_NEW[fault]
+        outcome = told if new is EXPECTED[fault] else f"{told}; `{new}` if it never worked"
+        expected.append(f"| `{fault}` | {nature.wire} | {outcome} |")
+    assert rows == expected
 
 
 def test_the_natures_agree_with_their_outcomes() -> None:

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from simulator_stage import FLEET
 
 from monitor.outcome import Group, group_of
+from monitor.secret import Secret
 from monitor.settings import parse_settings
 from monitor.simulator.config import fleet_env, fleet_yaml
 from monitor.simulator.faults import EXPECTED
 from monitor.simulator.fleet import default_fleet
 from monitor.simulator.members import fleet_of
+
+FLEET = default_fleet(1)
 
 
 def _url(provider: str) -> str:
@@ -67,8 +69,11 @@ def test_the_configuration_is_one_that_the_monitor_reads(monkeypatch: pytest.Mon
         assert endpoint.price == simulated.price
         assert endpoint.upstream == simulated.upstream
         assert endpoint.base_url == _url(endpoint.provider)
-        assert endpoint.api_key is not None
-        assert endpoint.api_key.reveal() == FLEET.providers[endpoint.provider].api_key
+        assert endpoint.dialect == FLEET.providers[endpoint.provider].dialect
+        secrets = [
+            value.reveal() for value in (endpoint.api_key, *endpoint.options.values()) if isinstance(value, Secret)
+        ]
+        assert FLEET.providers[endpoint.provider].api_key in secrets
     for slug, model in settings.catalog.models.items():
         assert (model.name, model.released) == (FLEET.models[slug].name, FLEET.models[slug].released)
 

@@ -266,7 +266,9 @@ async def test_the_log_tells_what_was_seen() -> None:
 
 async def test_the_rest_of_the_controls_answer() -> None:
     async with serving() as server:
-        assert set((await ask(server, "GET", "/")).json["providers"]) == set(FLEET.providers)
+        providers = (await ask(server, "GET", "/")).json["providers"]
+        assert set(providers) == set(FLEET.providers)
+        assert providers["tern"] == {"dialect": "openai-chat", "base_url": server.base_url("tern")}
         assert set((await ask(server, "GET", "/_sim/faults")).json) == set(FAULTS)
         assert b"models:" in (await ask(server, "GET", "/_sim/monitor.yaml")).rest
         assert b"export SIM_KEY_NORTHWIND=sim-northwind\n" in (await ask(server, "GET", "/_sim/env")).rest
