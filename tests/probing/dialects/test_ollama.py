@@ -53,7 +53,12 @@ def test_quirks_bound_the_cap_and_turn_thinking_off() -> None:
     body = body_for(Question("hello", 64), min_max_tokens=100, temperature=False, reasoning_off={"think": False})
     assert body["options"] == {"num_predict": 100}
     assert body["think"] is False
-    assert body_for(Question("hello", 64), extra_body={"keep_alive": "1h"})["keep_alive"] == "1h"
+
+
+def test_more_options_join_those_that_a_probe_sets() -> None:
+    body = body_for(Question("hello", 64), extra_body={"keep_alive": "1h", "options": {"num_ctx": 8192}})
+    assert body["keep_alive"] == "1h"
+    assert body["options"] == {"num_predict": 64, "temperature": 0, "num_ctx": 8192}
 
 
 def test_an_image_a_tool_and_a_schema_go_where_ollama_has_them() -> None:

@@ -371,6 +371,12 @@ def test_one_provider_behind_openrouter_is_asked_for_alone() -> None:
         assert body_for(Question("hello", 64, kind=kind), quirks=Quirks(extra_body=only)).items() >= only.items()
 
 
+def test_extra_fields_join_an_object_that_is_there() -> None:
+    off, extra = {"chat_template_kwargs": {"enable_thinking": False}}, {"chat_template_kwargs": {"lang": "en"}}
+    body = body_of(quirks=Quirks(reasoning_off=off, extra_body=extra))
+    assert body["chat_template_kwargs"] == {"enable_thinking": False, "lang": "en"}
+
+
 def test_a_vector_is_asked_for_with_the_model_and_the_text_alone() -> None:
     quirks = Quirks(reasoning_off={"reasoning_effort": "none"}, min_max_tokens=16)
     endpoint = endpoint_at("https://a.example/v1", quirks=quirks)
