@@ -216,8 +216,8 @@ class ChatDecoder(Decoder):
             finishes = (_finish(choice) for choice in choices if choice.finish_reason)
             return (*finishes, Failed(error_facts(decoded(data))))
         if frame.bare:
-            # To an SSE reader a bare line is nothing; only a whole answer in its place is one.
-            if all(choice.message is None for choice in choices):
+            # To an SSE reader a bare line is nothing; only a whole answer in its place is one, or its error.
+            if all(choice.message is None and not choice.error for choice in choices):
                 return ()
             self.is_whole = True
         events = [event for choice in choices for event in _choice_events(choice)]
