@@ -170,6 +170,7 @@ QUIRKS = Keys(
         Key("max_tokens_field", v.field_name, "max_tokens_field: max_completion_tokens", "max_tokens"),
         Key("min_max_tokens", v.whole_number(1, _MOST_TOKENS), "min_max_tokens: 16", "1"),
         Key("temperature", v.boolean, "temperature: false", "true"),
+        Key("json_schema", v.boolean, "json_schema: false", "true"),
         Key("reasoning_off", v.request_fields(_BODY_OF_THE_PROBE), "reasoning_off: {reasoning_effort: none}", "{}"),
         Key("extra_body", v.request_fields(_BODY_OF_THE_PROBE), "extra_body: {provider: {only: [azure]}}", "{}"),
         Key("expect_done", v.boolean, "expect_done: true", "false"),

@@ -21,6 +21,7 @@ from monitor.probing.dialects.dialect import (
     bearer,
     capped_tokens,
     joined,
+    merged,
     request_headers,
 )
 from monitor.probing.dialects.json_reading import count_of, decoded, dimensions_of, json_text_of, member, text_of
@@ -64,7 +65,7 @@ class Ollama(Dialect):
         return ProbeRequest(
             url=joined(endpoint.base_url, path),
             headers=request_headers(credentials, bearer(credentials), accept),
-            body=msgspec.json.encode({**body, **endpoint.quirks.extra_body}),
+            body=msgspec.json.encode(merged(body, endpoint.quirks.extra_body)),
             max_tokens=cap,
         )
 
@@ -90,7 +91,7 @@ def _chat_body(endpoint: Endpoint, question: Question, cap: int) -> dict[str, ob
         body["tools"] = [{"type": "function", "function": function}]
     if question.schema is not None:
         body["format"] = question.schema if quirks.json_schema else "json"
-    return {**body, **quirks.reasoning_off}
+    return merged(body, quirks.reasoning_off)
 
 
 class ChatDecoder(Decoder):

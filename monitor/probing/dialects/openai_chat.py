@@ -18,6 +18,7 @@ from monitor.probing.dialects.dialect import (
     bearer,
     capped_tokens,
     joined,
+    merged,
     request_headers,
 )
 from monitor.probing.dialects.json_reading import count_of, decoded, json_text_of, member, text_of
@@ -130,7 +131,7 @@ class OpenAIChat(Dialect):
         return ProbeRequest(
             url=self._url(endpoint, credentials, path),
             headers=request_headers(credentials, self._auth(credentials), accept),
-            body=msgspec.json.encode({**body, **endpoint.quirks.extra_body}),
+            body=msgspec.json.encode(merged(body, endpoint.quirks.extra_body)),
             max_tokens=cap,
         )
 
@@ -168,7 +169,7 @@ class OpenAIChat(Dialect):
             body["tool_choice"] = self._tool_choice(tool)
         if question.schema is not None:
             body["response_format"] = _response_format(question.schema, quirks.json_schema)
-        return {**body, **quirks.reasoning_off}
+        return merged(body, quirks.reasoning_off)
 
     def _embeddings_body(self, endpoint: Endpoint, question: Question) -> dict[str, object]:
         return {"model": endpoint.upstream, "input": question.prompt}
@@ -215,8 +216,8 @@ class ChatDecoder(Decoder):
             finishes = (_finish(choice) for choice in choices if choice.finish_reason)
             return (*finishes, Failed(error_facts(decoded(data))))
         if frame.bare:
-            # To an SSE reader a bare line is nothing; only a whole answer in its place is one.
-            if all(choice.message is None for choice in choices):
+            # To an SSE reader a bare line is nothing; only a whole answer in its place is one, or its error.
+            if all(choice.message is None and not choice.error for choice in choices):
                 return ()
             self.is_whole = True
         events = [event for choice in choices for event in _choice_events(choice)]

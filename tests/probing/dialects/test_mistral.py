@@ -58,12 +58,6 @@ def test_usage_is_not_asked_for_since_that_is_refused() -> None:
     }
 
 
-def test_whoever_wants_usage_asked_for_says_so_in_the_body() -> None:
-    options = {"include_usage": True}
-    body = body_for(Question("hello", 64), extra_body={"stream_options": options})
-    assert body["stream_options"] == options
-
-
 def test_a_call_is_demanded_in_mistrals_word() -> None:
     body = body_for(Question("Call it", 64, kind="tools", tool=TOOL))
     assert body["tool_choice"] == "any"

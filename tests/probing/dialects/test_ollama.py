@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict
 from probing_stage import NONCE, Conn, Script, endpoint_at, probed, replying
 
@@ -22,6 +24,7 @@ from monitor.probing.question import Question, Tool
 
 OLLAMA = DIALECTS["ollama"]
 TOOL = Tool("record", "Records a word.", {"type": "object", "properties": {"word": {"type": "string"}}})
+CALL = {"function": {"name": "f", "arguments": {"a": 1}}}
 SCHEMA = {"type": "object", "properties": {"word": {"type": "string"}}}
 
 
@@ -53,7 +56,12 @@ def test_quirks_bound_the_cap_and_turn_thinking_off() -> None:
     body = body_for(Question("hello", 64), min_max_tokens=100, temperature=False, reasoning_off={"think": False})
     assert body["options"] == {"num_predict": 100}
     assert body["think"] is False
-    assert body_for(Question("hello", 64), extra_body={"keep_alive": "1h"})["keep_alive"] == "1h"
+
+
+def test_more_options_join_those_that_a_probe_sets() -> None:
+    body = body_for(Question("hello", 64), extra_body={"keep_alive": "1h", "options": {"num_ctx": 8192}})
+    assert body["keep_alive"] == "1h"
+    assert body["options"] == {"num_predict": 64, "temperature": 0, "num_ctx": 8192}
 
 
 def test_an_image_a_tool_and_a_schema_go_where_ollama_has_them() -> None:
@@ -97,7 +105,7 @@ def said(**message: Any) -> dict[str, Any]:
         (line(""), [CONTROL]),
         (said(content="", thinking="hm"), [Reasoning("hm")]),
         (said(content="a", thinking="hm"), [Reasoning("hm"), Content("a")]),
-        (said(tool_calls=[{"function": {"name": "f", "arguments": {"a": 1}}}]), [ToolCall('f{"a":1}')]),
+        (said(tool_calls=[CALL]), [ToolCall('f{"a":1}')]),
         (said(tool_calls=[{"function": {"name": "f", "arguments": '{"a":1}'}}]), [ToolCall('f{"a":1}')]),
         (said(tool_calls=[{"function": {}}, None]), [CONTROL]),
         (said(tool_calls="many", content=7, thinking=["x"]), [CONTROL]),
@@ -134,6 +142,34 @@ def test_a_run_of_lines_says_its_texts_up_to_the_first_that_is_anything_else() -
     others = [line("b", True), line(""), {"error": "e e"}, said(content="a", thinking="hm"), ["a"]]
     for other in [*(json.dumps(each).encode() for each in others), b"{"]:
         assert decoder.texts([text, text, other, text]) == ["a", "a"]
+
+
+USUAL = st.text(min_size=1, max_size=3).map(line)
+UNUSUAL = st.sampled_from(
+    [
+        line(""),
+        line("a", True),
+        {"error": "e e"},
+        said(content="a", thinking="hm"),
+        said(tool_calls=[CALL]),
+        {},
+        [],
+        "a",
+    ]
+)
+
+
+@given(st.lists(st.one_of(USUAL, USUAL, USUAL, UNUSUAL), max_size=8))
+def test_a_run_says_no_other_texts_than_its_lines_one_by_one(told: list[Any]) -> None:
+    decoder, twin = (OLLAMA.decoder(Quirks(), Question("hello", 64)) for _ in range(2))
+    run = [json.dumps(each).encode() for each in told]
+    for each in (decoder, twin):
+        list(each.decode(Frame(json.dumps(line("first")).encode())))
+    texts = decoder.texts(run)
+    one_by_one = [list(twin.decode(Frame(data))) for data in run[: len(texts) + 1]]
+    assert one_by_one[: len(texts)] == [[Content(text)] for text in texts]
+    # It stops only where a line is anything else.
+    assert all(len(events) != 1 or not isinstance(events[0], Content) for events in one_by_one[len(texts) :])
 
 
 def refusal(text: str) -> dict[str, str]:

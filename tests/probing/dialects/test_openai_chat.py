@@ -234,10 +234,11 @@ def test_usage_stands_in_groqs_and_moonshots_places_too() -> None:
         ({"object": "error", "message": "m", "code": 400}, "", False),
         ({"message": "m"}, "error", False),
         ({"choices": [{"delta": {}, "error": {"code": 502}}]}, "", False),
+        ({"choices": [{"finish_reason": "error", "error": {"code": 502}}]}, "", True),
     ],
 )
 def test_an_error_in_a_stream_is_one_in_every_shape(chunk: Any, event: str, bare: bool) -> None:
-    assert isinstance(events_of(chunk, event, bare)[-1], Failed)
+    assert any(isinstance(one, Failed) for one in events_of(chunk, event, bare))
 
 
 def test_an_empty_error_is_none() -> None:
@@ -369,6 +370,12 @@ def test_one_provider_behind_openrouter_is_asked_for_alone() -> None:
     only = {"provider": {"only": ["acme"], "allow_fallbacks": False}}
     for kind in ("chat", "embeddings"):
         assert body_for(Question("hello", 64, kind=kind), quirks=Quirks(extra_body=only)).items() >= only.items()
+
+
+def test_extra_fields_join_an_object_that_is_there() -> None:
+    off, extra = {"chat_template_kwargs": {"enable_thinking": False}}, {"chat_template_kwargs": {"lang": "en"}}
+    body = body_of(quirks=Quirks(reasoning_off=off, extra_body=extra))
+    assert body["chat_template_kwargs"] == {"enable_thinking": False, "lang": "en"}
 
 
 def test_a_vector_is_asked_for_with_the_model_and_the_text_alone() -> None:

@@ -297,15 +297,15 @@ def test_dribbled_bytes_cost_no_more_than_their_number(start: bytes) -> None:
     def seconds_for(size: int) -> float:
         stream = JsonStream()
         list(stream.feed(start))
-        begun = time.perf_counter()
+        begun = time.process_time()
         for _ in range(size):
             for _ in stream.feed(b" "):
                 pass
-        return time.perf_counter() - begun
+        return time.process_time() - begun
 
-    small = min(seconds_for(5_000) for _ in range(3))
+    small = min(seconds_for(10_000) for _ in range(3))
     # Linear would be 8; quadratic 64.
-    assert min(seconds_for(40_000) for _ in range(2)) < 30 * small
+    assert min(seconds_for(80_000) for _ in range(2)) < 30 * small
 
 
 @pytest.mark.parametrize("start", [b'{"', b"{", b"x"])
@@ -327,6 +327,6 @@ def test_a_huge_value_or_line_holds_no_more_memory_than_its_cap(start: bytes) ->
 @pytest.mark.parametrize("piece", [b"[", b"]", b"{}", b'"', b'"\\', b"x{", b",", b"data:", b"{x"])
 def test_hostile_bodies_cost_linear_time(piece: bytes) -> None:
     body = piece * (MAX_LINE_BYTES // 4 // len(piece))
-    begun = time.perf_counter()
+    begun = time.process_time()
     told_by([body])
-    assert time.perf_counter() - begun < 2.0
+    assert time.process_time() - begun < 2.0
