@@ -81,12 +81,14 @@ class Bedrock(Dialect):
             example="aws: {access_key_id: {env: AWS_ACCESS_KEY_ID}}",
             help="the AWS key that signs; not needed beside api_key, a Bedrock API key",
             is_secret=True,
+            is_required=True,
         ),
         Option(
             name="aws.secret_access_key",
             example="aws: {secret_access_key: {env: AWS_SECRET_ACCESS_KEY}}",
             help="the AWS key's secret half",
             is_secret=True,
+            is_required=True,
         ),
         Option(
             name="aws.session_token",
@@ -99,6 +101,11 @@ class Bedrock(Dialect):
     codes = CODES
     finish_kinds = _FINISH_KINDS
     id_headers = ("x-amzn-requestid",)
+
+    def prepare(self) -> None:
+        import botocore.auth
+        import botocore.awsrequest
+        import botocore.eventstream  # noqa: F401
 
     def request(self, endpoint: Endpoint, credentials: Credentials, question: Question, now: float) -> ProbeRequest:
         options = credentials.options
