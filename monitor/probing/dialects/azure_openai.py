@@ -30,6 +30,7 @@ class AzureOpenAI(OpenAIChat):
         ),
     )
 
+    key_headers = ("authorization", "api-key")
     id_headers = ("apim-request-id",)
 
     def lack(self, endpoint: Endpoint) -> tuple[str, str] | None:
