@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from yarl import URL
 
+from monitor import threads
 from monitor.catalog.model import Endpoint
 from monitor.clock import Clock
 from monitor.observation import Observation
@@ -27,10 +28,13 @@ from monitor.probing.question import Question
 from monitor.probing.redaction import Redactor
 from monitor.probing.report import Mark, ProbeReport, Turn, Watch
 from monitor.probing.resolver import Resolver
-from monitor.probing.transport import Transport
+from monitor.probing.transport import LinkError, Transport
 from monitor.secret import Secret, SecretMissing
 from monitor.secret_reader import SecretReader
 from monitor.settings import ProbingSettings
+
+# An import takes a tenth of a second, unless its file system hangs.
+_PREPARING_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,7 @@ class Prober:
         self._make_nonce = make_nonce
         self._keeps_timelines = keeps_timelines
         self._secrets = SecretReader()
+        self._prepared: set[str] = set()
         self._transport: Transport | None = None
 
     async def start(self) -> None:
@@ -90,12 +95,15 @@ class Prober:
         attempt: Attempt | None = None
         try:
             dialect = _dialect_of(turn.endpoint)
+            await self._prepare(dialect)
             credentials = await self._credentials(turn.endpoint)
             question = Question(prompt_text(nonce), self._probing.max_tokens, turn.kind)
             attempt = self._attempt(turn.endpoint, dialect, credentials, question, watch)
             verdict = await attempt.run()
         except SecretMissing as missing:
             verdict = Verdict(Outcome.SECRET_MISSING, str(missing))
+        except LinkError as error:
+            verdict = Verdict(error.outcome, error.detail)
         except Exception as defect:
             # The traceback may quote what was being parsed.
             text = self._redactor.redact("".join(traceback.format_exception(defect)))
@@ -118,6 +126,15 @@ class Prober:
             cost_usd=cost_usd,
         )
         return ProbeReport(turn, observation)
+
+    async def _prepare(self, dialect: Dialect) -> None:
+        if dialect.name in self._prepared or type(dialect).prepare is Dialect.prepare:
+            return
+        try:
+            await threads.within(_PREPARING_SECONDS, threads.start(dialect.prepare, f"dialect {dialect.name}"))
+        except TimeoutError:
+            raise LinkError(Outcome.OVERLOAD, f"the dialect {dialect.name} could not be loaded in time") from None
+        self._prepared.add(dialect.name)
 
     def _attempt(
         self, endpoint: Endpoint, dialect: Dialect, credentials: Credentials, question: Question, watch: Watch | None

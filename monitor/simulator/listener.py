@@ -71,7 +71,9 @@ class Listener:
             heard.verdict = judge_status(
                 reply.status, facts, reply.headers, now, self._worked_before, self._dialect.codes
             )
-        heard.response_id, heard.response_model = self._decoder.response_id, self._decoder.response_model
+        told = (reply.headers[name] for name in self._dialect.id_headers if name in reply.headers)
+        heard.response_id = self._decoder.response_id or next(told, None)
+        heard.response_model = self._decoder.response_model
         return heard
 
     def _stream(self, reply: Reply, ending: Ending | None, at: float) -> Verdict:

@@ -69,11 +69,11 @@ def reply(speech: Speech, script: Script, endpoint: SimEndpoint, ask: Ask, at: f
     if fault is not None and NATURES[fault].reach is Reach.ANSWERED and fault is not Fault.KEEP_ALIVE_FOREVER:
         return _plain(speech, words, script, ask, at)
     if not ask.stream or fault is Fault.WHOLE_ANSWER:
-        return _whole(speech, words, script, ask)
+        return _whole(speech, words, script, endpoint, ask)
     headers = {
         "content-type": "text/plain" if fault is Fault.WRONG_CONTENT_TYPE else words.content_type,
         "cache-control": "no-cache",
-        "x-request-id": identity(endpoint.id, script.number),
+        words.id_header: identity(endpoint.id, script.number),
     }
     return Reply(200, script.headers_seconds, headers, _garbled(words, script, ask))
 
@@ -116,7 +116,7 @@ def _plain(speech: Speech, words: Vocabulary, script: Script, ask: Ask, at: floa
     return _fixed(told.status, seconds, headers, json.dumps(told.body).encode())
 
 
-def _whole(speech: Speech, words: Vocabulary, script: Script, ask: Ask) -> Reply:
+def _whole(speech: Speech, words: Vocabulary, script: Script, endpoint: SimEndpoint, ask: Ask) -> Reply:
     """Not streamed. Faults of a stream become what a whole answer can show of them."""
     fault, seconds = script.fault, script.ttft_seconds + sum(script.gaps_seconds)
     body = words.whole(_all_told(script, ask))
@@ -128,7 +128,8 @@ def _whole(speech: Speech, words: Vocabulary, script: Script, ask: Ask) -> Reply
     length = len(raw)
     if fault in (Fault.RESET, Fault.TRUNCATED, Fault.TRUNCATED_MID_CHUNK, Fault.STALL):
         raw = raw[: len(raw) - len(raw) // 2]
-    return Reply(200, seconds, {"content-type": "application/json"}, iter((Frame(0.0, raw, True),)), length)
+    headers = {"content-type": "application/json", words.id_header: identity(endpoint.id, script.number)}
+    return Reply(200, seconds, headers, iter((Frame(0.0, raw, True),)), length)
 
 
 def _all_told(script: Script, ask: Ask) -> Told:

@@ -36,8 +36,6 @@ TO_COME = {
         _dialect("openai-responses"),
         _dialect("anthropic"),
         _dialect("gemini", "project", "location", needs_base_url=False),
-        _dialect("bedrock", "region", needs_base_url=False),
-        _dialect("azure-openai", "api_version"),
         _dialect("cohere"),
     )
 }

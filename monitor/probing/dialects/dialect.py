@@ -125,6 +125,9 @@ class Dialect(ABC):
         """What a response that is an error by its status says. Header names are in any case. Never raises."""
         return read_error_body(body) if body else ErrorFacts()
 
+    def prepare(self) -> None:  # noqa: B027
+        """What takes long the first time, and reads files: imports. Called once, in a thread, before any request."""
+
 
 def capped_tokens(endpoint: Endpoint, question: Question) -> int:
     """The cap to ask for: the wish, within what the endpoint can and the host takes."""

@@ -56,6 +56,7 @@ class Vocabulary(ABC):
     kind at all belongs into `Speech.cannot_show`."""
 
     content_type: str = "text/event-stream; charset=utf-8"
+    id_header: str = "x-request-id"  # where a response's number stands
 
     @abstractmethod
     def opening(self) -> list[bytes]:
