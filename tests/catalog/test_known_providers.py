@@ -33,8 +33,6 @@ def _dialect(called: str, *names: str, **over: object) -> Dialect:
 TO_COME = {
     dialect.name: dialect
     for dialect in (
-        _dialect("openai-responses"),
-        _dialect("anthropic"),
         _dialect("gemini", "project", "location", needs_base_url=False),
         _dialect("cohere"),
     )

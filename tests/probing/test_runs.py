@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,27 +13,66 @@ from hypothesis import given
 from hypothesis import strategies as st
 from probing_stage import DONE, PATIENT, ROLE, STOP, sse, text, usage
 
+from monitor.catalog.model import Quirks
 from monitor.clock import SystemClock
 from monitor.probing.arrivals import Arrival
 from monitor.probing.attempt import Attempt
-from monitor.probing.dialects.dialect import ProbeRequest
-from monitor.probing.dialects.openai_chat import DIALECT, ChatDecoder
+from monitor.probing.dialects import DIALECTS
+from monitor.probing.dialects.dialect import Decoder, ProbeRequest
 from monitor.probing.events import Event
 from monitor.probing.framings.frame import Frame
-from monitor.probing.framings.sse import EventStream
+from monitor.probing.question import Question
+
+QUESTION = Question("hello", 64)
 
 
 def event(delta: dict[str, Any], **more: Any) -> str:
     return sse({"id": "c-1", "model": "m", "choices": [{"index": 0, "delta": delta, **more}]})
 
 
-DEEP = json.dumps({"choices": [{"delta": {"content": "x"}}], "extra": 0}).replace("0}", "[" * 70 + "]" * 70 + "}")
-unusual = st.sampled_from(
-    [
+def named(body: dict[str, Any], name: str | None = None) -> str:
+    return f"event: {name or body['type']}\n{sse(body)}"
+
+
+def piece(said: str, **more: Any) -> str:
+    return named({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": said}, **more})
+
+
+def output(said: Any, kind: str = "response.output_text.delta", **more: Any) -> str:
+    return named({"type": kind, "item_id": "msg_1", "sequence_number": 7, "delta": said, **more})
+
+
+# What no dialect says like this, and every stream may hold.
+DEEP = "[" * 70 + "]" * 70
+STRANGE = (": a comment\n\n", "data: {not json\n\n", 'data: {"a":\n\n', 'data: {"a": 1}{"b": 2}\n\n', "\r\n")
+BOOM = {"error": {"message": "boom", "code": 500}}
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How a dialect says the usual, a piece of an answer, and what else may come in its place."""
+
+    dialect: str
+    opening: str
+    say: Callable[[str], str]
+    unusual: tuple[str, ...]
+
+    @property
+    def reads(self) -> st.SearchStrategy[list[str]]:
+        usual = st.text(min_size=1, max_size=12).map(self.say)
+        unusual = st.sampled_from(self.unusual + STRANGE)
+        return st.lists(st.one_of(usual, usual, usual, usual, usual, unusual), min_size=6, max_size=40)
+
+
+CHAT = Voice(
+    "openai-chat",
+    sse(ROLE),
+    lambda said: event({"content": said}),
+    (
         sse(STOP),
         sse(usage()),
         sse(DONE),
-        sse({"error": {"message": "boom", "code": 500}}),
+        sse(BOOM),
         event({"content": "late"}, finish_reason="length"),
         event({"reasoning": "hm"}),
         event({"content": ""}),
@@ -41,19 +80,66 @@ unusual = st.sampled_from(
         event({"tool_calls": [{"function": {"name": "f"}}]}),
         event({"content": [{"type": "text", "text": "part"}]}),
         sse(text("one")) + sse(text("two")),
-        ": a comment\n\n",
         "event: error\n" + sse(text("named")),
-        "data: {not json\n\n",
-        'data: {"a":\n\n',
-        'data: {"a": 1}{"b": 2}\n\n',
+        sse({"choices": [{"delta": {"content": "x"}}], "extra": 0}).replace("0}", DEEP + "}"),
         'data: {"choices": [{"delta": {"content": "x"}}]}{"choices":\n\ndata: [{"delta": {"content": "y"}}]}\n\n',
-        f"data: {DEEP}\n\n",
         'data: {"choices": [{"delta": {"content": "cut',
-        "\r\n",
-    ]
+    ),
 )
-usual = st.text(min_size=1, max_size=12).map(lambda said: event({"content": said}))
-reads = st.lists(st.one_of(usual, usual, usual, usual, usual, unusual), min_size=6, max_size=40)
+MESSAGES = Voice(
+    "anthropic",
+    named({"type": "message_start", "message": {"id": "msg_1", "model": "m", "usage": {"input_tokens": 3}}}),
+    piece,
+    (
+        named({"type": "ping"}),
+        named({"type": "content_block_stop", "index": 0}),
+        named({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9}}),
+        named({"type": "message_stop"}),
+        named({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
+        named({"type": "error", "error": {"type": "api_error", "message": "m"}}, "content_block_delta"),
+        named({"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "hm"}}),
+        named({"type": "content_block_delta", "delta": {"type": "text_delta", "text": ""}}),
+        named({"type": "content_block_delta", "delta": {"type": "text_delta", "text": 7}}),
+        named({"type": "content_block_delta", "delta": "of another shape"}),
+        named({"type": "message_stop"}, "content_block_delta"),
+        piece("a", error={"type": "api_error"}),
+        piece("a") + piece("b"),
+        sse({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "unnamed"}}),
+        "event: error\n" + piece("a").partition("\n")[2],
+        piece("x", extra=0).replace("0}\n", DEEP + "}\n"),
+        piece("cut")[:-12],
+        "event: content_block_delta\n",
+        "event: content_block_delta\n\n",
+    ),
+)
+RESPONSES = Voice(
+    "openai-responses",
+    named({"type": "response.created", "response": {"id": "resp_1", "model": "m", "object": "response"}}),
+    output,
+    (
+        output("hm", "response.reasoning_text.delta"),
+        output("no", "response.refusal.delta"),
+        output("{}", "response.function_call_arguments.delta"),
+        output(""),
+        output(["a"]),
+        output("all", "response.output_text.done"),
+        named({"type": "response.completed", "response": {"status": "completed", "usage": {"output_tokens": 9}}}),
+        named({"type": "response.failed", "response": {"status": "failed", "error": {"code": "server_error"}}}),
+        named({"type": "error", "code": "server_error", "message": "m"}),
+        named({"type": "error", "code": "server_error"}, "response.output_text.delta"),
+        named({"type": "response.completed", "response": {}}, "response.output_text.delta"),
+        output("a", error={"code": "server_error"}),
+        output("a") + output("b"),
+        sse({"type": "response.output_text.delta", "delta": "unnamed"}),
+        "event: error\n" + output("a").partition("\n")[2],
+        output("x", extra=0).replace("0}\n", DEEP + "}\n"),
+        output("cut")[:-12],
+        sse(DONE),
+    ),
+)
+VOICES = (CHAT, MESSAGES, RESPONSES)
+every_voice = pytest.mark.parametrize("voice", VOICES, ids=lambda voice: voice.dialect)
+
 gaps = st.lists(st.sampled_from([0.01, 0.02, 0.0, 0.05, 0.3, 1.2]), min_size=41, max_size=41)
 late = st.sets(st.integers(0, 40), max_size=2)
 
@@ -69,16 +155,18 @@ class Taken:
         pass
 
 
-def outcome_of(arrivals: Sequence[Arrival], *, at_once: bool) -> tuple[Any, ...]:
+def outcome_of(voice: Voice, arrivals: Sequence[Arrival], *, at_once: bool) -> tuple[Any, ...]:
+    dialect = DIALECTS[voice.dialect]
+
     async def main() -> tuple[Any, ...]:
         attempt = Attempt(
             host="h",
             port=1,
             request=ProbeRequest(url="http://h", headers={}, body=b"", max_tokens=64),
             provider="p",
-            dialect=DIALECT,
-            framer=EventStream(),
-            decoder=ChatDecoder(close_ends=False),
+            dialect=dialect,
+            framer=dialect.framer(QUESTION),
+            decoder=dialect.decoder(Quirks(expect_done=True), QUESTION),
             probing=replace(PATIENT, idle_timeout_seconds=1.0, timeout_seconds=4.0),
             transport=None,  # type: ignore[arg-type]
             clock=SystemClock(),
@@ -109,38 +197,63 @@ def outcome_of(arrivals: Sequence[Arrival], *, at_once: bool) -> tuple[Any, ...]
     return asyncio.run(main())
 
 
-@given(reads, gaps, late)
+@every_voice
+@given(data=st.data(), pauses=gaps, lately=late)
 def test_a_stream_that_is_taken_at_once_comes_to_the_same_as_read_by_read(
-    said: list[str], pauses: list[float], lately: set[int]
+    voice: Voice, data: st.DataObject, pauses: list[float], lately: set[int]
 ) -> None:
     at = 0.1
-    arrivals: list[Arrival] = [(sse(ROLE).encode(), at, at)]
-    for number, (one, pause) in enumerate(zip(said, pauses, strict=False)):
+    arrivals: list[Arrival] = [(voice.opening.encode(), at, at)]
+    for number, (one, pause) in enumerate(zip(data.draw(voice.reads), pauses, strict=False)):
         at += pause
         arrivals.append((one.encode("utf-8", "surrogatepass"), at, at - 0.02 if number in lately else at))
-    assert outcome_of(arrivals, at_once=True) == outcome_of(arrivals, at_once=False)
+    assert outcome_of(voice, arrivals, at_once=True) == outcome_of(voice, arrivals, at_once=False)
 
 
-def test_a_plain_stream_is_taken_in_a_run() -> None:
-    frames = [event({"content": "word "}).encode()] * 40
-    stream = EventStream()
-    assert not stream.run(frames), "nothing has shown yet that it is a stream of events"
-    list(stream.feed(sse(ROLE).encode()))
-    assert len(stream.run(frames)) == 40
-    decoder = ChatDecoder(close_ends=False)
-    list(decoder.decode(*stream.feed(frames[0])))
-    assert decoder.texts(stream.run(frames)) == ["word "] * 40
+@every_voice
+def test_a_plain_stream_is_taken_in_a_run(voice: Voice) -> None:
+    dialect = DIALECTS[voice.dialect]
+    frames = [voice.say("word ").encode()] * 40
+    framer, decoder = dialect.framer(QUESTION), dialect.decoder(Quirks(), QUESTION)
+    assert not framer.run(frames), "nothing has shown yet that it is a stream of events"
+    list(framer.feed(voice.opening.encode()))
+    assert len(framer.run(frames)) == 40
+    list(decoder.decode(*framer.feed(frames[0])))
+    assert decoder.texts(framer.run(frames)) == ["word "] * 40
 
 
-def test_of_a_plain_stream_only_its_ends_are_decoded_event_by_event(monkeypatch: pytest.MonkeyPatch) -> None:
+@every_voice
+def test_of_a_run_only_what_comes_before_the_first_other_event_is_taken(voice: Voice) -> None:
+    dialect = DIALECTS[voice.dialect]
+    decoder = dialect.decoder(Quirks(), QUESTION)
+    one, other = (json.dumps({"choices": [{"delta": {"content": "a"}}]}).encode(), json.dumps(BOOM).encode())
+    if voice is not CHAT:
+        one = voice.say("a").split("data: ")[1].strip().encode()
+    list(decoder.decode(Frame(voice.opening.split("data: ")[1].strip().encode())))
+    assert decoder.texts([one, one, other, one]) == ["a", "a"]
+    assert not decoder.texts([one, b'{"a": 1}\n{"b": 2}']), "a frame may not hold two"
+
+
+@every_voice
+def test_of_a_plain_stream_only_its_ends_are_decoded_event_by_event(
+    voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoded: list[Frame] = []
-    decode = ChatDecoder.decode
+    kind = type(DIALECTS[voice.dialect].decoder(Quirks(), QUESTION))
+    decode = kind.decode
 
-    def counted(decoder: ChatDecoder, frame: Frame) -> Iterable[Event]:
+    def counted(decoder: Decoder, frame: Frame) -> Iterable[Event]:
         decoded.append(frame)
         return decode(decoder, frame)
 
-    monkeypatch.setattr(ChatDecoder, "decode", counted)
-    said = [sse(ROLE), *[event({"content": "word "})] * 50, sse(STOP), sse(usage()), sse(DONE)]
-    assert outcome_of([(one.encode(), 0.1, 0.1) for one in said], at_once=True)[2] == "word " * 50
-    assert len(decoded) < 10
+    monkeypatch.setattr(kind, "decode", counted)
+    said = [voice.opening, *[voice.say("word ")] * 50, *ENDINGS[voice.dialect]]
+    assert outcome_of(voice, [(one.encode(), 0.1, 0.1) for one in said], at_once=True)[2] == "word " * 50
+    assert len(decoded) < 12
+
+
+ENDINGS = {
+    "openai-chat": (sse(STOP), sse(usage()), sse(DONE)),
+    "anthropic": MESSAGES.unusual[1:4],
+    "openai-responses": (RESPONSES.unusual[5], RESPONSES.unusual[6]),
+}

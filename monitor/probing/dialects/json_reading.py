@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
+from monitor.probing.events import Event, Payload
 from monitor.probing.framings.frame import Undecodable
 
 Shape = TypeVar("Shape")
@@ -52,6 +54,21 @@ def shaped(data: bytes, shape: msgspec.json.Decoder[Shape]) -> Shape | None:
         return msgspec.convert(value, shape.type)
     except msgspec.ValidationError:
         return None
+
+
+def shaped_lines(run: Sequence[bytes], shape: msgspec.json.Decoder[Shape]) -> Sequence[Shape]:
+    """`run` in its shape by one call, for a decoder's `texts`; nothing where one of them has another, or is no JSON."""
+    try:
+        # Line by line, so that no frame can end within the next.
+        lines: list[Shape] = shape.decode_lines(b"\n".join(run))
+    except (msgspec.ValidationError, msgspec.DecodeError):
+        return ()
+    return lines if len(lines) == len(run) else ()
+
+
+def payload_of(kind: type[Payload], text: Any) -> list[Event]:
+    """The event, nothing for an empty text or what is none."""
+    return [kind(text)] if text and isinstance(text, str) else []
 
 
 def member(value: Any, *names: str) -> Any:

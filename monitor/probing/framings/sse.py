@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 from monitor.probing.framings.frame import (
     MAX_BODY_BYTES,
@@ -18,17 +19,23 @@ from monitor.probing.framings.frame import (
 )
 
 _BOM = b"\xef\xbb\xbf"
-# `data: `, JSON on one line, and the blank line.
-_WHOLE_EVENTS = re.compile(rb"data: ([{\[][^\r\n]{1,65536}+)\n\n")
-_AROUND = len(b"data: \n\n")
+
+
+@cache
+def _whole_events(name: str) -> tuple[re.Pattern[bytes], int]:
+    """Events of this name, "" for none, with JSON on their one line; and how many bytes each has around its JSON."""
+    head = b"data: " if not name else f"event: {name}\ndata: ".encode()
+    return re.compile(re.escape(head) + rb"([{\[][^\r\n]{1,65536}+)\n\n"), len(head) + len(b"\n\n")
 
 
 class EventStream:
     """The framing of one response. Feed it every read in order, then `close()` at a clean end.
 
-    Both yield frames and may raise Unreadable; exhaust one iterator before the next call, or stop for good."""
+    Both yield frames and may raise Unreadable; exhaust one iterator before the next call, or stop for good. `run_of` is
+    the name of the events that a run is made of, "" where they have none."""
 
-    def __init__(self) -> None:
+    def __init__(self, run_of: str = "") -> None:
+        self._run_of = run_of
         self.last_event_id: str | None = None
         self.unknown_lines = 0  # lines that are neither a field, a comment nor JSON
         self.is_markup = False  # the first thing in the body was a `<`: HTML or XML
@@ -85,13 +92,14 @@ class EventStream:
         self._is_idle = self._any_line and not is_pending
 
     def run(self, reads: Sequence[bytes]) -> Sequence[bytes]:
-        """The data of each of `reads`, if each is one whole event with JSON on its one line, as those of a stream are.
-        Else nothing. Neither is anything read yet: feed them one by one, or tell how much of them was `passed`."""
+        """The data of each of `reads`, if each is one whole event of that name with JSON on its one line. Else nothing.
+        Neither is anything read yet: feed them one by one, or tell how much of them was `passed`."""
         body = b"".join(reads)
         if not self._is_idle or self._size + len(body) > MAX_BODY_BYTES:
             return ()
-        events: list[bytes] = _WHOLE_EVENTS.findall(body)
-        if [len(read) for read in reads] != [len(event) + _AROUND for event in events]:
+        pattern, around = _whole_events(self._run_of)
+        events: list[bytes] = pattern.findall(body)
+        if [len(read) for read in reads] != [len(event) + around for event in events]:
             return ()
         if any(map(is_too_deep, events)) or not _is_utf8(body):
             return ()

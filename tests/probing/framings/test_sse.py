@@ -240,6 +240,48 @@ def test_every_single_cut_of_a_real_stream_gives_the_same_frames() -> None:
         assert frames_of([body[:cut], body[cut:]]) == whole
 
 
+READS = st.sampled_from(
+    [
+        b'data: {"a": 1}\n\n',
+        b'event: piece\ndata: {"a": 1}\n\n',
+        b"event: piece\ndata: [2]\n\n",
+        b'event: pieces\ndata: {"a": 1}\n\n',
+        b'event:piece\ndata: {"a": 1}\n\n',
+        b'event: piece\nevent: other\ndata: {"a": 1}\n\n',
+        b'event: piece\ndata: {"a":\ndata: 1}\n\n',
+        b"event: piece\ndata: 7\n\n",
+        b'event: piece\r\ndata: {"a": 1}\r\n\r\n',
+        b'event: piece\ndata: {"a": 1}\n',
+        b'event: piece\ndata: {"\xff": 1}\n\n',
+        b"event: piece\ndata: " + nested(66) + b"\n\n",
+        b'event: piece\ndata: {"a": 1}\n\nevent: piece\ndata: {"b": 1}\n\n',
+        b'event: piece\ndata: {"event: piece": "data: {}"}\n\n',
+        b"event: piece\n",
+        b": ping\n\n",
+    ]
+)
+
+
+@pytest.mark.parametrize("name", ["", "piece"])
+@given(reads=st.lists(READS, min_size=1, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_a_run_is_what_reading_one_by_one_makes_of_it(name: str, reads: list[bytes]) -> None:
+    stream = EventStream(run_of=name)
+    list(stream.feed(b"data: first\n\n"))
+    run = stream.run(reads)
+    if run:
+        assert [list(stream.feed(read)) for read in reads] == [[Frame(data, name)] for data in run]
+
+
+def test_a_run_holds_events_of_the_one_name() -> None:
+    named, bare = b'event: piece\ndata: {"a": 1}\n\n', b'data: {"a": 1}\n\n'
+    for name, mine, other in (("piece", named, bare), ("", bare, named)):
+        stream = EventStream(run_of=name)
+        list(stream.feed(b"data: first\n\n"))
+        assert stream.run([mine] * 3) == [b'{"a": 1}'] * 3
+        assert not stream.run([mine, other])
+
+
 @given(st.binary(max_size=200))
 @settings(max_examples=150, deadline=None)
 def test_no_bytes_raise_anything_but_unreadable(body: bytes) -> None:
