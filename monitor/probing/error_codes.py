@@ -190,7 +190,7 @@ ELSEWHERE = _texts(
     r"\b(?:location|country|region)\b[a-z ,]{0,30} not supported", r"not supported in your (?:country|region)"
 )
 CONTEXT = _texts(
-    r"context[ _](?:length|window|size)",
+    r"context[ _](?:length|window|size|limit)",
     r"too many (?:input )?tokens",
     r"(?:prompt|input)[a-z ]{0,20} is too long",
     r"exceeds? the (?:model'?s? )?maximum (?:number of )?(?:input )?tokens",

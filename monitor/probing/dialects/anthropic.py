@@ -21,7 +21,7 @@ from monitor.probing.dialects.dialect import (
     merged,
     request_headers,
 )
-from monitor.probing.dialects.json_reading import count_of, decoded, member, payload_of, shaped, shaped_lines, text_of
+from monitor.probing.dialects.json_reading import all_shaped, count_of, decoded, member, payload_of, shaped, text_of
 from monitor.probing.error_body import error_facts, read_error_body
 from monitor.probing.error_codes import GENERAL, table
 from monitor.probing.events import (
@@ -199,9 +199,9 @@ class MessageDecoder(Decoder):
         return events or (CONTROL,)
 
     def texts(self, run: Sequence[bytes]) -> Sequence[str]:
-        """See `dialect.Decoder`. One call of the JSON decoder for all, and no event for each."""
+        """See `dialect.Decoder`. No event for each."""
         texts: list[str] = []
-        for one in shaped_lines(run, _reader):
+        for one in all_shaped(run, _reader):
             delta = one.delta
             if one.type != _PIECE or delta is None or delta.type != "text_delta" or one.error:
                 break

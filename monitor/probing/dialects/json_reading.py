@@ -56,14 +56,13 @@ def shaped(data: bytes, shape: msgspec.json.Decoder[Shape]) -> Shape | None:
         return None
 
 
-def shaped_lines(run: Sequence[bytes], shape: msgspec.json.Decoder[Shape]) -> Sequence[Shape]:
-    """`run` in its shape by one call, for a decoder's `texts`; nothing where one of them has another, or is no JSON."""
+def all_shaped(run: Sequence[bytes], shape: msgspec.json.Decoder[Shape]) -> Sequence[Shape]:
+    """A run in its shape, for a decoder's `texts`; nothing where one of it has another, or is no JSON."""
     try:
-        # Line by line, so that no frame can end within the next.
-        lines: list[Shape] = shape.decode_lines(b"\n".join(run))
+        # Not all in one with `decode_lines`: it heeds no newline, and a frame could end within the next.
+        return list(map(shape.decode, run))
     except (msgspec.ValidationError, msgspec.DecodeError):
         return ()
-    return lines if len(lines) == len(run) else ()
 
 
 def payload_of(kind: type[Payload], text: Any) -> list[Event]:

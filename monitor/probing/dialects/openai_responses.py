@@ -21,7 +21,7 @@ from monitor.probing.dialects.dialect import (
     merged,
     request_headers,
 )
-from monitor.probing.dialects.json_reading import count_of, decoded, member, payload_of, shaped, shaped_lines, text_of
+from monitor.probing.dialects.json_reading import all_shaped, count_of, decoded, member, payload_of, shaped, text_of
 from monitor.probing.error_body import error_facts, read_error_body
 from monitor.probing.error_codes import GENERAL, table
 from monitor.probing.events import (
@@ -183,7 +183,7 @@ class ResponseDecoder(Decoder):
         if kind == "error" or (told.error and told.object != "response"):
             return (Failed(error_facts(decoded(frame.data))),)
         if told.object == "response" and kind is None:
-            return self._ended(decoded(frame.data), is_whole=True)
+            return self._ended(decoded(frame.data))
         if frame.bare or not isinstance(kind, str):
             return () if frame.bare else (CONTROL,)
         payload = _PAYLOADS.get(kind)
@@ -192,7 +192,7 @@ class ResponseDecoder(Decoder):
         elif kind == "response.output_item.added":
             events = payload_of(ToolCall, _called(told.item))
         elif kind in _TERMINAL:
-            return self._ended(told.response, is_whole=False)
+            return self._ended(told.response, kind.removeprefix("response."))
         else:
             events = []
             if self.response_id is None:
@@ -203,9 +203,9 @@ class ResponseDecoder(Decoder):
         return (CONTROL,)
 
     def texts(self, run: Sequence[bytes]) -> Sequence[str]:
-        """See `dialect.Decoder`. One call of the JSON decoder for all, and no event for each."""
+        """See `dialect.Decoder`. No event for each."""
         texts: list[str] = []
-        for one in shaped_lines(run, _reader):
+        for one in all_shaped(run, _reader):
             if one.type != _PIECE or one.error or not one.delta or not isinstance(one.delta, str):
                 break
             texts.append(one.delta)
@@ -215,17 +215,18 @@ class ResponseDecoder(Decoder):
         self.response_id = self.response_id or text_of(member(response, "id")) or None
         self.response_model = self.response_model or text_of(member(response, "model")) or None
 
-    def _ended(self, response: Any, *, is_whole: bool) -> list[Event]:
-        """The response as it ended. A host that streams nothing before it has answered as a whole."""
+    def _ended(self, response: Any, end: str | None = None) -> list[Event]:
+        """The response as it ended; `end` is what its last event is named, None without one. A host that streamed nothing
+        before it has answered as a whole."""
         self._introduce(response)
         events: list[Event] = []
         if not self._any_payload:
             output = member(response, "output")
             events = [event for item in output for event in _item(item)] if isinstance(output, list) else []
-            self.is_whole = is_whole or bool(events)
+            self.is_whole = end is None or bool(events)
         events += _usage(member(response, "usage"))
-        status, error = member(response, "status"), member(response, "error")
-        if error or status == "failed":
+        status, error = member(response, "status") or end, member(response, "error")
+        if error or "failed" in (end, status):
             return [*events, Failed(error_facts({"error": error}) if error else ErrorFacts(codes=("failed",)))]
         reason = text_of(member(response, "incomplete_details", "reason"))
         if reason:
