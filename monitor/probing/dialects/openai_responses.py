@@ -216,8 +216,8 @@ class ResponseDecoder(Decoder):
         self.response_model = self.response_model or text_of(member(response, "model")) or None
 
     def _ended(self, response: Any, end: str | None = None) -> list[Event]:
-        """The response as it ended; `end` is what its last event is named, None without one. A host that streamed nothing
-        before it has answered as a whole."""
+        """The response as it ended; `end` is what its last event is named, None without one. A host that streamed
+        nothing before it has answered as a whole."""
         self._introduce(response)
         events: list[Event] = []
         if not self._any_payload:
