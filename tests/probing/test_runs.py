@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from probing_stage import DONE, PATIENT, ROLE, STOP, sse, text, usage
 
@@ -199,6 +199,7 @@ def outcome_of(voice: Voice, arrivals: Sequence[Arrival], *, at_once: bool) -> t
 
 @every_voice
 @given(data=st.data(), pauses=gaps, lately=late)
+@settings(deadline=None)
 def test_a_stream_that_is_taken_at_once_comes_to_the_same_as_read_by_read(
     voice: Voice, data: st.DataObject, pauses: list[float], lately: set[int]
 ) -> None:

@@ -27,9 +27,10 @@ from monitor.simulator.server import FAULT_HEADER, FleetServer, Seen
 
 NAME = "openai/gpt-4o-mini@halcyon"
 SPEED = 4.0
-# At this speed a late first token comes after 2.1 s at most, and a crawling one every 0.5 s.
+# At this speed a late first token comes after 2.1 s at most, and a crawling one every 0.5 s. A dribbled last event of
+# some kilobytes is no silence.
 PROBING = ProbingSettings(
-    first_token_timeout_seconds=3.5, idle_timeout_seconds=2.0, timeout_seconds=5.5, connect_timeout_seconds=5.0
+    first_token_timeout_seconds=3.5, idle_timeout_seconds=4.0, timeout_seconds=6.0, connect_timeout_seconds=5.0
 )
 _AT_A_TIME = 10
 EVERY_FAULT: tuple[Fault, ...] = tuple(fault for fault in Fault if fault is not Fault.REFUSED)
