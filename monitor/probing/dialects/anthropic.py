@@ -218,8 +218,8 @@ class MessageDecoder(Decoder):
         """The whole answer, from a host that ignores `stream`."""
         self._introduce(message)
         self.is_whole = True
-        blocks = message.get("content")
-        events: list[Event] = [event for block in blocks if blocks for event in _block(block)] if blocks else []
+        content = message.get("content")
+        events = [event for block in content for event in _block(block)] if isinstance(content, list) else []
         return [*events, *_finish(message.get("stop_reason")), *self._usage(message.get("usage")), END]
 
     def _usage(self, usage: Any, *, is_start: bool = False) -> list[Event]:
