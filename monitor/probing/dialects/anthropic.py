@@ -21,7 +21,16 @@ from monitor.probing.dialects.dialect import (
     merged,
     request_headers,
 )
-from monitor.probing.dialects.json_reading import all_shaped, count_of, decoded, member, payload_of, shaped, text_of
+from monitor.probing.dialects.json_reading import (
+    all_shaped,
+    count_of,
+    decoded,
+    json_text_of,
+    member,
+    payload_of,
+    shaped,
+    text_of,
+)
 from monitor.probing.error_body import error_facts, read_error_body
 from monitor.probing.error_codes import GENERAL, table
 from monitor.probing.events import (
@@ -265,7 +274,7 @@ def _block(block: Any) -> list[Event]:
         return payload_of(Reasoning, block.get("thinking"))
     if text_of(kind).endswith("tool_use"):
         given = block.get("input")
-        return payload_of(ToolCall, text_of(block.get("name")) + (msgspec.json.encode(given).decode() if given else ""))
+        return payload_of(ToolCall, text_of(block.get("name")) + (json_text_of(given) if given else ""))
     return []
 
 

@@ -21,7 +21,7 @@ from monitor.probing.dialects.dialect import (
     merged,
     request_headers,
 )
-from monitor.probing.dialects.json_reading import count_of, decoded, json_text_of, member, text_of
+from monitor.probing.dialects.json_reading import all_shaped, count_of, decoded, json_text_of, member, shaped, text_of
 from monitor.probing.dialects.openai_embeddings import EmbeddingsDecoder
 from monitor.probing.error_body import error_facts
 from monitor.probing.events import (
@@ -198,15 +198,9 @@ class ChatDecoder(Decoder):
         data = frame.data
         if len(data) < _MAX_DONE_BYTES and data.strip() == _DONE and not frame.bare:
             return (END,)
-        try:
-            chunk = _chunk_decoder.decode(data)
-        except msgspec.ValidationError:
+        chunk = shaped(data, _chunk_decoder)
+        if chunk is None:
             return _decode_unknown(data)
-        except msgspec.DecodeError:
-            try:
-                chunk = msgspec.convert(decoded(data), _Chunk)
-            except msgspec.ValidationError:
-                return _decode_unknown(data)
         if self.response_id is None and chunk.id and isinstance(chunk.id, str):
             self.response_id = chunk.id
         if self.response_model is None and chunk.model and isinstance(chunk.model, str):
@@ -232,13 +226,8 @@ class ChatDecoder(Decoder):
         """See `dialect.Decoder`. No event for each."""
         if self.response_id is None or self.response_model is None:
             return ()
-        try:
-            # Not all in one with `decode_lines`: it heeds no newline, and a frame could end within the next.
-            chunks = list(map(_chunk_decoder.decode, run))
-        except (msgspec.ValidationError, msgspec.DecodeError):
-            return ()
         texts: list[str] = []
-        for chunk in chunks:
+        for chunk in all_shaped(run, _chunk_decoder):
             choices = chunk.choices
             if not choices or len(choices) > 1 or chunk.error or chunk.object == "error" or chunk.usage or chunk.x_groq:
                 break
