@@ -161,7 +161,7 @@ class Response(ServerSentEvents):
         self._kind = ""  # of the item that is open, and of its part
         self._part = ""
         self._name = ""
-        self._text = ""
+        self._texts: list[str] = []
 
     def _event(self, kind: str, **fields: object) -> bytes:
         sequence, self._sequence = self._sequence, self._sequence + 1
@@ -219,7 +219,7 @@ class Response(ServerSentEvents):
         if (self._kind, self._part) == (kind, part):
             return b""
         before = self._close()
-        self._kind, self._part, self._text = kind, part, ""
+        self._kind, self._part, self._texts = kind, part, []
         place = len(self._done)
         item = self._item(kind, part, "", place, "in_progress")
         start = before + self._event("response.output_item.added", output_index=place, item=item)
@@ -232,7 +232,8 @@ class Response(ServerSentEvents):
     def _close(self) -> bytes:
         if not self._kind:
             return b""
-        where, text, part = self._where, self._text, _part_of(self._part, self._text)
+        where, text = self._where, "".join(self._texts)
+        part = _part_of(self._part, text)
         if self._kind == _SUMMARY:
             closed = self._event("response.reasoning_summary_text.done", **where, text=text)
             closed += self._event("response.reasoning_summary_part.done", **where, part=part)
@@ -251,7 +252,7 @@ class Response(ServerSentEvents):
         return closed
 
     def _delta(self, kind: str, text: str, **fields: object) -> bytes:
-        self._text += text
+        self._texts.append(text)
         noise = {"obfuscation": _NOISE[len(text) % len(_NOISE) :]} if self._ask.form == "padded" else {}
         return self._event(f"response.{kind}.delta", **self._where, delta=text, **fields, **noise)
 
