@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from agreement_stage import check_every_fault, scene_in
+from agreement_stage import REST, TOLD, WAITING, check_faults, scene_in
 from speech_stage import Pair
 
 from monitor.outcome import Outcome
@@ -21,8 +21,13 @@ COUNTS = Counts(prompt_tokens=30, cached_tokens=8, output_tokens=12, reasoning_t
 TOOL = Tool("echo", "Says it again.", {"type": "object", "properties": {"text": {"type": "string"}}})
 
 
-async def test_the_prober_gives_every_fault_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    await check_every_fault("anthropic", monkeypatch, SPEECH.cannot_show)
+async def test_the_prober_gives_what_takes_its_time_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    await check_faults("anthropic", (*TOLD, *WAITING), monkeypatch, SPEECH.cannot_show)
+
+
+@pytest.mark.prove
+async def test_the_prober_gives_every_other_fault_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    await check_faults("anthropic", REST, monkeypatch, SPEECH.cannot_show)
 
 
 async def test_a_new_endpoint_is_judged_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
