@@ -141,6 +141,16 @@ def test_a_request_without_a_version_is_refused() -> None:
         SPEECH.ask(Request("POST", "/v1/messages", {}, body()), What.ANSWER, {})
 
 
+def test_the_later_version_takes_no_temperature() -> None:
+    asked = body(temperature=0)
+    old, new, none = ({"anthropic-version": version} for version in ("2023-06-01", "2026-10-21", "1"))
+    assert SPEECH.ask(Request("POST", "/v1/messages", old, asked), What.ANSWER, {}).upstream == "m"
+    with pytest.raises(BadRequest, match="temperature: Extra inputs"):
+        SPEECH.ask(Request("POST", "/v1/messages", new, asked), What.ANSWER, {})
+    with pytest.raises(BadRequest, match="not a valid version"):
+        SPEECH.ask(Request("POST", "/v1/messages", none, asked), What.ANSWER, {})
+
+
 def test_an_error_has_the_apis_shape_and_its_request_id_twice() -> None:
     told = SPEECH.error(ErrorBody(Outcome.RATE_LIMITED, "Slow down.", "requests", "x", 7), 429)
     shape: Any = told.body

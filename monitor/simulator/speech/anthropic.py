@@ -18,6 +18,11 @@ from monitor.simulator.speech.framings import ServerSentEvents, json_event, sse_
 from monitor.simulator.speech.speech import ErrorAnswer, Route, Speech, What, bearer_key, retry_header
 from monitor.simulator.written import Counts, Finish, Told, counts_of, identity
 
+# What each version of the API refuses.
+_NOT_PERMITTED: Mapping[str, tuple[str, ...]] = {
+    "2023-06-01": (),
+    "2026-10-21": ("temperature", "top_p", "top_k"),
+}
 _LISTED_SINCE = "2025-01-01T00:00:00Z"
 _SIGNATURE = "EqQBCgIYAhIM1gbcDa9GJwZA2b3h"
 _FINISHES = {
@@ -72,9 +77,15 @@ class Anthropic(Speech):
         return {"data": data, "has_more": False, "first_id": None, "last_id": None, **ends}
 
     def ask(self, request: Request, what: What, names: Mapping[str, str]) -> Ask:
-        if "anthropic-version" not in request.headers:
+        version = request.headers.get("anthropic-version")
+        if version is None:
             raise BadRequest(400, "anthropic-version: header is required")
+        if version not in _NOT_PERMITTED:
+            raise BadRequest(400, f'anthropic-version: "{version}" is not a valid version')
         value = object_of(request.body)
+        for name in _NOT_PERMITTED[version]:
+            if name in value:
+                raise BadRequest(400, f"{name}: Extra inputs are not permitted")
         model, cap, messages = value.get("model"), value.get("max_tokens"), value.get("messages")
         for name, given in (("model", model), ("max_tokens", cap), ("messages", messages)):
             if given is None:
@@ -178,6 +189,8 @@ def _schema(value: Mapping[str, object]) -> Mapping[str, object] | None:
 
 class Message(ServerSentEvents):
     """The events of one message: blocks are opened with their first piece, and closed by the next or by the end."""
+
+    id_header = "request-id"
 
     def __init__(self, message_id: str, endpoint: SimEndpoint, counts: Counts | None) -> None:
         self._id = message_id
