@@ -145,7 +145,7 @@ def test_a_plain_input_and_a_forced_call_of_any_function_are_read() -> None:
         (body(max_output_tokens=15), "Expected a value >= 16, but got 15"),
         (body(max_output_tokens="20"), "expected an integer"),
         (body(input=[{"role": "user", "content": [{"type": "text", "text": "a"}]}]), "Invalid value: 'text'"),
-        (body(input=[{"role": "user", "content": [{"type": "input_image", "image_url": "http://a"}]}]), "PNG"),
+        (body(input=[{"role": "user", "content": [{"type": "input_image", "image_url": "http://a"}]}]), "data URLs"),
         (body(tool_choice={"type": "function", "name": "f"}), "not found"),
         (body(text={"format": {"type": "json_schema", "name": "a"}}), "schema"),
         (b"[]", "parse the JSON"),

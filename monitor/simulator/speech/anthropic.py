@@ -15,6 +15,7 @@ from monitor.simulator.faults import ErrorBody, Fault
 from monitor.simulator.members import SimEndpoint, SimProvider
 from monitor.simulator.requests import BadRequest, Request, object_of
 from monitor.simulator.speech.framings import ServerSentEvents, json_event, sse_event
+from monitor.simulator.speech.reading import member, tool_of
 from monitor.simulator.speech.speech import ErrorAnswer, Route, Speech, What, bearer_key, retry_header
 from monitor.simulator.written import Counts, Finish, Told, counts_of, identity
 
@@ -141,7 +142,7 @@ def _last_message(messages: object) -> tuple[str, bytes | None]:
     image = None
     for place, part in enumerate(content if isinstance(content, list) else ()):
         where = f"messages.{len(messages) - 1}.content.{place}" if isinstance(messages, list) else ""
-        kind = part.get("type") if isinstance(part, dict) else None
+        kind = member(part, "type")
         if kind == "text":
             text = part.get("text")
             if not isinstance(text, str) or not text:
@@ -169,20 +170,18 @@ def _tool(value: Mapping[str, object]) -> Tool | None:
         return None
     for one in tools if isinstance(tools, list) else ():
         if isinstance(one, dict) and choice.get("name") in (None, one.get("name")):
-            schema = one.get("input_schema")
-            if not isinstance(schema, dict):
+            if not isinstance(one.get("input_schema"), dict):
                 raise BadRequest(400, "tools.0.custom.input_schema: Field required")
-            return Tool(str(one.get("name")), str(one.get("description", "")), schema)
+            return tool_of(one, "input_schema")
     raise BadRequest(400, f"Tool '{choice.get('name')}' not found in provided tools")
 
 
 def _schema(value: Mapping[str, object]) -> Mapping[str, object] | None:
-    config = value.get("output_config")
-    form = config.get("format") if isinstance(config, dict) else None
-    if not isinstance(form, dict):
+    form = member(value, "output_config", "format")
+    if form is None:
         return None
-    schema = form.get("schema")
-    if form.get("type") != "json_schema" or not isinstance(schema, dict):
+    schema = member(form, "schema")
+    if member(form, "type") != "json_schema" or not isinstance(schema, dict):
         raise BadRequest(400, "output_config.format.schema: Field required")
     return schema
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 
 from monitor.probing.question import Tool
@@ -13,6 +11,7 @@ from monitor.simulator.faults import ErrorBody
 from monitor.simulator.members import SimEndpoint, SimProvider
 from monitor.simulator.requests import BadRequest, Request, object_of
 from monitor.simulator.speech.framings import ServerSentEvents, json_event, sse_event
+from monitor.simulator.speech.reading import data_url_bytes, member, tool_of
 from monitor.simulator.speech.speech import ErrorAnswer, Route, Speech, What, bearer_key, retry_header
 from monitor.simulator.written import Counts, Finish, Told
 
@@ -91,7 +90,7 @@ def _last_input(given: object) -> tuple[str, bytes | None]:
     if isinstance(given, str):
         return given, None
     last = given[-1] if isinstance(given, list) else None
-    content = last.get("content") if isinstance(last, dict) else None
+    content = member(last, "content")
     if isinstance(content, str):
         return content, None
     if not isinstance(content, list):
@@ -99,52 +98,37 @@ def _last_input(given: object) -> tuple[str, bytes | None]:
     texts = []
     image = None
     for place, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else None
+        kind = member(part, "type")
         if kind == "input_text":
-            texts.append(str(part.get("text")))
+            texts.append(str(member(part, "text")))
         elif kind == "input_image":
-            image = _image(part.get("image_url"))
+            image = data_url_bytes(str(member(part, "image_url")))
         else:
             where = f"input[{len(given) - 1}].content[{place}]" if isinstance(given, list) else ""
             raise BadRequest(400, f"Invalid value: '{kind}' at '{where}'.", "invalid_value")
     return "".join(texts), image
 
 
-def _image(url: object) -> bytes:
-    scheme, _, data = str(url).partition(",")
-    if scheme != "data:image/png;base64":
-        raise BadRequest(400, "Only a PNG as a data URL can be read.", "invalid_image_url")
-    try:
-        return base64.b64decode(data, validate=True)
-    except binascii.Error:
-        raise BadRequest(400, "The image is not valid base64.", "invalid_base64_image") from None
-
-
 def _tool(value: Mapping[str, object]) -> Tool | None:
     """The function that the model has to call."""
     choice, tools = value.get("tool_choice"), value.get("tools")
-    name = choice.get("name") if isinstance(choice, dict) else None
+    name = member(choice, "name")
     if name is None and choice != "required":
         return None
     for one in tools if isinstance(tools, list) else ():
         if isinstance(one, dict) and one.get("type") == "function" and name in (None, one.get("name")):
-            parameters = one.get("parameters")
-            schema = parameters if isinstance(parameters, dict) else {"type": "object"}
-            return Tool(str(one.get("name")), str(one.get("description", "")), schema)
+            return tool_of(one)
     raise BadRequest(400, f"Tool choice '{name}' not found in 'tools' parameter.", "invalid_value")
 
 
 def _schema(value: Mapping[str, object]) -> Mapping[str, object] | None:
-    text = value.get("text")
-    form = text.get("format") if isinstance(text, dict) else None
-    kind = form.get("type") if isinstance(form, dict) else None
-    if kind == "json_object":
-        return {}
-    if kind != "json_schema" or not isinstance(form, dict):
-        return None
-    if not isinstance(form.get("name"), str) or not isinstance(form.get("schema"), dict):
+    form = member(value, "text", "format")
+    kind = member(form, "type")
+    if kind != "json_schema":
+        return {} if kind == "json_object" else None
+    schema = member(form, "schema")
+    if not isinstance(member(form, "name"), str) or not isinstance(schema, dict):
         raise BadRequest(400, "Missing required parameter: 'text.format.schema'.", "missing_required_parameter")
-    schema: Mapping[str, object] = form["schema"]
     return schema
 
 
