@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from agreement_stage import KEY, disagreements, observations_of, shown_by
 from simulator_stage import NONCE
+from speaking_stage import KEY, disagreements, observations_of, shown_by
 from speech_stage import Pair
 
 from monitor.outcome import Outcome
@@ -226,3 +226,6 @@ def test_a_whole_answer_may_hold_a_call() -> None:
     told = Told(Finish.TOOL, COUNTS, tool="echo", arguments='{"text": "a"}')
     events = Pair("gemini").read_whole(Pair("gemini").words().whole(told))
     assert ToolCall('echo{"text":"a"}') in events
+    cut = Told(Finish.LENGTH, COUNTS, tool="echo", arguments='{"text": "')
+    events = Pair("gemini").read_whole(Pair("gemini").words().whole(cut))
+    assert not any(isinstance(event, ToolCall) for event in events)

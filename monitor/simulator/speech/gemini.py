@@ -184,7 +184,9 @@ def _tool(value: Mapping[str, Any]) -> Tool | None:
         return None
     for tool in value.get("tools") or ():
         for one in tool.get("functionDeclarations") or ():
-            parameters = one.get("parametersJsonSchema") or _plain_schema(one.get("parameters") or {"type": "object"})
+            # Google's own client writes this one in snake case, which the API takes of every field.
+            plain = one.get("parametersJsonSchema") or one.get("parameters_json_schema")
+            parameters = plain or _plain_schema(one.get("parameters") or {"type": "object"})
             return Tool(one["name"], one.get("description", ""), parameters)
     return None
 
@@ -251,11 +253,8 @@ class Chunks(ServerSentEvents):
         """A call comes whole, with its last piece."""
         self._called = name or self._called
         self._arguments += arguments
-        try:
-            args = json.loads(self._arguments)
-        except ValueError:
-            return self.nothing()
-        return self._part({"functionCall": {"name": self._called, "args": args}})
+        parts = _call(self._called, self._arguments)
+        return self._part(parts[0]) if parts else self.nothing()
 
     def ending(self, finish: Finish, counts: Counts | None) -> list[bytes]:
         chunk = self._chunk([{"text": ""}], _FINISHES[finish], counts)
@@ -275,7 +274,7 @@ class Chunks(ServerSentEvents):
         if told.reasoning:
             parts.append({"text": told.reasoning, "thought": True})
         if told.tool:
-            parts.append({"functionCall": {"name": told.tool, "args": json.loads(told.arguments)}})
+            parts += _call(told.tool, told.arguments)
         elif told.answer or told.refusal:
             parts.append({"text": told.answer or told.refusal})
         return self._chunk(parts, _FINISHES[told.finish], told.counts)
@@ -317,6 +316,14 @@ class Chunks(ServerSentEvents):
     def _separated(self, element: bytes) -> bytes:
         before, self._is_first = b"[" if self._is_first else b",\r\n", False
         return before + element
+
+
+def _call(name: str, arguments: str) -> list[dict[str, object]]:
+    """The part that a call is; none while its arguments are no whole JSON, as where the cap cut them."""
+    try:
+        return [{"functionCall": {"name": name, "args": json.loads(arguments)}}]
+    except ValueError:
+        return []
 
 
 def _vector_answer(told: Told, method: str) -> object:

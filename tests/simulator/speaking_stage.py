@@ -26,7 +26,7 @@ KEY = "sim-halcyon"
 SPEED = 8.0
 # At this speed a late first token comes after 1.1 s at most, and a crawling one every 0.25 s.
 PROBING = ProbingSettings(
-    first_token_timeout_seconds=2.5, idle_timeout_seconds=1.2, timeout_seconds=3.5, connect_timeout_seconds=5.0
+    first_token_timeout_seconds=2.5, idle_timeout_seconds=2.0, timeout_seconds=4.5, connect_timeout_seconds=5.0
 )
 _AT_A_TIME = 12
 
