@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import struct
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -173,3 +177,55 @@ async def test_the_models_are_listed() -> None:
     async with serving() as server, client_of(server) as client:
         listed = await client.models.list()
     assert MODEL in [model.name for model in listed.models]
+
+
+# ---- other kinds of question
+
+WORD = f"{NONCE} is a code word."
+PARAMETERS = {"type": "object", "properties": {"code_word": {"type": "string"}}, "required": ["code_word"]}
+
+
+def png_of(red: int, green: int, blue: int, side: int = 8) -> bytes:
+    """A square of one colour."""
+    rows = zlib.compress((b"\0" + bytes((red, green, blue)) * side) * side)
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
+    packed = (struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+async def test_a_function_is_called() -> None:
+    function = {"name": "record", "description": "Records.", "parameters": PARAMETERS}
+    asked = saying(WORD, tools=[{"type": "function", "function": function}], tool_choice="REQUIRED")
+    async with serving() as server, client_of(server) as client:
+        answer = await client.chat(**asked)
+        events = await streamed(client, **asked)
+    (call,) = answer.message.tool_calls or ()
+    assert (call.function.name, json.loads(call.function.arguments)) == ("record", {"code_word": NONCE})  # type: ignore[union-attr,arg-type]
+    begun = [event.delta.message.tool_calls for event in events if event.type == "tool-call-start"]
+    pieces = [event.delta.message.tool_calls.function.arguments for event in events if event.type == "tool-call-delta"]
+    assert [one.function.name for one in begun] == ["record"]
+    assert json.loads("".join(pieces)) == {"code_word": NONCE}
+    assert events[-1].delta.finish_reason == answer.finish_reason == "TOOL_CALL"
+
+
+async def test_json_is_written_as_its_schema_says() -> None:
+    asked = saying(WORD, response_format={"type": "json_object", "json_schema": PARAMETERS})
+    async with serving() as server, client_of(server) as client:
+        answer = await client.chat(**asked)
+    assert json.loads(answer.message.content[0].text) == {"code_word": NONCE}  # type: ignore[index,union-attr]
+
+
+async def test_an_image_is_seen() -> None:
+    url = f"data:image/png;base64,{base64.b64encode(png_of(250, 160, 10)).decode()}"
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": f"{WORD} Which colour?"}]
+    async with serving() as server, client_of(server) as client:
+        answer = await client.chat(**saying(content))
+    assert answer.message.content[0].text == "orange"  # type: ignore[index,union-attr]
+
+
+async def test_a_vector_is_given() -> None:
+    async with serving() as server, client_of(server) as client:
+        answer = await client.embed(
+            model=MODEL, texts=[WORD], input_type="search_query", embedding_types=["float"], request_options=NO_RETRY
+        )
+    assert [len(vector) for vector in answer.embeddings.float_ or ()] == [256]

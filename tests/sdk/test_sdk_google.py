@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import pydantic
 import pytest
 from google.auth.credentials import Credentials
 from google.genai import Client, errors, types
@@ -200,3 +203,66 @@ async def test_the_models_are_listed() -> None:
 def test_every_finish_reason_of_googles_library_was_judged() -> None:
     known = {*gemini._FINISH_KINDS, "STOP", "FINISH_REASON_UNSPECIFIED", "PUP_LIMITED_DISABLED"}
     assert {reason.value for reason in types.FinishReason} <= known
+
+
+# ---- other kinds of question
+
+WORD = f"{NONCE} is a code word."
+PARAMETERS = {"type": "object", "properties": {"code_word": {"type": "string"}}, "required": ["code_word"]}
+
+
+def png_of(red: int, green: int, blue: int, side: int = 8) -> bytes:
+    """A square of one colour."""
+    rows = zlib.compress((b"\0" + bytes((red, green, blue)) * side) * side)
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
+    packed = (struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def declared(**how: Any) -> types.Tool:
+    return types.Tool(function_declarations=[types.FunctionDeclaration(name="record", description="Records.", **how)])
+
+
+@both_modes
+@pytest.mark.parametrize("form", ["parameters_json_schema", "parameters"])
+async def test_a_function_is_called(mode: str, form: str) -> None:
+    calling = types.FunctionCallingConfig(mode=types.FunctionCallingConfigMode.ANY)
+    config = types.GenerateContentConfig(
+        max_output_tokens=64,
+        tools=[declared(**{form: PARAMETERS})],
+        tool_config=types.ToolConfig(function_calling_config=calling),
+    )
+    async with serving() as server, client_of(server, mode) as models:
+        answer = await models.generate_content(model=MODEL, contents=WORD, config=config)
+        chunks = await streamed(models, contents=WORD, config=config)
+    assert [(call.name, call.args) for call in answer.function_calls] == [("record", {"code_word": NONCE})]
+    calls = [call for chunk in chunks for call in chunk.function_calls or ()]
+    assert [(call.name, call.args) for call in calls] == [("record", {"code_word": NONCE})]
+
+
+class Answer(pydantic.BaseModel):
+    code_word: str
+    characters: int
+
+
+@pytest.mark.parametrize("schema", [Answer, Answer.model_json_schema()])
+async def test_json_is_written_as_its_schema_says(schema: Any) -> None:
+    kind = "response_schema" if isinstance(schema, type) else "response_json_schema"
+    config = types.GenerateContentConfig(max_output_tokens=64, response_mime_type="application/json", **{kind: schema})
+    async with serving() as server, client_of(server, "gemini") as models:
+        answer = await models.generate_content(model=MODEL, contents=WORD, config=config)
+    assert Answer.model_validate_json(answer.text).code_word == NONCE
+
+
+async def test_an_image_is_seen() -> None:
+    image = types.Part.from_bytes(data=png_of(250, 160, 10), mime_type="image/png")
+    async with serving() as server, client_of(server, "gemini") as models:
+        answer = await models.generate_content(model=MODEL, contents=[image, f"{WORD} Which colour?"], config=CONFIG)
+    assert answer.text == "orange"
+
+
+@both_modes
+async def test_a_vector_is_given(mode: str) -> None:
+    async with serving() as server, client_of(server, mode) as models:
+        answer = await models.embed_content(model=MODEL, contents=WORD)
+    assert [len(one.values) for one in answer.embeddings] == [256]
