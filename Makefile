@@ -46,8 +46,8 @@ bench: $(VENV)/.dev $(BENCH_VENV)/.done ## Speed, memory and how right a TTFT is
 
 .PHONY: lock
 lock: ## Resolve the lock files again (needs uv)
-	$(UV) pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --generate-hashes --no-header $(LOCK_FLAGS) --extra parquet --group dev pyproject.toml -o requirements-dev.lock
-	$(UV) pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --generate-hashes --no-header $(LOCK_FLAGS) -c requirements-dev.lock --extra parquet --group build pyproject.toml -o requirements.lock
+	$(UV) pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --generate-hashes --no-header $(LOCK_FLAGS) --extra parquet --extra vertex --group dev pyproject.toml -o requirements-dev.lock
+	$(UV) pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --generate-hashes --no-header $(LOCK_FLAGS) -c requirements-dev.lock --extra parquet --extra vertex --group build pyproject.toml -o requirements.lock
 
 .PHONY: system-packages
 system-packages: # real Prometheus and systemd for the tests that want them

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 SecretSource = Literal["env", "file", "credential"]
 
 
@@ -39,9 +41,13 @@ class Secret:
     name: str
 
     def reveal(self) -> str:
-        """The value, read now, without white space around it; SecretMissing if there is none that can be sent."""
+        """The value, read now, without white space around it; SecretMissing if there is none that can be sent.
+
+        A key file that is JSON over many lines comes on one."""
         value, remedy = self._read_env() if self.source == "env" else self._read_file()
         value = value.strip()
+        if value.startswith("{") and not value.isprintable():
+            value = _on_one_line(value)
         if not value:
             raise SecretMissing(f"{self} is empty", remedy)
         if not value.isprintable():
@@ -87,3 +93,10 @@ class Secret:
 
     def __str__(self) -> str:
         return f"{{{self.source}: {self.name}}}"
+
+
+def _on_one_line(value: str) -> str:
+    try:
+        return msgspec.json.format(value, indent=-1)
+    except msgspec.DecodeError:
+        return value

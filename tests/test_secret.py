@@ -115,3 +115,16 @@ def test_a_value_that_no_header_can_carry_is_no_secret(monkeypatch: pytest.Monke
     told = missing(Secret("env", "ACME_API_KEY"))
     assert "no HTTP header can carry" in told
     assert "schlüssel" not in told
+
+
+def test_a_key_file_of_json_over_many_lines_comes_on_one(tmp_path: Path) -> None:
+    (tmp_path / "key.json").write_text('{\n  "type": "service_account",\n  "private_key": "-----BEGIN\\nMIIE"\n}\n')
+    value = Secret("file", str(tmp_path / "key.json")).reveal()
+    assert value == '{"type":"service_account","private_key":"-----BEGIN\\nMIIE"}'
+
+
+def test_many_lines_that_only_begin_as_json_are_refused_unseen(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("{planted\nsecret}")
+    with pytest.raises(SecretMissing, match="more than one line") as told:
+        Secret("file", str(tmp_path / "key")).reveal()
+    assert "planted" not in str(told.value)

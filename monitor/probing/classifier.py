@@ -194,6 +194,8 @@ def _by_quota_id(facts: ErrorFacts) -> Meaning | None:
 
 def _by_status(status: int, facts: ErrorFacts, known: Codes) -> Meaning:
     """The class by status, and by text where the status leaves it open."""
+    if status in known.statuses:
+        return known.statuses[status]
     text = codes.URLS.sub("", facts.message)
     if status == 401:
         return Outcome.AUTH

@@ -124,14 +124,19 @@ class Codes(msgspec.Struct, frozen=True):
 
     telling: Mapping[str, Meaning]  # these settle the class whatever the status is
     vague: Mapping[str, Meaning]  # these count only where the status says less than they do
+    statuses: Mapping[int, Meaning] = {}  # HTTP statuses that mean another thing than with others
 
     def with_own(
-        self, telling: Mapping[str, Meaning] | None = None, vague: Mapping[str, Meaning] | None = None
+        self,
+        telling: Mapping[str, Meaning] | None = None,
+        vague: Mapping[str, Meaning] | None = None,
+        statuses: Mapping[int, Meaning] | None = None,
     ) -> Codes:
         """A dialect's own go before the common ones; a code that it calls vague is telling no more."""
         own_telling, own_vague = telling or {}, vague or {}
         common = {code: meaning for code, meaning in self.telling.items() if code not in own_vague}
-        return Codes({**common, **own_telling}, {**self.vague, **own_vague})
+        own_statuses = {**self.statuses, **(statuses or {})}
+        return Codes({**common, **own_telling}, {**self.vague, **own_vague}, own_statuses)
 
 
 GENERAL = Codes(TELLING, VAGUE)

@@ -1,0 +1,231 @@
+"""Cohere's own client against the simulated fleet, and our probe beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import struct
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from cohere import AsyncClientV2, ClientV2, errors
+from cohere.core.api_error import ApiError
+from httpx import AsyncClient, Client
+
+from monitor.catalog.model import Endpoint
+from monitor.clock import SystemClock
+from monitor.observation import Observation
+from monitor.probing.probe import Prober
+from monitor.probing.prompt import prompt_text
+from monitor.probing.redaction import Redactor
+from monitor.probing.report import Turn
+from monitor.secret import Secret
+from monitor.settings import ProbingSettings
+from monitor.simulator.faults import Fault
+from monitor.simulator.fleet import default_fleet
+from monitor.simulator.members import Fleet
+from monitor.simulator.server import FleetServer
+
+NONCE = "k7w3hq9xzt"
+NAME, MODEL, KEY = "openai/gpt-4o-mini@halcyon", "gpt-4o-mini", "sim-halcyon"
+NO_RETRY = {"max_retries": 0}
+
+
+def fleet() -> Fleet:
+    whole = default_fleet(1)
+    return replace(
+        whole, providers={**whole.providers, "halcyon": replace(whole.providers["halcyon"], dialect="cohere")}
+    )
+
+
+@asynccontextmanager
+async def serving(fault: Fault | None = None) -> AsyncIterator[FleetServer]:
+    async with FleetServer(fleet(), SystemClock(), speed=100.0) as server:
+        await server.force(NAME, fault or "healthy")
+        yield server
+
+
+@asynccontextmanager
+async def client_of(server: FleetServer, key: str = KEY) -> AsyncIterator[AsyncClientV2]:
+    async with AsyncClient(timeout=10) as http:
+        yield AsyncClientV2(api_key=key, base_url=server.base_url("halcyon"), httpx_client=http)
+
+
+async def probed(server: FleetServer, kind: str = "chat") -> Observation:
+    one = server.fleet.endpoints[NAME]
+    endpoint = Endpoint(
+        one.model, one.provider, "", "cohere", server.base_url("halcyon"), one.upstream, 60.0,
+        Secret("env", "HALCYON_KEY"),
+    )  # fmt: skip
+    prober = Prober(ProbingSettings(), "here", SystemClock(), Redactor(()), lambda _: True, make_nonce=lambda: NONCE)
+    await prober.start()
+    try:
+        return (await prober.probe(Turn(endpoint, 1, 0.0, kind=kind))).observation
+    finally:
+        await prober.close()
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HALCYON_KEY", KEY)
+
+
+def saying(content: Any, **more: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": content}]
+    return {"model": MODEL, "messages": messages, "max_tokens": 64, "request_options": NO_RETRY, **more}
+
+
+ASKED = saying(prompt_text(NONCE))
+
+
+async def streamed(client: AsyncClientV2, **asked: Any) -> list[Any]:
+    return [event async for event in client.chat_stream(**asked)]
+
+
+def text_of(events: list[Any]) -> str:
+    contents = [event.delta.message.content for event in events if event.type == "content-delta"]
+    return "".join(content.text or "" for content in contents)
+
+
+# A fresh fleet writes its first answer the same to everybody.
+@pytest.mark.parametrize("fault", [None, Fault.REASONING_FIRST])
+async def test_a_streamed_answer_is_read_and_our_probe_counts_the_same(fault: Fault | None) -> None:
+    async with serving(fault) as server, client_of(server) as client:
+        events = await streamed(client, **ASKED)
+    async with serving(fault) as server:
+        ours = await probed(server)
+    end = events[-1]
+    assert (events[0].type, end.type) == ("message-start", "message-end")
+    assert text_of(events).startswith(f"{NONCE} 1 2")
+    assert (ours.answer_ok, ours.token_source) == (True, "usage")
+    assert ours.prompt_tokens == end.delta.usage.tokens.input_tokens
+    assert ours.output_tokens == end.delta.usage.tokens.output_tokens
+    assert ours.finish_reason == end.delta.finish_reason
+    assert ours.response_id == events[0].id
+    blocks = [event.delta.message.content.type for event in events if event.type == "content-start"]
+    assert blocks == (["text"] if fault is None else ["thinking", "text"])
+
+
+async def test_a_whole_answer_is_the_streamed_one() -> None:
+    async with serving() as server, client_of(server) as client:
+        answer = await client.chat(**ASKED)
+    async with serving() as server, client_of(server) as client:
+        events = await streamed(client, **ASKED)
+    assert answer.message.content is not None
+    assert [part.type for part in answer.message.content] == ["text"]
+    assert answer.message.content[0].text == text_of(events)  # type: ignore[union-attr]
+    assert answer.usage == events[-1].delta.usage
+    assert answer.finish_reason == events[-1].delta.finish_reason
+
+
+async def test_the_client_that_waits_reads_the_same() -> None:
+    async with serving() as server:
+        with Client(timeout=10) as http:
+            client = ClientV2(api_key=KEY, base_url=server.base_url("halcyon"), httpx_client=http)
+            events = await asyncio.to_thread(lambda: list(client.chat_stream(**ASKED)))
+    assert text_of(events).startswith(f"{NONCE} 1 2")
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Fault.BAD_REQUEST_400, errors.BadRequestError),
+        (Fault.CONTEXT_LENGTH_400, errors.BadRequestError),
+        (Fault.AUTH_401, errors.UnauthorizedError),
+        (Fault.PERMISSION_403, errors.ForbiddenError),
+        (Fault.MODEL_404, errors.NotFoundError),
+        (Fault.RATE_LIMITED_429, errors.TooManyRequestsError),
+        (Fault.QUOTA_429, errors.TooManyRequestsError),
+        (Fault.PAYMENT_402, ApiError),
+        (Fault.SERVER_ERROR_500, errors.InternalServerError),
+        (Fault.OVERLOADED_503, errors.ServiceUnavailableError),
+        (Fault.OVERLOADED_529, errors.ServiceUnavailableError),
+        (Fault.GATEWAY_TIMEOUT_504, errors.GatewayTimeoutError),
+    ],
+)
+async def test_an_error_is_raised_as_what_it_is(fault: Fault, kind: type[ApiError]) -> None:
+    async with serving(fault) as server, client_of(server) as client:
+        with pytest.raises(kind) as whole:
+            await client.chat(**ASKED)
+        with pytest.raises(kind) as begun:
+            await streamed(client, **ASKED)
+    for raised in (whole.value, begun.value):
+        assert raised.body["message"] if isinstance(raised.body, dict) else raised.body.message  # type: ignore[union-attr]
+
+
+async def test_an_error_within_a_stream_is_its_last_event() -> None:
+    async with serving(Fault.ERROR_IN_STREAM) as server, client_of(server) as client:
+        events = await streamed(client, **ASKED)
+    assert events[-1].delta.finish_reason == "ERROR"
+    assert events[-1].delta.error
+
+
+async def test_a_wrong_key_and_a_wrong_model_are_refused() -> None:
+    async with serving() as server, client_of(server) as client, client_of(server, "wrong") as stranger:
+        with pytest.raises(errors.UnauthorizedError):
+            await stranger.chat(**ASKED)
+        with pytest.raises(errors.NotFoundError):
+            await client.chat(**ASKED | {"model": "no-such-model"})
+
+
+async def test_the_models_are_listed() -> None:
+    async with serving() as server, client_of(server) as client:
+        listed = await client.models.list()
+    assert MODEL in [model.name for model in listed.models]
+
+
+# ---- other kinds of question
+
+WORD = f"{NONCE} is a code word."
+PARAMETERS = {"type": "object", "properties": {"code_word": {"type": "string"}}, "required": ["code_word"]}
+
+
+def png_of(red: int, green: int, blue: int, side: int = 8) -> bytes:
+    """A square of one colour."""
+    rows = zlib.compress((b"\0" + bytes((red, green, blue)) * side) * side)
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
+    packed = (struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+async def test_a_function_is_called() -> None:
+    function = {"name": "record", "description": "Records.", "parameters": PARAMETERS}
+    asked = saying(WORD, tools=[{"type": "function", "function": function}], tool_choice="REQUIRED")
+    async with serving() as server, client_of(server) as client:
+        answer = await client.chat(**asked)
+        events = await streamed(client, **asked)
+    (call,) = answer.message.tool_calls or ()
+    assert (call.function.name, json.loads(call.function.arguments)) == ("record", {"code_word": NONCE})  # type: ignore[union-attr,arg-type]
+    begun = [event.delta.message.tool_calls for event in events if event.type == "tool-call-start"]
+    pieces = [event.delta.message.tool_calls.function.arguments for event in events if event.type == "tool-call-delta"]
+    assert [one.function.name for one in begun] == ["record"]
+    assert json.loads("".join(pieces)) == {"code_word": NONCE}
+    assert events[-1].delta.finish_reason == answer.finish_reason == "TOOL_CALL"
+
+
+async def test_json_is_written_as_its_schema_says() -> None:
+    asked = saying(WORD, response_format={"type": "json_object", "json_schema": PARAMETERS})
+    async with serving() as server, client_of(server) as client:
+        answer = await client.chat(**asked)
+    assert json.loads(answer.message.content[0].text) == {"code_word": NONCE}  # type: ignore[index,union-attr]
+
+
+async def test_an_image_is_seen() -> None:
+    url = f"data:image/png;base64,{base64.b64encode(png_of(250, 160, 10)).decode()}"
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": f"{WORD} Which colour?"}]
+    async with serving() as server, client_of(server) as client:
+        answer = await client.chat(**saying(content))
+    assert answer.message.content[0].text == "orange"  # type: ignore[index,union-attr]
+
+
+async def test_a_vector_is_given() -> None:
+    async with serving() as server, client_of(server) as client:
+        answer = await client.embed(
+            model=MODEL, texts=[WORD], input_type="search_query", embedding_types=["float"], request_options=NO_RETRY
+        )
+    assert [len(vector) for vector in answer.embeddings.float_ or ()] == [256]
