@@ -146,6 +146,27 @@ class Board:
         self._follow_windows()
         self._fresh_until[touched] = np.minimum(self._fresh_until[touched], self._committed_since)
 
+    def move(self, changes: Iterable[tuple[Observation, Outcome]]) -> None:
+        """Committed observations that have got another class: count them there. States follow by `relive`."""
+        windows = self.windows
+        for observation, outcome in changes:
+            row = windows.move(observation, outcome)
+            if row is not None:
+                self._fresh_until[row] = _ALWAYS_STALE
+
+    def relive(self, endpoint: str, location: str, recent: Sequence[Observation]) -> Transition | None:
+        """Find the state anew from its `recent` observations, rechecks too, oldest first, as far as they are committed;
+        what came in since is kept. The change of state or cause, if that makes one."""
+        row = self._windows.find(endpoint, location)
+        if row is None:
+            return None
+        series, forget_seconds = self._series[row], self._forget_seconds(row)
+        before = series.machine.standing
+        series.machine = series.machine.relived([one for one in recent if one.kind == KIND], forget_seconds)
+        self._fresh_until[row] = _ALWAYS_STALE
+        self._arm(row, self._forget_seconds(row))
+        return self._transition(row, before, self._clock.now())
+
     def wants_recheck(self, observation: Observation) -> bool:
         """After `observe`: whether a quick recheck would help to settle the state."""
         row = self._windows.find(observation.endpoint, observation.location)

@@ -108,9 +108,7 @@ def _facts(kept: Told | None, error_code: str | None, message: str) -> ErrorFact
     return ErrorFacts(codes=(error_code,), message=message)
 
 
-def _is_sure(
-    one: Observation, facts: ErrorFacts, outcome: Outcome, codes: Codes, worked_before: WorkedBefore
-) -> bool:
+def _is_sure(one: Observation, facts: ErrorFacts, outcome: Outcome, codes: Codes, worked_before: WorkedBefore) -> bool:
     """Whether a row of an older program, which kept the first code alone, tells enough for `outcome`: a class that the
     lost codes may have told does not give way to what the status says by itself."""
     first = plain(facts.codes[0]) if facts.codes else None
