@@ -163,10 +163,12 @@ def _vague_inside(facts: ErrorFacts, known: Codes) -> Meaning:
     if vague is Outcome.BAD_REQUEST or number in (400, 413, 422):
         return _by_status(400, facts, known)
     text = codes.URLS.sub("", facts.message)
+    if codes.QUOTA.search(text):
+        return Outcome.QUOTA
     if codes.CAPACITY.search(text):
         return Hint.CAPACITY
     # A text alone, without any code, may still say what ran out.
-    if vague is None and number is None and (codes.QUOTA.search(text) or codes.RATE.search(text)):
+    if vague is None and number is None and codes.RATE.search(text):
         return _by_status(429, facts, known)
     return Outcome.STREAM_ERROR
 
