@@ -78,7 +78,8 @@ TELLING: Mapping[str, Meaning] = table(
         "model_not_found not_found not_found_error not_found_error_exception deployment_not_found model_deprecated "
         "model_decommissioned invalid_model unknown_model no_such_model model_not_available model_not_exist "
         "resource_not_found resource_not_found_error no_endpoints model_not_supported unsupported_model "
-        "free_variant_ended model_unavailable_upstream invalid_model_error model_not_found_error operation_not_supported",
+        "free_variant_ended invalid_model_error model_not_found_error operation_not_supported "
+        "model_unavailable_upstream",
     ),
     (
         Hint.CAPACITY,

@@ -71,7 +71,8 @@ def judge_again(
     if kept is not None and not kept.is_readable:
         return unreadable(detail, worked_before).outcome
     if is_2xx and one.finish_reason is not None and detail.startswith(_FINISH):
-        kind = finish_kinds.get(one.finish_reason.lower())
+        reason = one.finish_reason
+        kind = finish_kinds.get(reason) or finish_kinds.get(reason.lower())
         return one.outcome if kind is None else judge_finish(kind) or one.outcome
     words = one.error_code or wordless(status)
     message = _behind(words, detail)

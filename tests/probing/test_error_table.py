@@ -230,7 +230,7 @@ AZURE_DEMAND = (
 def openai_rows(provider: str) -> list[Row]:
     """What OpenAI tells by status, in either of its APIs."""
     rows = [
-        (BAD, 400, err("Missing required parameter: 'messages'.", INVALID, "missing_required_parameter"), O.BAD_REQUEST),
+        (BAD, 400, err("Missing required parameter: 'x'.", INVALID, "missing_required_parameter"), O.BAD_REQUEST),
         (BAD, 400, err("We could not parse the JSON body of your request.", INVALID), O.BAD_REQUEST),
         (CONTEXT, 400, err("This model's maximum context length is 8192 tokens.", INVALID, "context_length_exceeded"),
          O.CONTEXT_LENGTH),
@@ -605,12 +605,12 @@ ROWS: list[Row] = [
     ),
 ]  # fmt: skip
 
-TAUGHT = DIALECTS["openai-chat"]
+GENERAL_READER = DIALECTS["openai-chat"]
 
 
 def dialect_of(provider: str) -> Dialect:
     """The provider's own, or where it is not spoken yet the general reading."""
-    return DIALECTS.get(DIALECT_OF.get(provider, provider), TAUGHT)
+    return DIALECTS.get(DIALECT_OF.get(provider, provider), GENERAL_READER)
 
 
 def outcome_of(row: Row) -> Outcome:
@@ -737,9 +737,7 @@ json_values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                "error message code type status detail details metadata innererror reason violations".split()
-            ),
+            st.sampled_from(["error", "message", "code", "type", "status", "detail", "details", "metadata", "reason"]),
             inner,
             max_size=4,
         )
