@@ -22,7 +22,7 @@ from monitor.health.figures import pooled_figures, series_figures
 from monitor.health.incidents import Incident
 from monitor.health.rows import TallyRows
 from monitor.health.series import NEVER, Series, Stamp
-from monitor.health.state import Standing, StateMachine, Transition, as_transition
+from monitor.health.state import Moment, Standing, StateMachine, Transition, as_transition
 from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, WindowFigures
 from monitor.health.vouching import Vouchers
 from monitor.health.windows import DAY, HOUR, KIND, RestoreRanges, Windows
@@ -154,15 +154,17 @@ class Board:
             if row is not None:
                 self._fresh_until[row] = _ALWAYS_STALE
 
-    def relive(self, endpoint: str, location: str, recent: Sequence[Observation]) -> Transition | None:
-        """Find the state anew from its `recent` observations, rechecks too, oldest first, as far as they are committed;
-        what came in since is kept. The change of state or cause, if that makes one."""
+    def relive(
+        self, endpoint: str, location: str, recent: Sequence[Observation], changed: Mapping[Moment, Outcome]
+    ) -> Transition | None:
+        """Find the state anew from its `recent` observations, rechecks too, as far as they are committed, and from what
+        is remembered beside them, of which some have `changed`. The change of state or cause, if that makes one."""
         row = self._windows.find(endpoint, location)
         if row is None:
             return None
         series, forget_seconds = self._series[row], self._forget_seconds(row)
         before = series.machine.standing
-        series.machine = series.machine.relived([one for one in recent if one.kind == KIND], forget_seconds)
+        series.machine = series.machine.relived([one for one in recent if one.kind == KIND], changed, forget_seconds)
         self._fresh_until[row] = _ALWAYS_STALE
         self._arm(row, self._forget_seconds(row))
         return self._transition(row, before, self._clock.now())

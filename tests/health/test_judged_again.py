@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from monitor.clock import FakeClock
 from monitor.health.board import Board
-from monitor.health.state import State, StateMachine
+from monitor.health.state import State, StateMachine, moment_of
 from monitor.health.windows import DAY, HOUR, WINDOWS, Windows
 from monitor.observation import Observation
 from monitor.outcome import Outcome
@@ -86,15 +86,27 @@ def test_a_state_is_found_anew_as_if_the_rows_had_come_so(
     were = seen(outcomes)
     committed = were[: max(len(were) - uncommitted, 0)]
     are = [judged(one, chance) for one in committed]
-    found = machine_of(were).relived(are, FOREVER).standing
+    found = machine_of(were).relived(are, {}, FOREVER).standing
     straight = machine_of([*are, *were[len(committed) :]]).standing
     assert found._replace(since=None) == straight._replace(since=None)
+
+
+@given(st.lists(st.sampled_from(ANY[:-1]), max_size=8), st.integers(0, 8), st.randoms(use_true_random=False))
+def test_what_is_older_than_what_is_read_is_remembered_and_changed_as_well(
+    outcomes: list[Outcome], read: int, chance: random.Random
+) -> None:
+    """An endpoint that is probed twice a day has its state from days ago."""
+    were = seen(outcomes)
+    are = [judged(one, chance) for one in were]
+    changed = {moment_of(after): after.outcome for before, after in zip(were, are, strict=True) if before is not after}
+    found = machine_of(were).relived(are[len(are) - min(read, len(are)) :], changed, FOREVER).standing
+    assert found._replace(since=None) == machine_of(are).standing._replace(since=None)
 
 
 def test_a_state_that_stays_the_same_keeps_its_beginning() -> None:
     were = seen([Outcome.SERVER_ERROR] * 12)
     machine = machine_of(were)
-    again = machine.relived([replace(one, outcome=Outcome.OVERLOADED) for one in were[6:]], FOREVER)
+    again = machine.relived([replace(one, outcome=Outcome.OVERLOADED) for one in were[6:]], {}, FOREVER)
     assert (again.standing.state, again.standing.cause) == (State.DOWN, "overloaded")
     assert again.standing.since == machine.standing.since == were[0].started_at
     # And goes on from there.
@@ -105,7 +117,7 @@ def test_a_state_that_stays_the_same_keeps_its_beginning() -> None:
 
 def test_a_state_of_faults_that_were_none_is_unknown_and_ours_to_mend() -> None:
     were = seen([Outcome.SERVER_ERROR] * 6)
-    again = machine_of(were).relived([replace(one, outcome=Outcome.QUOTA) for one in were], FOREVER)
+    again = machine_of(were).relived([replace(one, outcome=Outcome.QUOTA) for one in were], {}, FOREVER)
     assert (again.standing.state, again.standing.usable, again.standing.unusable_cause) == (
         State.UNKNOWN,
         False,
@@ -121,9 +133,9 @@ def test_a_board_tells_of_a_state_that_is_another_now() -> None:
         board.observe(one)
     assert board.standing(ONE.id, "here").state is State.OPERATIONAL
     are = [*were[:2], *(replace(one, outcome=Outcome.OVERLOADED) for one in were[2:])]
-    transition = board.relive(ONE.id, "here", are)
+    transition = board.relive(ONE.id, "here", are, {})
     assert transition is not None
     assert (transition.previous, transition.state, transition.cause) == (State.OPERATIONAL, State.DOWN, "overloaded")
     assert board.standing(ONE.id, "here").usable
-    assert board.relive(ONE.id, "here", are) is None
-    assert board.relive("nobody/knows@it", "here", []) is None
+    assert board.relive(ONE.id, "here", are, {}) is None
+    assert board.relive("nobody/knows@it", "here", [], {}) is None
