@@ -19,8 +19,8 @@ from monitor.storage.reclassify import Change, Reclassified, reclassify
 
 log = logging.getLogger(__name__)
 
-# What a state is made of lies no longer back than `forget`; what makes it unusable, within two hours, as a failing key is
-# asked every 15 minutes at least.
+# What a state is made of lies no longer back than `forget`, and what makes it unusable within two hours: a failing key
+# is asked every 15 minutes at least.
 _LEAST_RECENT_SECONDS = 2.0 * HOUR
 _FEW = 16
 
