@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import Table, select
 
 from monitor.health.vouching import WORKED_SECONDS
+from monitor.health.windows import KIND
 from monitor.outcome import OUTCOME_CODES, Group, Outcome, group_of
 from monitor.slot import Era, target_at, targets_within
 from monitor.storage import schema
@@ -39,7 +40,8 @@ class _Bucket(msgspec.Struct, frozen=True, gc=False):
 
 class PastSuccesses:
     """Reads what it needs of an endpoint when first asked of it, and will be asked of nothing before `since` (UTC
-    seconds). `targets_now` are the configured targets, which hold where no era tells."""
+    seconds). `targets_now` are the configured targets, which hold where no era tells. Only chat vouches, as it does in
+    `health.vouching`."""
 
     def __init__(self, database: Database, eras: Eras, targets_now: Mapping[str, str], since: float) -> None:
         self._database = database
@@ -52,6 +54,7 @@ class PastSuccesses:
         self._skew_ms = 0
         self._locations: Mapping[int, str] = {}
         self._ids: dict[str, int] = {}
+        self._kind_id = -1
 
     def target_at(self, endpoint: str, location: str, at: float) -> str | None:
         """What was probed at `at`; None if nobody knows any more."""
@@ -86,6 +89,8 @@ class PastSuccesses:
             self._rolled_until = await read_rolled_until(connection)
             self._skew_ms = (await read_skew(connection)).ms + 1
             self._locations = await names_by_id(connection, schema.locations)
+            kinds = await names_by_id(connection, schema.kinds)
+            self._kind_id = next((id_ for id_, name in kinds.items() if name == KIND), -1)
             query = select(schema.endpoints.c.id).where(schema.endpoints.c.name == endpoint)
             self._ids[endpoint] = (await connection.execute(query)).scalar_one()
         earliest = self._since - WORKED_SECONDS
@@ -102,7 +107,7 @@ class PastSuccesses:
         for start in range(first, self._rolled_until, width * _BUCKETS_A_READ):
             starts = range(start, min(start + width * _BUCKETS_A_READ, self._rolled_until), width)
             query = select(bucket.label("start"), table.c.location_id, table.c.counts).where(
-                bucket.in_(starts), table.c.endpoint_id == self._ids[endpoint]
+                bucket.in_(starts), table.c.endpoint_id == self._ids[endpoint], table.c.kind_id == self._kind_id
             )
             async with self._database.read() as connection:
                 rows = (await connection.execute(query)).all()
@@ -122,6 +127,7 @@ class PastSuccesses:
                 raw.due_ms >= hour * 1000 - self._skew_ms,
                 raw.due_ms <= (hour + HOUR) * 1000 + self._skew_ms,
                 raw.endpoint_id == self._ids[endpoint],
+                raw.kind_id == self._kind_id,
                 raw.outcome.in_(_ALIVE_CODES),
                 started_us >= hour * MILLION,
                 started_us < (hour + HOUR) * MILLION,

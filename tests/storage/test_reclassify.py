@@ -161,6 +161,13 @@ async def eras(store: Stage, target: str, at: float) -> None:
     await store.writer.submit(lambda connection: record_eras(connection, names, "local", wanted, at))
 
 
+async def test_another_kind_of_probe_vouches_for_nothing(store: Stage, clock: FakeClock) -> None:
+    await store.write([observation(0, kind="other"), observation(60, outcome=Outcome.GONE, **MISSING)])
+    await store.writer.close_hours(MIDNIGHT + HOUR)
+    await run(store, clock)
+    assert [one.outcome for one in await store.rows()] == [Outcome.SUCCESS, Outcome.UNKNOWN_MODEL]
+
+
 @pytest.mark.parametrize("closed_hours", [0, 2, 30])
 @pytest.mark.parametrize(
     ("success_at", "target_then", "becomes"),
