@@ -49,7 +49,9 @@ async def test_windows_are_as_if_the_rows_had_come_with_the_class_that_they_have
     are = [judged(one, chance) for one in were]
     moved, straight = Board(settings(ONE, OTHER), clock), Board(settings(ONE, OTHER), clock)
     moved.record(were)
-    moved.move((before, after.outcome) for before, after in zip(were, are, strict=True) if before is not after)
+    moved.move(
+        (before, after.outcome) for before, after in zip(were, are, strict=True) if before.outcome is not after.outcome
+    )
     straight.record(are)
     for windows in WINDOWS:
         for endpoint in (ONE.id, OTHER.id):

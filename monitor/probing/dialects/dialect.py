@@ -104,7 +104,6 @@ class Dialect(ABC):
     key_headers: ClassVar[tuple[str, ...]] = ("authorization",)  # where api_key goes, in lower case
     codes: ClassVar[Codes] = GENERAL  # what its structured error codes mean
     id_headers: ClassVar[tuple[str, ...]] = ()  # where a response's id stands if no event tells it
-    # What its finish reasons mean, in lower case, so that stored ones can be judged again; none: they stay as they are.
     # What its finish reasons mean, so that stored ones can be judged again; those that are not here stay as they are.
     finish_kinds: ClassVar[Mapping[str, FinishKind]] = {}
 
