@@ -31,6 +31,7 @@ COMMANDS = {
     "export": "history as jsonl, csv or parquet, one row per line",
     "simulate": "the simulated fleet alone",
     "demo": "the simulated fleet and the daemon together, with a made-up past",
+    "reclassify": "judge the stored errors again with what this version knows",
     "db": "upgrade, prune or back up the database",
 }
 

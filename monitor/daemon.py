@@ -28,6 +28,7 @@ from monitor.probing.probe import Prober
 from monitor.probing.redaction import Redactor
 from monitor.probing.report import ProbeReport
 from monitor.probing.resolver import Resolver
+from monitor.reclassification import reclassify_here
 from monitor.reload import Reloader
 from monitor.resume import resume
 from monitor.rooms import Progress, Rooms
@@ -44,6 +45,7 @@ from monitor.storage.history import History
 from monitor.storage.hour_turn import close_hours, turn_hours
 from monitor.storage.incident_log import IncidentLog
 from monitor.storage.lock import read_holder
+from monitor.storage.reclassify import Reclassified
 from monitor.storage.restore import restore_board, still_open
 from monitor.storage.retention import Pruned, prune
 from monitor.storage.sqlite import path_of
@@ -202,6 +204,7 @@ class Daemon:
         self._app = create_app(
             rooms.board, lambda: self.settings, rooms.history, self.metrics, rooms.progress, self.reload,
             clock=self.clock, notice=self._notice, prune=self._prune_now,
+            reclassify=self._reclassify_now,
         )  # fmt: skip
         self._runner = web.AppRunner(self._app, access_log=None, handle_signals=False)
         await self._runner.setup()
@@ -330,6 +333,13 @@ class Daemon:
         if not self.ready.is_set() or self.should_exit.is_set():
             raise Unavailable("no prune while the monitor starts or ends: send it again in a minute")
         return asdict(await self.prune())
+
+    async def _reclassify_now(self, since: float | None, is_dry: bool) -> Reclassified:
+        if not self.ready.is_set() or self.should_exit.is_set():
+            raise Unavailable("no reclassification while the monitor starts or ends: send it again in a minute")
+        return await reclassify_here(
+            self.rooms, self.settings, self.clock, since, is_dry, self._on_transition, self._write_incidents
+        )
 
     async def prune(self) -> Pruned:
         """Drop what is older than the retention; what was dropped, by table."""

@@ -29,6 +29,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     outcome: Outcome
     detail: str | None = None  # raw code and redacted message, at most 500 characters
     error_code: str | None = None  # the provider's own structured code, redacted
+    told: str | None = None  # every code of a told error, as `probing.told` writes them
     http_status: int | None = None
 
     connect_seconds: float | None = None

@@ -22,7 +22,7 @@ from monitor.health.figures import pooled_figures, series_figures
 from monitor.health.incidents import Incident
 from monitor.health.rows import TallyRows
 from monitor.health.series import NEVER, Series, Stamp
-from monitor.health.state import Standing, StateMachine, Transition, as_transition
+from monitor.health.state import Moment, Standing, StateMachine, Transition, as_transition
 from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, WindowFigures
 from monitor.health.vouching import Vouchers
 from monitor.health.windows import DAY, HOUR, KIND, RestoreRanges, Windows
@@ -145,6 +145,29 @@ class Board:
         touched = self._windows.record(committed, self._clock.now())
         self._follow_windows()
         self._fresh_until[touched] = np.minimum(self._fresh_until[touched], self._committed_since)
+
+    def move(self, changes: Iterable[tuple[Observation, Outcome]]) -> None:
+        """Committed observations that have got another class: count them there. States follow by `relive`."""
+        windows = self.windows
+        for observation, outcome in changes:
+            row = windows.move(observation, outcome)
+            if row is not None:
+                self._fresh_until[row] = _ALWAYS_STALE
+
+    def relive(
+        self, endpoint: str, location: str, recent: Sequence[Observation], changed: Mapping[Moment, Outcome]
+    ) -> Transition | None:
+        """Find the state anew from its `recent` observations, rechecks too, as far as they are committed, and from what
+        is remembered beside them, of which some have `changed`. The change of state or cause, if that makes one."""
+        row = self._windows.find(endpoint, location)
+        if row is None:
+            return None
+        series, forget_seconds = self._series[row], self._forget_seconds(row)
+        before = series.machine.standing
+        series.machine = series.machine.relived([one for one in recent if one.kind == KIND], changed, forget_seconds)
+        self._fresh_until[row] = _ALWAYS_STALE
+        self._arm(row, self._forget_seconds(row))
+        return self._transition(row, before, self._clock.now())
 
     def wants_recheck(self, observation: Observation) -> bool:
         """After `observe`: whether a quick recheck would help to settle the state."""

@@ -55,6 +55,17 @@ class Ring:
         place = bisect_right(range(len(self)), entry[STARTED], key=self._started_at)
         data[place * WIDTH : place * WIDTH] = array("d", entry)
 
+    def move(self, started_at: float, code: int, to_code: int) -> None:
+        """One entry that began then, and is of the class `code`, is of another from now on."""
+        data = self.data
+        for place in range(self._first(started_at), len(self)):
+            at = place * WIDTH
+            if data[at] != started_at:
+                return
+            if data[at + CODE] == code:
+                data[at + CODE] = to_code
+                return
+
     def drop_before(self, start: float) -> None:
         data = self.data
         if data and data[0] < start:

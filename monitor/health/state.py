@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -238,6 +238,18 @@ def _with_cause(standing: Standing, faults: Sequence[Reading]) -> Standing:
     return standing._replace(cause=telling.outcome.value, detail=telling.detail)
 
 
+# When an observation was due, in whole milliseconds, and its recheck number: as it is stored.
+Moment = tuple[int, int]
+
+
+def moment_of(one: Observation | Reading) -> Moment:
+    return round(one.due_at * 1000), one.recheck
+
+
+def _reading_of(one: Observation) -> Reading:
+    return Reading(one.due_at, one.recheck, one.started_at, one.outcome, one.detail)
+
+
 class StateMachine:
     """The standing of one endpoint and location, and enough of its past to put late readings into their place.
 
@@ -266,9 +278,31 @@ class StateMachine:
 
     def observe(self, observation: Observation, forget_seconds: float) -> bool:
         """Take in one observation; whether it was countable or throttled. One that is already known changes nothing."""
-        reading = Reading(
-            observation.due_at, observation.recheck, observation.started_at, observation.outcome, observation.detail
-        )
+        return self._take(_reading_of(observation), forget_seconds)
+
+    def relived(
+        self, observations: Sequence[Observation], changed: Mapping[Moment, Outcome], forget_seconds: float
+    ) -> StateMachine:
+        """A machine that has seen these, and those of this one's readings that are not among them, with the class that
+        they have now if it has `changed`. A state that is the same as before began when it began."""
+        readings = {moment_of(one): _reading_of(one) for one in observations}
+        for reading in self._readings:
+            moment = moment_of(reading)
+            if moment not in readings:
+                readings[moment] = reading._replace(outcome=changed.get(moment, reading.outcome))
+        machine = StateMachine(self._rule, self._policy)
+        for reading in sorted(readings.values(), key=lambda one: one[:2]):
+            machine._take(reading, forget_seconds)
+        former, found = self.standing, machine.standing
+        if former.since is not None and found.since is not None and found.state is former.state:
+            machine.standing = found._replace(since=min(former.since, found.since))
+            if machine._standings:
+                machine._standings[-1] = machine.standing
+            else:
+                machine._base = machine.standing
+        return machine
+
+    def _take(self, reading: Reading, forget_seconds: float) -> bool:
         relevant = POLICIES[self._policy][reading.outcome] in _RELEVANT
         if not (relevant or is_about_our_key(reading.outcome) or is_about_our_request(reading.outcome)):
             return False

@@ -117,6 +117,21 @@ class Windows:
         over."""
         return self._add(observations, now, counted_since=0.0)
 
+    def move(self, observation: Observation, outcome: Outcome) -> int | None:
+        """A recorded observation, a told error, has got another class, which is one too; its row. None if it is in no
+        window."""
+        row = self.find(observation.endpoint, observation.location)
+        if row is None or observation.recheck or observation.kind != KIND:
+            return None
+        code, to_code = OUTCOME_CODES[observation.outcome], OUTCOME_CODES[outcome]
+        self._rings[row].move(observation.started_at, code, to_code)
+        for window, place in _PLACES.items():
+            counts = self._counts.counts[place, row]
+            if observation.started_at >= self.edge_hour - LONG_WINDOWS[window] and counts[code]:
+                counts[code] -= 1
+                counts[to_code] += 1
+        return row
+
     def slide(self, to_hour: int, leaving: Mapping[str, TallyRows]) -> None:
         """Move the long windows' edge to `to_hour` and take away the hourly rows of `leaving_spans(to_hour)`.
 

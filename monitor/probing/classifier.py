@@ -11,31 +11,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 
 import msgspec
 
 from monitor.outcome import Outcome
 from monitor.probing import error_codes as codes
-from monitor.probing.error_body import seconds_of
 from monitor.probing.error_codes import GENERAL, Codes, Hint, Meaning, plain
 from monitor.probing.events import ErrorFacts, FinishKind
 from monitor.probing.measure import Tape
+from monitor.probing.retry_hints import capped, retry_after
+from monitor.probing.told import UNREADABLE, Told
 
-# A provider's wish is heeded for at most this long: an hour's wait would be an hour's blindness.
-MAX_RETRY_AFTER_SECONDS = 600.0
-
+_FINISHES = {
+    FinishKind.ERROR: Outcome.STREAM_ERROR,
+    FinishKind.OVERLOADED: Outcome.OVERLOADED,
+    FinishKind.FILTER: Outcome.CONTENT_FILTER,
+    FinishKind.CONTEXT: Outcome.CONTEXT_LENGTH,
+}
 _TELLING_NUMBERS = {401, 402, 403, 404, 410, 429, 498, 503, 529}
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """A class and its evidence, in the provider's own words where it told any: not yet redacted."""
+    """A class and its evidence, in the provider's own words where it told any: not yet redacted. `told` is what a
+    later judge needs beside them."""
 
     outcome: Outcome
     detail: str | None = None
     error_code: str | None = None
     retry_after_seconds: float | None = None
+    told: Told | None = None
 
 
 class Ending(Enum):
@@ -66,9 +71,10 @@ def judge_status(
     meaning = _meaning(status, facts, known)
     return Verdict(
         _settle(meaning, status, worked_before),
-        _told(facts, f"HTTP {status}"),
+        _detail(facts, wordless(status)),
         _code(facts),
-        retry_after(headers, facts, now),
+        retry_after(status, headers, facts, now),
+        Told(facts.codes),
     )
 
 
@@ -85,12 +91,12 @@ def judge_told(facts: ErrorFacts, any_token: bool, worked_before: WorkedBefore, 
     # Our request cannot be at fault any more once it is being answered.
     if any_token and meaning in (Outcome.BAD_REQUEST, Hint.MODEL):
         meaning = Outcome.STREAM_ERROR
-    wait = facts.retry_after_seconds
     return Verdict(
         _settle(meaning, number or 200, worked_before),
-        _told(facts, "an error without a text"),
+        _detail(facts, wordless(200)),
         _code(facts),
-        _cap(wait),
+        capped(facts.retry_after_seconds),
+        Told(facts.codes, facts.number),
     )
 
 
@@ -99,9 +105,9 @@ def judge_stream(tape: Tape, ending: Ending, *, close_ends: bool, max_tokens: in
     finish = tape.finish
     kind = finish.kind if finish is not None else None
     reason = finish.reason if finish is not None else None
-    if kind is FinishKind.ERROR or kind is FinishKind.OVERLOADED:
-        outcome = Outcome.OVERLOADED if kind is FinishKind.OVERLOADED else Outcome.STREAM_ERROR
-        return Verdict(outcome, f"finish reason {reason}", reason)
+    told = None if kind is None else judge_finish(kind)
+    if told is not None and kind in (FinishKind.ERROR, FinishKind.OVERLOADED):
+        return Verdict(told, f"finish reason {reason}", reason)
     seen = f"after {tape.payload_events} payload events"
     if ending is Ending.RESET:
         return Verdict(Outcome.RESET, f"connection reset {seen}")
@@ -110,10 +116,8 @@ def judge_stream(tape: Tape, ending: Ending, *, close_ends: bool, max_tokens: in
         if ending is Ending.CLEAN and tape.first_event_at is None:
             return Verdict(Outcome.EMPTY, "the body ended without an event")
         return Verdict(Outcome.TRUNCATED, f"closed without a terminal event {seen}")
-    if kind is FinishKind.FILTER:
-        return Verdict(Outcome.CONTENT_FILTER, f"finish reason {reason}", reason)
-    if kind is FinishKind.CONTEXT:
-        return Verdict(Outcome.CONTEXT_LENGTH, f"finish reason {reason}", reason)
+    if told is not None:
+        return Verdict(told, f"finish reason {reason}", reason)
     if kind is FinishKind.LENGTH and not tape.answered and _reasoned(tape, max_tokens):
         return Verdict(Outcome.REASONING_CUT, f"all of max_tokens {max_tokens} went into reasoning")
     if tape.payload_events == 0:
@@ -121,31 +125,15 @@ def judge_stream(tape: Tape, ending: Ending, *, close_ends: bool, max_tokens: in
     return Verdict(Outcome.SUCCESS)
 
 
+def judge_finish(kind: FinishKind) -> Outcome | None:
+    """The class that a finish reason tells of by itself; None if it is a usual end."""
+    return _FINISHES.get(kind)
+
+
 def unreadable(detail: str, worked_before: WorkedBefore) -> Verdict:
     """A redirect, HTML, or an encoding that was refused: theirs if this endpoint worked as configured, else ours."""
-    return Verdict(Outcome.MALFORMED if worked_before() else Outcome.BAD_REQUEST, detail)
-
-
-def retry_after(headers: Mapping[str, str], facts: ErrorFacts, now: float) -> float | None:
-    """How long the provider asks to be left alone, capped; None if it does not. Headers go before the body."""
-    milliseconds = seconds_of(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return _cap(milliseconds / 1000)
-    header = headers.get("retry-after")
-    if header is not None:
-        seconds = seconds_of(header)
-        if seconds is None:
-            try:
-                seconds = parsedate_to_datetime(header).timestamp() - now
-            except (ValueError, OverflowError):
-                seconds = None
-        if seconds is not None:
-            return _cap(seconds)
-    return _cap(facts.retry_after_seconds)
-
-
-def _cap(seconds: float | None) -> float | None:
-    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds is not None and seconds > 0 else None
+    outcome = Outcome.MALFORMED if worked_before() else Outcome.BAD_REQUEST
+    return Verdict(outcome, detail, told=UNREADABLE)
 
 
 def _meaning(status: int, facts: ErrorFacts, known: Codes) -> Meaning:
@@ -175,10 +163,12 @@ def _vague_inside(facts: ErrorFacts, known: Codes) -> Meaning:
     if vague is Outcome.BAD_REQUEST or number in (400, 413, 422):
         return _by_status(400, facts, known)
     text = codes.URLS.sub("", facts.message)
+    if codes.QUOTA.search(text):
+        return Outcome.QUOTA
     if codes.CAPACITY.search(text):
         return Hint.CAPACITY
     # A text alone, without any code, may still say what ran out.
-    if vague is None and number is None and (codes.QUOTA.search(text) or codes.RATE.search(text)):
+    if vague is None and number is None and codes.RATE.search(text):
         return _by_status(429, facts, known)
     return Outcome.STREAM_ERROR
 
@@ -264,7 +254,12 @@ def _code(facts: ErrorFacts) -> str | None:
     return str(facts.number) if facts.number is not None else None
 
 
-def _told(facts: ErrorFacts, otherwise: str) -> str:
+def wordless(status: int) -> str:
+    """What a detail begins with where the provider gave no code."""
+    return "an error without a text" if 200 <= status < 300 else f"HTTP {status}"
+
+
+def _detail(facts: ErrorFacts, otherwise: str) -> str:
     code = _code(facts) or otherwise
     return f"{code}: {facts.message}" if facts.message else code
 

@@ -78,7 +78,8 @@ TELLING: Mapping[str, Meaning] = table(
         "model_not_found not_found not_found_error not_found_error_exception deployment_not_found model_deprecated "
         "model_decommissioned invalid_model unknown_model no_such_model model_not_available model_not_exist "
         "resource_not_found resource_not_found_error no_endpoints model_not_supported unsupported_model "
-        "free_variant_ended invalid_model_error model_not_found_error operation_not_supported",
+        "free_variant_ended invalid_model_error model_not_found_error operation_not_supported "
+        "model_unavailable_upstream",
     ),
     (
         Hint.CAPACITY,
@@ -92,7 +93,7 @@ TELLING: Mapping[str, Meaning] = table(
         Outcome.BAD_REQUEST,
         "unsupported_parameter unsupported_value unsupported_type unknown_parameter unrecognized_parameter "
         "missing_required_parameter missing_parameter missing_required_field extra_forbidden invalid_type "
-        "unknown_field integer_above_max_value integer_below_min_value",
+        "unknown_field integer_above_max_value integer_below_min_value wrong_endpoint constraint_filtered",
     ),
     (Outcome.CLOCK, "request_time_too_skewed signature_expired"),
 )
@@ -108,13 +109,13 @@ VAGUE: Mapping[str, Meaning] = table(
         Outcome.SERVER_ERROR,
         "server_error api_error internal_error internal_server_error internal provider_unavailable timeout "
         "timeout_error deadline_exceeded gateway_timeout model_timeout bad_gateway upstream_error cancelled "
-        "model_error unknown_error",
+        "model_error unknown_error temporarily_unavailable",
     ),
     (
         Outcome.BAD_REQUEST,
         "invalid_request_error invalid_request bad_request bad_request_error invalid_argument validation_error "
         "unprocessable_entity unprocessable invalid_value failed_precondition precondition_failed "
-        "invalid_parameter invalid_parameter_error max_tokens_exceeded wrong_endpoint",
+        "invalid_parameter invalid_parameter_error max_tokens_exceeded",
     ),
 )
 
@@ -168,7 +169,7 @@ QUOTA = _texts(
     r"(?:out of|not enough|no(?: remaining)?|exhausted (?:your|all)(?: \w+)?) credits?\b",
     r"credit balance is too low",
     r"(?:spend(?:ing)?|usage|budget) (?:limit|cap)[a-z ]{0,20}(?:reached|exceeded)",
-    r"(?:reached|exceeded) (?:your|the)[a-z ]{0,20} (?:spend(?:ing)?|usage|budget) (?:limit|cap)",
+    r"(?:reached|exceeded) (?:your|the|its)[a-z ]{0,20} (?:spend(?:ing)?|usage|budget) (?:limit|cap)",
     r"quota (?:has been |is )?(?:exhausted|exceeded|used up)",
 )
 RATE = _texts(r"rate[ -]?limit", r"too many requests")
@@ -192,7 +193,8 @@ PLACE = _texts(
     r"\bnot (?:available|supported) in (?:your area|(?-i:[A-Z])[a-z]+)",
 )
 ELSEWHERE = _texts(
-    r"\b(?:location|country|region)\b[a-z ,]{0,30} not supported", r"not supported in your (?:country|region)"
+    r"\b(?:location|country|region)\b[a-z ,]{0,30} not supported",
+    r"not (?:supported|available) in your (?:country|region|location)",
 )
 CONTEXT = _texts(
     r"context[ _](?:length|window|size|limit)",
@@ -202,7 +204,11 @@ CONTEXT = _texts(
     r"maximum (?:prompt|input|sequence) length",
 )
 FILTER = _texts(
-    r"content management policy", r"content[ _](?:filter|policy|moderation)", r"safety system", r"\bflagged\b"
+    r"content management policy",
+    r"content exists risk",
+    r"content[ _](?:filter|policy|moderation)",
+    r"safety system",
+    r"\bflagged\b",
 )
 KEY = _texts(
     r"api[ _-]?key (?:not (?:valid|found)|expired|is (?:invalid|expired|missing))",

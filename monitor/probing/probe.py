@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from msgspec.structs import replace
 from yarl import URL
 
 from monitor import threads
@@ -26,8 +27,10 @@ from monitor.probing.measure import Figures, figures_of
 from monitor.probing.prompt import contains_nonce, new_nonce, prompt_text
 from monitor.probing.question import Question
 from monitor.probing.redaction import Redactor
+from monitor.probing.rejudging import OUR_DEFECT, judge_again
 from monitor.probing.report import Mark, ProbeReport, Turn, Watch
 from monitor.probing.resolver import Resolver
+from monitor.probing.told import OPAQUE, Told, told_text
 from monitor.probing.transport import LinkError, Transport
 from monitor.secret import Secret, SecretMissing
 from monitor.secret_reader import SecretReader
@@ -108,7 +111,7 @@ class Prober:
             # The traceback may quote what was being parsed.
             text = self._redactor.redact("".join(traceback.format_exception(defect)))
             logger.error("probe_defect endpoint=%s error=%s\n%s", turn.endpoint.id, type(defect).__name__, text)
-            verdict = Verdict(Outcome.BAD_REQUEST, f"monitor_defect: {type(defect).__name__}, see the log")
+            verdict = Verdict(Outcome.BAD_REQUEST, f"{OUR_DEFECT}: {type(defect).__name__}, see the log")
         return self._report(turn, location, started_at, begun_at, nonce, attempt, verdict)
 
     def cut_off(self, turn: Turn, started_at: float, cost_usd: float | None) -> ProbeReport:
@@ -242,6 +245,8 @@ class Prober:
             response_model=None if response_model is None else self._redactor.word(response_model),
             finish_reason=None if finish is None else self._redactor.word(finish.reason),
         )
+        if verdict.told is not None:
+            observation = self._with_told(turn.endpoint, observation, verdict.told)
         ended_at = self._clock.monotonic()
         timeline: tuple[Mark, ...] = ()
         if attempt is not None and self._keeps_timelines:
@@ -253,6 +258,14 @@ class Prober:
             timeline,
             None if attempt is None else attempt.journey(begun_at, ended_at),
         )
+
+    def _with_told(self, endpoint: Endpoint, observation: Observation, told: Told) -> Observation:
+        """With what a later judge needs; where that would not come to the class that it has, with a note of it: the
+        message may have been longer than what is kept, or had a key where its meaning was."""
+        kept = replace(observation, told=told_text(told, self._redactor.word))
+        dialect = _dialect_of(endpoint)
+        again = judge_again(kept, dialect.codes, dialect.finish_kinds, lambda: self._worked_before(endpoint))
+        return kept if again is observation.outcome else replace(observation, told=OPAQUE)
 
 
 @lru_cache(maxsize=4096)

@@ -56,7 +56,9 @@ async def _insert(
     endpoint_ids = await names.endpoints(connection, {each.endpoint for each in observations})
     location_ids = await names.locations(connection, {each.location for each in observations})
     kind_ids = await names.kinds(connection, {each.kind for each in observations})
-    texts = {text for each in observations for text in (each.error_code, each.response_model, each.finish_reason)}
+    texts = {
+        text for each in observations for text in (each.error_code, each.response_model, each.finish_reason, each.told)
+    }
     text_ids = await names.texts(connection, (text for text in texts if text is not None), now)
     rows = [
         row_of(each, endpoint_ids[each.endpoint], location_ids[each.location], kind_ids[each.kind], text_ids)

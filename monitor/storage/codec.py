@@ -11,6 +11,7 @@ from monitor.health.sketch import FIGURES, decode, encode
 from monitor.health.tally import Tally, as_outcomes
 from monitor.observation import Observation
 from monitor.outcome import OUTCOME_CODES, OUTCOMES
+from monitor.probing.told import MAX_TOLD
 from monitor.storage.schema import MILLION, PICO, TEXT_LIMIT
 
 HOUR = 3600
@@ -65,6 +66,7 @@ def as_stored(observation: Observation) -> Observation:
         outcome=one.outcome,
         detail=None if one.detail is None else clean_text(one.detail, _DETAIL_LIMIT),
         error_code=None if one.error_code is None else clean_text(one.error_code, TEXT_LIMIT),
+        told=None if one.told is None else clean_text(one.told, MAX_TOLD),
         http_status=one.http_status if one.http_status is None or 0 <= one.http_status < 1000 else None,
         connect_seconds=_rounded(one.connect_seconds, MILLION),
         headers_seconds=_rounded(one.headers_seconds, MILLION),
@@ -149,6 +151,7 @@ WRITTEN_COLUMNS = (
     "finish_reason_id",
     "response_id",
     "detail",
+    "told_id",
 )
 
 
@@ -195,6 +198,7 @@ def row_of(
         None if one.finish_reason is None else text_ids[one.finish_reason],
         one.response_id,
         one.detail,
+        None if one.told is None else text_ids[one.told],
     )
 
 
@@ -202,13 +206,13 @@ def _millionths(value: float | None) -> int | None:
     return None if value is None else round(value * MILLION)
 
 
-_INTERNED = ("error_code_id", "response_model_id", "finish_reason_id")
+_INTERNED = ("error_code_id", "response_model_id", "finish_reason_id", "told_id")
 # The columns that `observation_of` takes, in its order; after them come the interned texts themselves.
 READ_COLUMNS = tuple(name for name in WRITTEN_COLUMNS if name not in _INTERNED)
 
 
 def observation_of(row: Sequence[Any], endpoint: str, location: str, kind: str) -> Observation:
-    """An observation from the values of READ_COLUMNS, error_code, response_model and finish_reason."""
+    """An observation from the values of READ_COLUMNS, error_code, response_model, finish_reason and told."""
     due_ms = row[0]
     estimated = row[17]
     return Observation(
@@ -244,6 +248,7 @@ def observation_of(row: Sequence[Any], endpoint: str, location: str, kind: str) 
         error_code=row[29],
         response_model=row[30],
         finish_reason=row[31],
+        told=row[32],
     )
 
 

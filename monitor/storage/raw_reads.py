@@ -215,13 +215,14 @@ class RawReads(Reader):
     def _page(
         self, first_ms: int, last_ms: int, after: tuple[int, ...] | None, newest_first: bool, chunk: int
     ) -> Select[Any]:
-        code, model, finish = (schema.texts.alias(name) for name in ("code", "model", "finish"))
+        code, model, finish, told = (schema.texts.alias(name) for name in ("code", "model", "finish", "told"))
         query = (
-            select(*(_raw[name] for name in READ_COLUMNS), code.c.name, model.c.name, finish.c.name)
+            select(*(_raw[name] for name in READ_COLUMNS), code.c.name, model.c.name, finish.c.name, told.c.name)
             .select_from(schema.raw_observations)
             .outerjoin(code, code.c.id == _raw.error_code_id)
             .outerjoin(model, model.c.id == _raw.response_model_id)
             .outerjoin(finish, finish.c.id == _raw.finish_reason_id)
+            .outerjoin(told, told.c.id == _raw.told_id)
             .where(_raw.due_ms >= first_ms, _raw.due_ms < last_ms)
             .order_by(*(column.desc() if newest_first else column for column in _KEY))
             .limit(chunk)

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from monitor.health.sketch import FIGURES, decode_many, encode
 from monitor.health.tally import Tally
 from monitor.observation import Observation
+from monitor.outcome import Outcome
 from monitor.slot import expected_slots
 from monitor.storage import schema
 from monitor.storage.codec import (
@@ -69,6 +70,14 @@ class HourBook:
                 if tally is None:
                     tally = tallies[place] = Tally()
                 tally.add(observation)
+
+    def move(self, observation: Observation, outcome: Outcome) -> None:
+        """A row that was counted has got another class; one whose hour is closed is passed over."""
+        if observation.recheck == 0 and observation.started_at >= self.rolled_until:
+            place = (observation.endpoint, observation.location, observation.kind)
+            tally = self._hours.get(hour_of(observation.started_at), {}).get(place)
+            if tally is not None:
+                tally.outcomes.update({outcome: 1, observation.outcome: -1})
 
     async def rebuild(self, rolled_until: int, tail: AsyncIterator[Sequence[Observation]]) -> None:
         """Start again from the database's watermark and the raw rows from there on."""

@@ -16,12 +16,15 @@ from monitor.routing.snapshot import JsonObject
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
 from monitor.storage.history import History
+from monitor.storage.reclassify import Reclassified
 from monitor.web import api, api_history, page
 from monitor.web.answers import answer, send_pieces
 from monitor.web.errors import Forbidden, Refused
 from monitor.web.exposition import CONTENT_TYPE
 from monitor.web.guard import add_security_headers, guard
-from monitor.web.ports import Check, DaemonStatus, Prune, Reload, ReloadResult
+from monitor.web.ports import Check, DaemonStatus, Prune, Reclassify, Reload, ReloadResult
+from monitor.web.query import Query
+from monitor.web.records import reclassified_object
 from monitor.web.room import ROOM, Room
 from monitor.web.starting import once_started, page_once_started
 
@@ -29,8 +32,9 @@ from monitor.web.starting import once_started, page_once_started
 _LARGEST_BODY = 64 * 1024
 _CHECK_SECONDS = 5.0
 _RELOAD_LOCK = web.AppKey("reload_lock", asyncio.Lock)
-_PRUNE_LOCK = web.AppKey("prune_lock", asyncio.Lock)
+_HISTORY_LOCK = web.AppKey("history_lock", asyncio.Lock)  # of what changes history: one at a time
 _PRUNE: web.AppKey[Prune] = web.AppKey("prune")
+_RECLASSIFY: web.AppKey[Reclassify] = web.AppKey("reclassify")
 
 
 def create_app(
@@ -44,6 +48,7 @@ def create_app(
     clock: Clock,
     notice: str | None = None,
     prune: Prune | None = None,
+    reclassify: Reclassify | None = None,
 ) -> web.Application:
     """The whole web room. While it runs it takes up the board's views by itself, once a second and off the requests'
     path. `notice` marks every answer; a location named `made-up` brings one of its own."""
@@ -51,7 +56,7 @@ def create_app(
     app[ROOM] = Room(board, settings_of, history, metrics, status, reload, clock, notice)
     app[page.PAGE] = page.Page.load()
     app[_RELOAD_LOCK] = asyncio.Lock()
-    app[_PRUNE_LOCK] = asyncio.Lock()
+    app[_HISTORY_LOCK] = asyncio.Lock()
     app.on_response_prepare.append(add_security_headers)
     app.cleanup_ctx.append(_refreshing)
     app.router.add_get("/", page_once_started(page.index))
@@ -62,6 +67,8 @@ def create_app(
     app.router.add_post("/-/reload", reload_settings)
     app[_PRUNE] = prune or _nothing_to_prune
     app.router.add_post("/-/prune", prune_history)
+    app[_RECLASSIFY] = reclassify or _nothing_to_judge
+    app.router.add_post("/-/reclassify", reclassify_history)
     app.router.add_get("/api/v1/models", once_started(api.models))
     app.router.add_get("/api/v1/models/{author}/{slug}", once_started(api.model))
     app.router.add_get("/api/v1/models/{author}/{slug}/endpoints", once_started(api.model_endpoints))
@@ -130,8 +137,22 @@ async def prune_history(request: web.Request) -> web.Response:
     return await answer(request, {"pruned": dict(await asyncio.shield(_prune_alone(request.app)))})
 
 
+async def reclassify_history(request: web.Request) -> web.Response:
+    """Judge stored errors again: what `monitor reclassify` asks of a running daemon."""
+    _refuse_browsers(request, "reclassification")
+    query = Query(request.rel_url.raw_query_string, ("since", "dry_run"))
+    since = query.instant("since", request.app[ROOM].clock.now(), 0.0) or None
+    is_dry = query.choice("dry_run", ("true", "false"), "false") == "true"
+    done = await asyncio.shield(_reclassify_alone(request.app, since, is_dry))
+    return await answer(request, {"reclassified": reclassified_object(done, is_dry)})
+
+
 async def _nothing_to_prune() -> dict[str, int]:
     return {}
+
+
+async def _nothing_to_judge(_since: float | None, _is_dry: bool) -> Reclassified:
+    return Reclassified()
 
 
 def _refuse_browsers(request: web.Request, action: str) -> None:
@@ -140,8 +161,13 @@ def _refuse_browsers(request: web.Request, action: str) -> None:
 
 
 async def _prune_alone(app: web.Application) -> Mapping[str, int]:
-    async with app[_PRUNE_LOCK]:
+    async with app[_HISTORY_LOCK]:
         return await app[_PRUNE]()
+
+
+async def _reclassify_alone(app: web.Application, since: float | None, is_dry: bool) -> Reclassified:
+    async with app[_HISTORY_LOCK]:
+        return await app[_RECLASSIFY](since, is_dry)
 
 
 async def _reload_alone(app: web.Application) -> ReloadResult:

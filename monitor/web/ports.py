@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from monitor.config.problem import Problem
+from monitor.storage.reclassify import Reclassified
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +43,5 @@ class ReloadResult:
 Reload = Callable[[], Awaitable[ReloadResult]]
 # Drops what is older than the retention; rows dropped, by table.
 Prune = Callable[[], Awaitable[Mapping[str, int]]]
+# Judges again what started at these UTC seconds or later (None: all that is kept); True only looks.
+Reclassify = Callable[[float | None, bool], Awaitable[Reclassified]]

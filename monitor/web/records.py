@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from monitor.clock import utc_text
@@ -14,6 +15,7 @@ from monitor.outcome import group_of
 from monitor.routing.snapshot import JsonObject, counts_object, quantiles_object, stamp
 from monitor.storage.history import Rollup
 from monitor.storage.incidents import RecordedIncident
+from monitor.storage.reclassify import Reclassified
 
 
 def observation_object(observation: Observation, policy: str) -> JsonObject:
@@ -39,6 +41,24 @@ def incident_object(incident: RecordedIncident) -> JsonObject:
         "started_at": utc_text(incident.started_at),
         "ended_at": stamp(ended_at),
         "duration_seconds": None if ended_at is None else round(ended_at - incident.started_at, 3),
+    }
+
+
+def reclassified_object(done: Reclassified, is_dry: bool) -> JsonObject:
+    """What judging again came to, by class and by endpoint, the most frequent first."""
+    by_class: Counter[tuple[str, str]] = Counter()
+    for (_, old, new), count in done.changed.items():
+        by_class[old.value, new.value] += count
+    return {
+        "dry_run": is_dry,
+        "oldest_at": None if done.oldest_at is None else utc_text(done.oldest_at),
+        "judged": done.judged,
+        "changed": done.changed.total(),
+        "classes": [{"from": old, "to": new, "count": count} for (old, new), count in by_class.most_common()],
+        "endpoints": [
+            {"endpoint": endpoint, "from": old.value, "to": new.value, "count": count}
+            for (endpoint, old, new), count in done.changed.most_common()
+        ],
     }
 
 

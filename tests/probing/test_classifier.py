@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from email.utils import formatdate
 from typing import Any
 
 import pytest
 from multidict import CIMultiDict
 
 from monitor.outcome import Group, Outcome, group_of
-from monitor.probing.classifier import Ending, judge_status, judge_stream, judge_told, retry_after
+from monitor.probing.classifier import Ending, judge_status, judge_stream, judge_told
 from monitor.probing.error_body import error_facts, read_error_body
 from monitor.probing.events import CONTROL, Content, ErrorFacts, Event, Finish, FinishKind, Reasoning, Refusal, Usage
 from monitor.probing.measure import Tape
@@ -518,35 +517,6 @@ def test_a_page_of_html_is_told_by_its_title() -> None:
 )
 def test_no_body_is_too_odd_to_be_read(body: bytes) -> None:
     assert isinstance(read_error_body(body), ErrorFacts)
-
-
-# Retry hints
-
-
-@pytest.mark.parametrize(
-    ("headers", "body", "expected"),
-    [
-        ({"Retry-After": "20"}, {}, 20.0),
-        ({"Retry-After": "1.5"}, {}, 1.5),
-        ({"Retry-After": "86400"}, {}, 600.0),
-        ({"Retry-After": formatdate(NOW + 90, usegmt=True)}, {}, 90.0),
-        ({"Retry-After": formatdate(NOW - 90, usegmt=True)}, {}, None),
-        ({"Retry-After": "soon"}, {}, None),
-        ({"Retry-After": "0"}, {}, None),
-        ({"Retry-After": "-5"}, {}, None),
-        ({"Retry-After": "9" * 50}, {}, None),
-        ({"retry-after-ms": "1500", "Retry-After": "2"}, {}, 1.5),
-        ({}, google(429, "m", "RESOURCE_EXHAUSTED", {"retryDelay": "34.07s"}), 34.07),
-        ({}, {"error": {"metadata": {"retry_after": 7}}}, 7.0),
-        ({}, {"error": {"availability": {"code": "capacity_exhausted", "retry_after": 3}}}, 3.0),
-        ({"Retry-After": "4"}, {"error": {"metadata": {"retry_after": 7}}}, 4.0),
-        ({}, {}, None),
-    ],
-)
-def test_a_retry_hint_is_read_and_capped(headers: dict[str, str], body: Any, expected: float | None) -> None:
-    found = retry_after(CIMultiDict(headers), error_facts(body), NOW)
-    assert found == (None if expected is None else pytest.approx(expected))
-    assert judge_status(429, error_facts(body), CIMultiDict(headers), NOW, lambda: False).retry_after_seconds == found
 
 
 # Streams that told no error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +23,7 @@ from monitor.secret import Secret
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
 from monitor.slot import Cadence, Era
+from monitor.storage.reclassify import Reclassified
 from monitor.storage.retention import Pruned
 from monitor.web.app import create_app
 from monitor.web.ports import Check, Prune, ReloadResult
@@ -216,6 +218,10 @@ async def stage(
         opened.reloads += 1
         return ReloadResult(tuple(opened.problems))
 
+    async def reclassify_one(_since: float | None, _is_dry: bool) -> Reclassified:
+        changed = Counter({("openai/gpt-4o-mini@acme", Outcome.RATE_LIMITED, Outcome.QUOTA): 1})
+        return Reclassified(clock.now(), 1, changed)
+
     async def prune_nothing() -> dict[str, int]:
         return asdict(Pruned())
 
@@ -229,6 +235,7 @@ async def stage(
         clock=clock,
         notice=notice,
         prune=prune or prune_nothing,
+        reclassify=reclassify_one,
     )
     client: TestClient[Any, Any] = TestClient(TestServer(app))
     opened = Stage(client, board, clock, metrics, status, settings)

@@ -15,7 +15,7 @@ from monitor import __version__
 from monitor.catalog.model import Endpoint, Quirks
 from monitor.probing.error_body import read_error_body
 from monitor.probing.error_codes import GENERAL, Codes
-from monitor.probing.events import ErrorFacts, Event
+from monitor.probing.events import ErrorFacts, Event, FinishKind
 from monitor.probing.framings.frame import Frame
 from monitor.probing.question import Question
 
@@ -104,6 +104,8 @@ class Dialect(ABC):
     key_headers: ClassVar[tuple[str, ...]] = ("authorization",)  # where api_key goes, in lower case
     codes: ClassVar[Codes] = GENERAL  # what its structured error codes mean
     id_headers: ClassVar[tuple[str, ...]] = ()  # where a response's id stands if no event tells it
+    # What its finish reasons mean, so that stored ones can be judged again; those that are not here stay as they are.
+    finish_kinds: ClassVar[Mapping[str, FinishKind]] = {}
 
     @abstractmethod
     def request(self, endpoint: Endpoint, credentials: Credentials, question: Question, now: float) -> ProbeRequest:

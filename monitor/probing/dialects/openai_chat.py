@@ -121,6 +121,7 @@ class OpenAIChat(Dialect):
     name = "openai-chat"
     kinds = frozenset({"chat", "long", "cache", "vision", "tools", "json", "embeddings"})
     id_headers = ("x-generation-id",)  # OpenRouter's, on errors too
+    finish_kinds = _FINISH_KINDS
 
     def request(self, endpoint: Endpoint, credentials: Credentials, question: Question, now: float) -> ProbeRequest:
         cap = capped_tokens(endpoint, question)

@@ -1,0 +1,101 @@
+"""A running monitor judges its history again: rows and rollups through the writer, windows as each slice is committed,
+and at the end the states of those whose recent past is another one now."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+from monitor.clock import Clock
+from monitor.health.incidents import IncidentEvent
+from monitor.health.state import Moment, State, Transition, moment_of
+from monitor.observation import Observation
+from monitor.outcome import Outcome
+from monitor.rooms import Rooms
+from monitor.settings import Settings
+from monitor.storage.codec import DAY, HOUR
+from monitor.storage.reclassify import Change, Reclassified, reclassify
+
+log = logging.getLogger(__name__)
+
+# What a state is made of lies no longer back than `forget`, and what makes it unusable within two hours: a failing key
+# is asked every 15 minutes at least.
+_LEAST_RECENT_SECONDS = 2.0 * HOUR
+_FEW = 16
+
+_Place = tuple[str, str]  # endpoint, location
+
+
+async def reclassify_here(
+    rooms: Rooms,
+    settings: Settings,
+    clock: Clock,
+    since: float | None,
+    is_dry: bool,
+    on_transition: Callable[[Transition], None],
+    on_incidents: Callable[[Sequence[IncidentEvent]], None],
+) -> Reclassified:
+    """Judge what started at `since` or later (None: all raw rows). See `storage.reclassify`."""
+    board, now = rooms.board, clock.now()
+    forget = {
+        (view.endpoint.id, view.location): view.interval_seconds * settings.state.forget_intervals
+        for view in board.views()
+    }
+    touched: dict[_Place, dict[Moment, Outcome]] = defaultdict(dict)
+
+    def follow(changes: Sequence[Change]) -> None:
+        for one in changes:
+            observation = one.observation
+            place = (observation.endpoint, observation.location)
+            rooms.writer.hours.move(observation, one.outcome)
+            if observation.started_at >= now - max(forget.get(place, 0.0), _LEAST_RECENT_SECONDS):
+                touched[place][moment_of(observation)] = one.outcome
+        board.move((one.observation, one.outcome) for one in changes)
+
+    try:
+        done = await reclassify(
+            rooms.database, rooms.writer.submit, settings.catalog, since, is_dry=is_dry, on_changed=follow
+        )
+    finally:
+        # Also of what is done when the rest fails.
+        if touched:
+            # A day at most, as after a restart: what is older is remembered, or found out anew.
+            recent = max(max(forget.get(place, 0.0) for place in touched), _LEAST_RECENT_SECONDS)
+            await _relive(rooms, settings, clock, touched, now - min(recent, DAY), on_transition, on_incidents)
+    if done.changed and not is_dry:
+        log.info("reclassified judged=%d changed=%d", done.judged, done.changed.total())
+    return done
+
+
+async def _relive(
+    rooms: Rooms,
+    settings: Settings,
+    clock: Clock,
+    touched: Mapping[_Place, Mapping[Moment, Outcome]],
+    since: float,
+    on_transition: Callable[[Transition], None],
+    on_incidents: Callable[[Sequence[IncidentEvent]], None],
+) -> None:
+    recent: dict[_Place, list[Observation]] = defaultdict(list)
+    # A few are read one by one, so that the others' rows are passed over in SQL; many in one go.
+    endpoints = sorted({endpoint for endpoint, _ in touched})
+    for wanted in endpoints if len(endpoints) <= _FEW else (None,):
+        async for rows in rooms.history.stream(since, endpoint=wanted):
+            for one in rows:
+                if (one.endpoint, one.location) in touched:
+                    recent[one.endpoint, one.location].append(one)
+    never_was: set[_Place] = set()
+    for place, changed in sorted(touched.items()):
+        endpoint, location = place
+        transition = rooms.board.relive(endpoint, location, recent[place], changed)
+        standing = rooms.board.standing(endpoint, location)
+        if transition is not None:
+            on_transition(transition)
+        if standing.state is State.UNKNOWN:
+            never_was.add(place)
+        if location == settings.location and endpoint in settings.catalog.endpoints:
+            rooms.dispatcher.set_unusable(endpoint, not standing.usable)
+    # Unknown ends no incident by itself; but here the faults that began it were none.
+    on_incidents(rooms.ledger.close_unwatched(lambda *place: place not in never_was, clock.now()))
+    await rooms.board.refresh()
