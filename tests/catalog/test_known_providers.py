@@ -16,38 +16,17 @@ from monitor.config.document import parse_document
 from monitor.config.keys import QUIRKS
 from monitor.config.reading import Findings, Value, fields
 from monitor.probing.dialects import DIALECTS
-from monitor.probing.dialects.dialect import Dialect, Option
-from monitor.probing.dialects.openai_chat import OpenAIChat
 from monitor.secret import Secret
 from monitor.settings import parse_settings
 
 KNOWN = known_providers()
 
 
-def _dialect(called: str, *names: str, **over: object) -> Dialect:
-    options = tuple(Option(name=name, example=f"{name}: x", help="A word.") for name in names)
-    return type(called, (OpenAIChat,), {"name": called, "options": options, **over})()
-
-
-# What known.toml names and this release does not speak yet. A dialect that is built has to leave this list.
-TO_COME = {
-    dialect.name: dialect
-    for dialect in (
-        _dialect("gemini", "project", "location", needs_base_url=False),
-        _dialect("cohere"),
-    )
-}
-
-
-def test_no_dialect_that_is_built_is_still_to_come() -> None:
-    assert set(TO_COME) & set(DIALECTS) == set(), "take it out of TO_COME: the snippets then run on the real one"
-
-
 @pytest.mark.parametrize("slug", KNOWN)
-def test_a_known_providers_dialect_exists_or_is_to_come(slug: str) -> None:
+def test_a_known_providers_dialect_is_one_of_this_release(slug: str) -> None:
     known = KNOWN[slug]
     of_quirks = {name for quirk in known.quirks for name in quirk.dialects}
-    assert {known.dialect} | of_quirks <= set(DIALECTS) | set(TO_COME)
+    assert {known.dialect} | of_quirks <= set(DIALECTS)
 
 
 @pytest.mark.parametrize("slug", KNOWN)
@@ -97,7 +76,7 @@ def test_known_quirks_are_ones_that_a_configuration_could_hold(slug: str) -> Non
 @pytest.mark.parametrize("slug", KNOWN)
 def test_every_snippet_gives_an_endpoint(slug: str) -> None:
     known = KNOWN[slug]
-    settings = parse_settings(snippet(known), Path("monitor.yaml"), TO_COME | dict(DIALECTS))
+    settings = parse_settings(snippet(known), Path("monitor.yaml"), DIALECTS)
     (endpoint,) = settings.catalog.endpoints.values()
     assert endpoint.id == f"author/model@{slug}"
     assert endpoint.dialect == known.dialect
@@ -114,7 +93,7 @@ def test_the_bare_slug_is_enough_where_all_is_known() -> None:
     assert len(bare) > 35
     for known in bare:
         text = f"models: {{a/b: {{endpoints: [{{provider: {known.slug}, upstream: m}}]}}}}"
-        (endpoint,) = parse_settings(text, Path("m"), TO_COME | dict(DIALECTS)).catalog.endpoints.values()
+        (endpoint,) = parse_settings(text, Path("m"), DIALECTS).catalog.endpoints.values()
         assert (endpoint.base_url, endpoint.dialect) == (known.base_url, known.dialect)
         assert endpoint.api_key == (Secret("env", known.key) if known.key else None)
 

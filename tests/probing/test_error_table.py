@@ -605,12 +605,9 @@ ROWS: list[Row] = [
     ),
 ]  # fmt: skip
 
-GENERAL_READER = DIALECTS["openai-chat"]
-
 
 def dialect_of(provider: str) -> Dialect:
-    """The provider's own, or where it is not spoken yet the general reading."""
-    return DIALECTS.get(DIALECT_OF.get(provider, provider), GENERAL_READER)
+    return DIALECTS[DIALECT_OF.get(provider, provider)]
 
 
 def outcome_of(row: Row) -> Outcome:
@@ -643,17 +640,7 @@ def outcome_inside(dialect: Dialect, body: bytes) -> Outcome:
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{number}: {row.name}" for number, row in enumerate(ROWS)])
 def test_each_error_of_each_provider_has_its_class(row: Row) -> None:
-    name = DIALECT_OF.get(row.provider, row.provider)
-    if name not in DIALECTS and outcome_general(row) is not row.outcome:
-        pytest.skip(f"only {name} itself can read it")
     assert outcome_of(row) is row.outcome
-
-
-def outcome_general(row: Row) -> Outcome | None:
-    try:
-        return outcome_of(row)
-    except Exception:
-        return None
 
 
 def test_every_cell_of_the_matrix_has_its_rows_and_every_row_its_cell() -> None:

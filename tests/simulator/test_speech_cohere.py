@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from speaking_stage import KEY, disagreements, observations_of, shown_by
+from dialect_stage import KEY, disagreements, observations_of, shown_by
 from speech_stage import Pair
 
 from monitor.outcome import Outcome

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from dialect_stage import KEY, disagreements, observations_of, shown_by
 from simulator_stage import NONCE
-from speaking_stage import KEY, disagreements, observations_of, shown_by
 from speech_stage import Pair
 
 from monitor.outcome import Outcome

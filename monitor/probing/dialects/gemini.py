@@ -93,6 +93,7 @@ _ACCOUNT_LIMITED = "PUP_LIMITED_DISABLED"
 class Gemini(Dialect):
     name = "gemini"
     kinds = frozenset({"chat", "long", "cache", "vision", "tools", "json", "embeddings"})
+    finish_kinds = _FINISH_KINDS
     needs_base_url = False
     options = (
         Option(name="project", example="project: my-project", help="The Google Cloud project: makes it Vertex AI."),

@@ -61,11 +61,12 @@ _PAYLOADS: dict[str, type[Payload]] = {
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 _CALLS = ("function_call", "custom_tool_call", "mcp_call")
 
-_INCOMPLETE = {
+_FINISH_KINDS = {
     "max_output_tokens": FinishKind.LENGTH,
     "max_tokens": FinishKind.LENGTH,
     "length": FinishKind.LENGTH,
     "content_filter": FinishKind.FILTER,
+    "cancelled": FinishKind.ERROR,
 }
 
 
@@ -89,6 +90,7 @@ class OpenAIResponses(Dialect):
 
     name = "openai-responses"
     kinds = frozenset({"chat", "long", "cache", "vision", "tools", "json"})
+    finish_kinds = _FINISH_KINDS
     codes = GENERAL.with_own(
         telling=table(
             (Outcome.CONTENT_FILTER, "bio_policy misalignment_policy_violation image_content_policy_violation"),
@@ -230,7 +232,7 @@ class ResponseDecoder(Decoder):
             return [*events, Failed(error_facts({"error": error}) if error else ErrorFacts(codes=("failed",)))]
         reason = text_of(member(response, "incomplete_details", "reason"))
         if reason:
-            events.append(Finish(reason, _INCOMPLETE.get(reason, FinishKind.STOP)))
+            events.append(Finish(reason, _FINISH_KINDS.get(reason, FinishKind.STOP)))
         elif status:
             events.append(Finish(str(status), FinishKind.ERROR if status == "cancelled" else FinishKind.STOP))
         return [*events, END]
