@@ -275,6 +275,11 @@ class Daemon:
 
     def _on_report(self, report: ProbeReport) -> None:
         rooms, observation = self.rooms, report.observation
+        if not report.turn.decides:
+            rooms.board.observe(observation)
+            rooms.writer.put(observation)
+            tell_probe(observation)
+            return
         before = rooms.board.standing(observation.endpoint, observation.location)
         transition = rooms.board.observe(observation)
         tell_ours(observation, before, rooms.board.standing(observation.endpoint, observation.location))

@@ -34,11 +34,13 @@ async def resume(
     # The schedule's day, not the wall's: it may be past a midnight that the wall has still before it.
     now = schedule.utc_now()
     recent = now if last_due_at is None else last_due_at
+    endpoints = settings.catalog.endpoints
+    mean_costs = await history.mean_costs(recent - _LEARNING_SECONDS, location)
     budget = Budget(
         settings.probing.budget_usd_per_day,
         now,
         await history.spent_since(now // DAY_SECONDS * DAY_SECONDS, location),
-        await history.mean_costs(recent - _LEARNING_SECONDS, location),
+        {endpoints[name].lane(kind): usd for (name, kind), usd in mean_costs.items() if name in endpoints},
     )
     places = await history.last_slots(recent - DAY_SECONDS)
     return Dispatcher(
@@ -49,6 +51,8 @@ async def resume(
         Gate(budget),
         schedule=schedule,
         last_due_at=last_due_at,
-        probed_before={endpoint for endpoint, where, _ in places if where == location},
+        probed_before={
+            endpoints[name].lane(kind) for name, where, kind in places if where == location and name in endpoints
+        },
         cut_off=cut_off,
     )

@@ -33,7 +33,7 @@ LONG_PROMPT_TOKENS = 4000
 # The least prefix that providers cache is 1,024 tokens with most and 2,048 with some models of Anthropic and Google.
 PREFIX_WORDS = 2200
 # A call or an object takes some 30 tokens; under a smaller cap it would be cut for our own sake.
-_LEAST_STRUCTURED_TOKENS = 64
+LEAST_STRUCTURED_TOKENS = 64
 _DAY_SECONDS = 86400.0
 
 # Plain words behind a blank: each is at least one token to every tokenizer, and few are more.
@@ -91,7 +91,7 @@ def question_of(
     if kind == CHAT:
         return Question(prompt_text(nonce), max_tokens)
     said = f"{nonce} is a code word. "
-    structured_tokens = max(max_tokens, _LEAST_STRUCTURED_TOKENS)
+    structured_tokens = max(max_tokens, LEAST_STRUCTURED_TOKENS)
     if kind == "long":
         text = filler(nonce, prompt_tokens)
         return Question(f"{said}Here is a text.\n{text}\n{_WRITE}", max_tokens, kind)

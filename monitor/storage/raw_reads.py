@@ -153,20 +153,21 @@ class RawReads(Reader):
             query = select(func.sum(_raw.cost_pusd)).where(_raw.due_ms >= round(at * 1000) - skew_ms, *conditions)
             return float((await connection.execute(query)).scalar() or 0) / PICO
 
-    async def mean_costs(self, since: float, location: str) -> dict[str, float]:
-        """USD that a probe of each priced endpoint has cost on average, among those due at `since` or later."""
+    async def mean_costs(self, since: float, location: str) -> dict[tuple[str, str], float]:
+        """(endpoint, kind) -> USD that such a probe has cost on average, of those due at `since` or later that have a
+        price."""
         async with self._database.read() as connection:
             conditions = await self._conditions(connection, None, None, None, location)
             if conditions is None:
                 return {}
             query = (
-                select(_raw.endpoint_id, func.avg(_raw.cost_pusd).label("mean"))
+                select(_raw.endpoint_id, _raw.kind_id, func.avg(_raw.cost_pusd).label("mean"))
                 .where(_raw.due_ms >= round(since * 1000), _raw.cost_pusd.is_not(None), *conditions)
-                .group_by(_raw.endpoint_id)
+                .group_by(_raw.endpoint_id, _raw.kind_id)
             )
             rows = (await connection.execute(query)).all()
             await self._know_all(connection)
-        return {self._endpoints[row.endpoint_id]: float(row.mean) / PICO for row in rows}
+        return {(self._endpoints[row.endpoint_id], self._kinds[row.kind_id]): float(row.mean) / PICO for row in rows}
 
     async def last_due_at(self, location: str) -> float | None:
         """When the last recorded slot of a location was due; None if there is none."""

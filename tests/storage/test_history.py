@@ -164,7 +164,10 @@ async def test_mean_costs_are_of_priced_probes_of_one_location_since_then(store:
     other = [observation(5, location="elsewhere", cost_usd=1.0), observation(5, endpoint="m@x", cost_usd=0.0)]
     await store.write([*rows, *other])
     costs = await store.history.mean_costs(MIDNIGHT + 120.0, "local")
-    assert costs == {observation().endpoint: pytest.approx((0.002 + 0.003 + 0.005) / 3), "m@x": 0.0}
+    assert costs == {
+        (observation().endpoint, "chat"): pytest.approx((0.002 + 0.003 + 0.005) / 3),
+        ("m@x", "chat"): 0.0,
+    }
     assert await store.history.mean_costs(0.0, "nowhere") == {}
 
 
