@@ -10,7 +10,8 @@ from monitor.config import values as v
 from monitor.config.document import Mapping, Scalar, Sequence
 from monitor.config.reading import AlreadyTold, Fields, Key, Keys, Refused, Value, did_you_mean, fields, kind_of, shown
 from monitor.config.reading import tell_repeated as tell_repeated_keys
-from monitor.probing.kinds import CHAT, KINDS, LONG_PROMPT_TOKENS
+from monitor.observation import CHAT
+from monitor.probing.kinds import KINDS, LONG_PROMPT_TOKENS
 
 OTHER_KINDS = tuple(kind for kind in KINDS if kind != CHAT)
 DEFAULT_INTERVAL_SECONDS = 3600.0

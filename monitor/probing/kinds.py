@@ -20,11 +20,11 @@ from collections.abc import Mapping
 
 import msgspec
 
+from monitor.observation import CHAT
 from monitor.probing.measure import Tape
 from monitor.probing.prompt import contains_nonce, prompt_text
 from monitor.probing.question import Question, Tool
 
-CHAT = "chat"
 CACHE = "cache"
 EMBEDDINGS = "embeddings"
 KINDS = (CHAT, "long", "vision", "tools", "json", EMBEDDINGS, CACHE)

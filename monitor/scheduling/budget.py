@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from monitor.catalog.model import Endpoint
-from monitor.probing.kinds import CACHE, CHAT, EMBEDDINGS, LEAST_STRUCTURED_TOKENS, PREFIX_WORDS
+from monitor.observation import CHAT
+from monitor.probing.kinds import CACHE, EMBEDDINGS, LEAST_STRUCTURED_TOKENS, PREFIX_WORDS
 from monitor.scheduling.lanes import Lane, lanes_of
 
 DAY_SECONDS = 86400.0

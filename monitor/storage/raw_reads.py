@@ -15,8 +15,8 @@ from monitor.outcome import OUTCOME_CODES, Group, Outcome, group_of
 from monitor.storage import schema
 from monitor.storage.codec import DAY, HOUR, READ_COLUMNS, micros, observation_of
 from monitor.storage.facts import read_skew
+from monitor.storage.names import Place
 from monitor.storage.reading import Reader
-from monitor.storage.rollups import Place
 from monitor.storage.schema import MILLION, PICO
 
 ROWS_A_READ = 1000  # observations in one transaction: some 15 ms of reading
@@ -195,7 +195,7 @@ class RawReads(Reader):
             await self._know(connection, rows)
         return {self._place(row): LastSlot(row.slot, row.due_ms / 1000) for row in rows}
 
-    async def successes_within(self, since: float, until: float | None) -> dict[tuple[str, str], float]:
+    async def successes_within(self, since: float, until: float | None) -> dict[Place, float]:
         async with self._database.read() as connection:
             conditions = await self._conditions(connection, since, until, None, None) or []
             skew_ms = (await read_skew(connection)).ms + 1
@@ -203,15 +203,13 @@ class RawReads(Reader):
             if until is not None:
                 due.append(_raw.due_ms <= round(until * 1000) + skew_ms)
             query = (
-                select(_raw.endpoint_id, _raw.location_id, func.max(_started_us).label("at_us"))
+                select(_raw.endpoint_id, _raw.location_id, _raw.kind_id, func.max(_started_us).label("at_us"))
                 .where(*due, *conditions, _raw.outcome.in_(_ALIVE))
-                .group_by(_raw.endpoint_id, _raw.location_id)
+                .group_by(_raw.endpoint_id, _raw.location_id, _raw.kind_id)
             )
             rows = (await connection.execute(query)).all()
             await self._know_all(connection)
-        return {
-            (self._endpoints[row.endpoint_id], self._locations[row.location_id]): row.at_us / MILLION for row in rows
-        }
+        return {self._place(row): row.at_us / MILLION for row in rows}
 
     def _page(
         self, first_ms: int, last_ms: int, after: tuple[int, ...] | None, newest_first: bool, chunk: int

@@ -10,8 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.storage import schema
 from monitor.storage.database import Database
-from monitor.storage.names import names_by_id
-from monitor.storage.rollups import Place
+from monitor.storage.names import Place, names_by_id
 
 
 class Reader:

@@ -165,6 +165,7 @@ class RollupReads(Reader):
             answers_asked=[row.answers_asked for row in found],
             answers_ok=[row.answers_ok for row in found],
             sketches={figure: [getattr(row, figure) for row in found] for figure in FIGURES},
+            meters=[row.meter for row in found],
         )
 
 
