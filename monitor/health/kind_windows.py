@@ -129,7 +129,9 @@ def recent_figures(
     for figure, found in measured.items():
         found.sort()
         if found and quantiles:
-            distributions[figure] = {each: quantile_of_values(found, each) or 0.0 for each in _asked(figure, quantiles)}
+            distributions[figure] = {
+                each: quantile_of_values(found, each) or 0.0 for each in quantiles_asked(figure, quantiles)
+            }
     return _shown(kind, tally_of(within), policy, distributions, expected, price)
 
 
@@ -148,12 +150,14 @@ def long_figures(
         bins = tally.sketches[figure] if figure in FIGURES else (tally.meter or Meter()).prefill
         if samples := sum(bins.values()):
             distributions[figure] = {
-                each: _value_at(_SCALES[figure], bins, rank_of(each, samples)) for each in _asked(figure, quantiles)
+                each: _value_at(_SCALES[figure], bins, rank_of(each, samples))
+                for each in quantiles_asked(figure, quantiles)
             }
     return _shown(kind, tally, policy, distributions, expected, price)
 
 
-def _asked(figure: str, quantiles: Sequence[float]) -> list[float]:
+def quantiles_asked(figure: str, quantiles: Sequence[float]) -> list[float]:
+    """`quantiles`, as configured for times, of this figure: mirrored where it is a speed."""
     return [round(1 - each, 9) if figure == PREFILL else mirrored(figure, each) for each in quantiles]
 
 

@@ -53,13 +53,15 @@ class RawReads(Reader):
         limit: int = 100,
         location: str | None = None,
         outcomes: Collection[Outcome] | None = None,
+        kind: str | None = None,
     ) -> list[Observation]:
-        """The newest `limit` observations (of these classes), rechecks among them, newest first by due time."""
+        """The newest `limit` observations (of these classes and this kind), rechecks among them, newest first by due
+        time."""
         found: list[Observation] = []
         if limit <= 0:
             return found
         chunk = min(limit, ROWS_A_READ)
-        stream = self.stream(since, until, endpoint, location, outcomes, newest_first=True, chunk=chunk)
+        stream = self.stream(since, until, endpoint, location, outcomes, kind, newest_first=True, chunk=chunk)
         async with aclosing(stream) as newest:
             async for rows in newest:
                 found += rows
@@ -79,17 +81,18 @@ class RawReads(Reader):
         endpoint: str | None = None,
         location: str | None = None,
         outcomes: Collection[Outcome] | None = None,
+        kind: str | None = None,
         *,
         newest_first: bool = False,
         chunk: int = ROWS_A_READ,
     ) -> AsyncGenerator[list[Observation]]:
-        """Observations (of these classes) in order of due time, in lists of at most `chunk`. Rows that come in or go
-        meanwhile may be seen or not; no other is missed or told twice."""
+        """Observations (of these classes and this kind) in order of due time, in lists of at most `chunk`. Rows that
+        come in or go meanwhile may be seen or not; no other is missed or told twice."""
         clock = self._database.clock
         async with self._database.read() as connection:
             bounds = (await connection.execute(select(func.min(_raw.due_ms), func.max(_raw.due_ms)))).one()
             skew_ms = (await read_skew(connection)).ms + 1
-            conditions = await self._conditions(connection, since, until, endpoint, location)
+            conditions = await self._conditions(connection, since, until, endpoint, location, kind)
         if bounds[0] is None or conditions is None:
             return
         if outcomes is not None:
@@ -244,9 +247,10 @@ class RawReads(Reader):
         until: float | None,
         endpoint: str | None,
         location: str | None,
+        kind: str | None = None,
     ) -> list[Any] | None:
         """What a raw row must meet; None if none can."""
-        places = await self._place_ids(connection, endpoint, location)
+        places = await self._place_ids(connection, endpoint, location, kind)
         if places is None:
             return None
         conditions: list[Any] = [_raw[f"{name}_id"] == id_ for name, id_ in places.items()]

@@ -11,7 +11,8 @@ from monitor.health.uptime import grouped
 from monitor.health.view import API_QUANTILES, WindowFigures, mirrored
 from monitor.observation import EXPORT_FIELDS, Observation
 from monitor.outcome import group_of
-from monitor.routing.snapshot import JsonObject, counts_object, quantiles_object, stamp
+from monitor.routing.snapshot import counts_object, quantiles_object
+from monitor.routing.values import JsonObject, stamp
 from monitor.storage.history import Rollup
 from monitor.storage.incidents import RecordedIncident
 
