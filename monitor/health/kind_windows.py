@@ -7,7 +7,6 @@ windows as one tally, to which observations are added and from which the hours t
 from __future__ import annotations
 
 from bisect import insort
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from monitor.catalog.model import Price
 from monitor.health.meter import LONG, PREFILL, PREFILL_SCALE, Meter, prefill_speed
 from monitor.health.rows import TallyRows
-from monitor.health.sketch import FIGURES, Scale, quantile_of_values, rank_of
+from monitor.health.sketch import FIGURES, Scale, quantile_of_values, rank_of, value_at
 from monitor.health.tally import Tally, figure_values, merged, tally_of
 from monitor.health.uptime import grouped, ratio
 from monitor.health.view import KindFigures, WindowFigures, mirrored
@@ -150,7 +149,7 @@ def long_figures(
         bins = tally.sketches[figure] if figure in FIGURES else (tally.meter or Meter()).prefill
         if samples := sum(bins.values()):
             distributions[figure] = {
-                each: _value_at(_SCALES[figure], bins, rank_of(each, samples))
+                each: value_at(_SCALES[figure], bins, rank_of(each, samples))
                 for each in quantiles_asked(figure, quantiles)
             }
     return _shown(kind, tally, policy, distributions, expected, price)
@@ -159,14 +158,6 @@ def long_figures(
 def quantiles_asked(figure: str, quantiles: Sequence[float]) -> list[float]:
     """`quantiles`, as configured for times, of this figure: mirrored where it is a speed."""
     return [round(1 - each, 9) if figure == PREFILL else mirrored(figure, each) for each in quantiles]
-
-
-def _value_at(scale: Scale, bins: Counter[int], rank: int) -> float:
-    for bin_ in sorted(bins):
-        rank -= bins[bin_]
-        if rank <= 0:
-            return scale.value_of(bin_)
-    raise ValueError("rank beyond the samples")
 
 
 def _shown(

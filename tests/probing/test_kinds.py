@@ -229,3 +229,39 @@ async def test_a_tool_call_that_was_cut_is_a_success_without_what_was_asked_for(
     call = delta(tool_calls=[{"index": 0, "function": {"name": "record_code_word", "arguments": '{"code'}}])
     observation = await probed(saying(ROLE, call, LENGTH, usage(), DONE), kind="tools")
     assert (observation.outcome, observation.answer_ok) == (Outcome.SUCCESS, False)
+
+
+async def test_each_kind_is_asked_and_answered_over_the_wire() -> None:
+    """By a provider that reads each request and does what it is asked."""
+    bodies: dict[str, dict[str, Any]] = {}
+
+    async def script(conn: Conn) -> None:
+        body = (await conn.request()).body
+        if conn.path.endswith("/embeddings"):
+            bodies["embeddings"] = body
+            vector = {"object": "embedding", "index": 0, "embedding": [0.5] * 8}
+            await conn.reply("200 OK", {"object": "list", "data": [vector], "usage": {"prompt_tokens": 12}})
+            return
+        await conn.head()
+        if "tools" in body:
+            bodies["tools"] = body
+            call = {"name": body["tools"][0]["function"]["name"], "arguments": json.dumps({"code_word": NONCE})}
+            said = delta(tool_calls=[{"index": 0, "id": "call-1", "type": "function", "function": call}])
+        elif "response_format" in body:
+            bodies["json"] = body
+            said = text(json.dumps({"code_word": NONCE, "characters": len(NONCE)}))
+        else:
+            bodies["vision"] = body
+            said = text(colour_of(NONCE))
+        await conn.events(ROLE, said, STOP, usage(), DONE)
+        await conn.end()
+
+    for kind in ("tools", "json", "vision", "embeddings"):
+        observation = await probed(script, kind=kind)
+        assert (observation.kind, observation.outcome, observation.answer_ok) == (kind, Outcome.SUCCESS, True), kind
+        assert observation.latency_seconds is not None
+    assert observation.kind == "embeddings"
+    assert (observation.ttft_seconds, observation.output_tokens, observation.prompt_tokens) == (None, None, 12)
+    assert list(bodies) == ["tools", "json", "vision", "embeddings"]
+    assert NONCE in json.dumps(bodies["embeddings"]["input"])
+    assert "data:image/png;base64," in json.dumps(bodies["vision"])
