@@ -379,7 +379,8 @@ class Daemon:
         rooms.dispatcher.set_catalog(settings.catalog, settings.probing)
         rooms.board.configure(settings)
         if rooms.board.is_decided_anew:
-            await self._turn_hours()
+            # Beside the reload: it is in force by now, and the chore tries again what the database does not give.
+            self._tasks.errand(self._turn_hours())
         self._write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
         for transition in rooms.board.standings(added):
             self._on_transition(transition)  # what is down and was away is down again

@@ -127,3 +127,8 @@ class Catalog:
     providers: Mapping[str, Provider]
     models: Mapping[str, Model]
     endpoints: Mapping[str, Endpoint]
+
+    @property
+    def lane_count(self) -> int:
+        """How many probes may be under way at once: one of each kind of each endpoint."""
+        return sum(1 + len(endpoint.other_probes) for endpoint in self.endpoints.values())

@@ -20,7 +20,7 @@ from monitor.clock import Clock
 from monitor.health.cadences import Cadences
 from monitor.health.figures import pooled_figures, series_figures
 from monitor.health.incidents import Incident
-from monitor.health.kind_board import KindBoard
+from monitor.health.kind_board import NO_KINDS, KindBoard
 from monitor.health.rows import TallyRows
 from monitor.health.series import NEVER, Series, Stamp
 from monitor.health.state import Standing, StateMachine, Transition, as_transition
@@ -81,7 +81,7 @@ class Board:
         self._catalog = catalog
         self._deciding.clear()
         self._deciding.update({id_: each.kind for id_, each in catalog.endpoints.items() if each.kind != CHAT})
-        for row in self._decided_anew():
+        for row in self._windows.decided_anew():
             self._series[row] = Series(self._machine(), self._series[row].eras)
         for endpoint in catalog.endpoints:
             self._row(endpoint, self._settings.location)
@@ -118,18 +118,7 @@ class Board:
     @property
     def is_decided_anew(self) -> bool:
         """Whether another kind of probe decides of some endpoint than what the windows hold: they must be renewed."""
-        return bool(self._decided_anew())
-
-    def _decided_anew(self) -> list[int]:
-        rows = zip(self._windows.keys, self._windows.decided_by, strict=True)
-        return [row for row, ((endpoint, _), kind) in enumerate(rows) if kind != self.kind_of(endpoint)]
-
-    def new_windows(self, now: float) -> Windows:
-        """Empty windows of the same series, to be filled beside these and handed to `take_windows`."""
-        windows = Windows(now, self._deciding)
-        for endpoint, location in self.windows.keys:
-            windows.row_of(endpoint, location)
-        return windows
+        return bool(self._windows.decided_anew())
 
     def is_watched(self, endpoint: str, location: str) -> bool:
         """Whether slots fall due there: from here, if it is configured; from elsewhere, unless its last era is over."""
@@ -444,13 +433,13 @@ class Board:
         for row, windows in zip(rows, found, strict=True):
             series = self._series[row]
             endpoint, location = self._windows.keys[row]
-            kinds, kinds_until = self.kinds.views(
-                self._windows, self._catalog.endpoints[endpoint], location, series.eras, now
-            )
-            if kinds_until < self._fresh_until[row]:
-                self._fresh_until[row] = kinds_until
+            configured = self._catalog.endpoints[endpoint]
+            kinds: Mapping[str, KindView] = NO_KINDS
+            if configured.probes:
+                kinds, kinds_until = self.kinds.views(self._windows, configured, location, series.eras, now)
+                self._fresh_until[row] = min(self._fresh_until[row], kinds_until)
             view = series.renew_view(
-                self._catalog.endpoints[endpoint],
+                configured,
                 location,
                 windows,
                 self._interval_seconds(row),

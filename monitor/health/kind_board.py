@@ -14,7 +14,7 @@ from monitor.outcome import Group, group_of
 from monitor.slot import Era, expected_slots
 
 _NEVER = float("inf")
-_NO_KINDS: Mapping[str, KindView] = {}
+NO_KINDS: Mapping[str, KindView] = {}
 
 
 class _Rule(NamedTuple):
@@ -78,7 +78,7 @@ class KindBoard:
     ) -> tuple[Mapping[str, KindView], float]:
         """The kinds that an endpoint is configured with, and until when their figures hold by themselves."""
         if not endpoint.probes:
-            return _NO_KINDS, _NEVER
+            return NO_KINDS, _NEVER
         found: dict[str, KindView] = {}
         until = _NEVER
         for probe in endpoint.probes:
@@ -92,7 +92,7 @@ class KindBoard:
     ) -> Mapping[str, KindView]:
         """The same over several locations together; with each its eras of what decides."""
         if not endpoint.probes:
-            return _NO_KINDS
+            return NO_KINDS
         found: dict[str, KindView] = {}
         for probe in endpoint.probes:
             series = [windows.kinds.find(endpoint.id, location, probe.kind) for location in locations]

@@ -114,6 +114,18 @@ class Windows:
                 bins.reserve(row + 1)
         return row
 
+    def decided_anew(self) -> list[int]:
+        """The rows of which another kind of probe decides by now than what they hold."""
+        rows = zip(self.keys, self.decided_by, strict=True)
+        return [row for row, ((endpoint, _), kind) in enumerate(rows) if kind != self._deciding.get(endpoint, CHAT)]
+
+    def emptied(self, now: float) -> Windows:
+        """Empty windows of the same series, to be filled beside these."""
+        windows = Windows(now, self._deciding)
+        for endpoint, location in self.keys:
+            windows.row_of(endpoint, location)
+        return windows
+
     def start_of(self, window: str, now: float) -> float:
         """Where the named window begins at `now`. KeyError if there is no such window."""
         if window in SHORT_WINDOWS:

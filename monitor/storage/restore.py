@@ -44,7 +44,7 @@ async def restore_board(
 
 async def renewed_windows(board: Board, history: History, now: float) -> Windows:
     """The windows of `board` as a restart at `now` would bring them back. Nothing may be committed meanwhile."""
-    windows = board.new_windows(now)
+    windows = board.windows.emptied(now)
     rolled_until = await history.rolled_until()
     ranges = windows.restore_ranges(now, rolled_until, rolled_until // DAY * DAY)
     for day in range(*ranges.days, DAY):
