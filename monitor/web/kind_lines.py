@@ -52,6 +52,7 @@ def _values(view: KindView, export: ExportSettings) -> list[tuple[str, str, str]
                 found += [
                     (figure, f',window="{window}",quantile="{quantile_name(each)}"', f"{quantiles[figure][each]:.6g}")
                     for each in quantiles_asked(figure, export.quantiles)
+                    if each in quantiles[figure]
                 ]
     found.append(("probe_interval_seconds", "", f"{view.interval_seconds:.6g}"))
     for name, at in (("last_probe", view.last_probe_at), ("last_success", view.last_success_at)):
