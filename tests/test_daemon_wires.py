@@ -22,6 +22,7 @@ from monitor.probing.report import ProbeReport, Turn
 from monitor.storage.database import Database
 from monitor.storage.history import History
 from monitor.storage.hour_turn import turn_hours
+from monitor.storage.lock import read_holder
 from monitor.storage.writer import Writer
 from monitor.web.errors import Unavailable
 
@@ -209,7 +210,7 @@ async def test_what_goes_to_the_spill_is_shown_at_once_and_only_once(
 async def running_again(directory: Path, former: Daemon) -> Any:
     former.should_exit.set()
     await until(lambda: former.rooms.progress.is_draining)
-    await until(lambda: not (directory / "monitor.db-wal").exists(), 20)
+    await until(lambda: read_holder(directory / "monitor.db") is None, 20)
     async with running(former.settings) as daemon:
         yield daemon
 
