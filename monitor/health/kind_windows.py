@@ -172,7 +172,7 @@ def _shown(
     plain = WindowFigures.of(groups, tally.answers_asked, tally.answers_ok, expected, quantiles)
     known = {name: getattr(plain, name) for name in WindowFigures.__struct_fields__}
     meter = tally.meter or Meter()
-    is_cache = kind == _CACHE
+    is_cache = kind == _CACHE and meter.told > 0
     return KindFigures(
         **known,
         prompt_tokens=round(meter.prompt_tokens / meter.metered, 1)
@@ -184,6 +184,6 @@ def _shown(
 
 
 def _saved_usd(meter: Meter, price: Price | None) -> float | None:
-    if price is None or price.input is None or price.cache_read is None or not meter.metered:
+    if price is None or price.input is None or price.cache_read is None:
         return None
     return round(meter.cached_tokens / meter.metered * (price.input - price.cache_read) / 1e6, 12)

@@ -30,6 +30,7 @@ class _Kept(msgspec.Struct, frozen=True):
     """As stored; `prefill` are bins and their counts, in ascending order."""
 
     metered: int
+    told: int
     prompt_tokens: int
     cached_tokens: int
     prefill: list[tuple[int, int]] = []
@@ -38,6 +39,7 @@ class _Kept(msgspec.Struct, frozen=True):
 @dataclass(slots=True)
 class Meter:
     metered: int = 0  # successes whose prompt was counted
+    told: int = 0  # of them, those that told of a cache: many hosts leave it out where it had nothing, some always
     prompt_tokens: int = 0
     cached_tokens: int = 0
     prefill: Counter[int] = field(default_factory=Counter)  # bins of PREFILL_SCALE
@@ -45,6 +47,7 @@ class Meter:
     def add(self, observation: Observation) -> None:
         if observation.outcome is Outcome.SUCCESS and observation.prompt_tokens:
             self.metered += 1
+            self.told += observation.cached_tokens is not None
             self.prompt_tokens += observation.prompt_tokens
             self.cached_tokens += min(observation.cached_tokens or 0, observation.prompt_tokens)
         speed = prefill_speed(observation)
@@ -53,24 +56,28 @@ class Meter:
 
     def merge(self, other: Meter) -> None:
         self.metered += other.metered
+        self.told += other.told
         self.prompt_tokens += other.prompt_tokens
         self.cached_tokens += other.cached_tokens
         self.prefill.update(other.prefill)
 
     def subtract(self, other: Meter) -> None:
         self.metered -= other.metered
+        self.told -= other.told
         self.prompt_tokens -= other.prompt_tokens
         self.cached_tokens -= other.cached_tokens
         self.prefill.subtract(other.prefill)
 
     def encoded(self) -> str:
         bins = sorted((bin_, count) for bin_, count in self.prefill.items() if count)
-        return msgspec.json.encode(_Kept(self.metered, self.prompt_tokens, self.cached_tokens, bins)).decode()
+        return msgspec.json.encode(
+            _Kept(self.metered, self.told, self.prompt_tokens, self.cached_tokens, bins)
+        ).decode()
 
     @classmethod
     def decoded(cls, text: str) -> Meter:
         kept = _decoder.decode(text)
-        return cls(kept.metered, kept.prompt_tokens, kept.cached_tokens, Counter(dict(kept.prefill)))
+        return cls(kept.metered, kept.told, kept.prompt_tokens, kept.cached_tokens, Counter(dict(kept.prefill)))
 
 
 _decoder = msgspec.json.Decoder(_Kept)

@@ -102,6 +102,15 @@ def test_embeddings_have_no_first_token() -> None:
     assert figures_of_kind("embeddings") == ("latency_seconds",)
 
 
+async def test_where_no_answer_tells_of_a_cache_nothing_is_said_of_one() -> None:
+    rig = Rig(WATCHED)
+    rig.take(WATCHED, "cache", prompt_tokens=2000)
+    figures = (await rig.kind(WATCHED, "cache")).windows["1d"]
+    assert (figures.cached_ratio, figures.saved_usd, figures.prompt_tokens) == (None, None, 2000.0)
+    rig.take(WATCHED, "cache", prompt_tokens=2000, cached_tokens=1000)
+    assert (await rig.kind(WATCHED, "cache")).windows["1d"].cached_ratio == 0.25, "left out, where it had nothing"
+
+
 async def test_a_kind_has_its_own_slots_stamps_and_interval() -> None:
     rig = Rig(WATCHED)
     rig.board.set_eras(WATCHED.id, HERE, [Era(NOW - 3600, None, Cadence(60_000, 0))])

@@ -111,9 +111,7 @@ async def agree(house: House) -> int:
             assert shown.seen == len(groups) - groups.count("monitor_fault"), (kind, window)
             answers = [ok for outcome, _, ok, *_ in rows if outcome == "success" and ok is not None]
             assert shown.answer_ok_ratio == floored(sum(answers), len(answers)), (kind, window)
-            usage = [
-                (prompt, cached or 0) for outcome, _, _, prompt, cached, _ in rows if outcome == "success" and prompt
-            ]
+            usage = [(prompt, cached) for outcome, _, _, prompt, cached, _ in rows if outcome == "success" and prompt]
             check_usage(kind, shown, usage)
             check_quantiles(kind, window, shown, rows)
             compared += shown.samples
@@ -125,9 +123,9 @@ def floored(part: int, whole: int) -> float | None:
     return part * 10**6 // whole / 10**6 if whole else None
 
 
-def check_usage(kind: str, shown: KindFigures, usage: list[tuple[int, int]]) -> None:
-    prompt, cached = sum(each[0] for each in usage), sum(each[1] for each in usage)
-    if kind != "cache":
+def check_usage(kind: str, shown: KindFigures, usage: list[tuple[int, int | None]]) -> None:
+    prompt, cached = sum(each[0] for each in usage), sum(each[1] or 0 for each in usage)
+    if kind != "cache" or all(each[1] is None for each in usage):
         assert (shown.cached_ratio, shown.saved_usd) == (None, None)
         return
     assert shown.cached_ratio == floored(cached, prompt)
