@@ -184,8 +184,9 @@ class Daemon:
         suspicion.configure(settings.probing.canaries)
         self._last_due_at = await history.last_due_at(settings.location)
         dispatcher = await resume(
-            settings, clock, history, suspicion.probe, prober.cut_off, self._on_report, metrics, self._last_due_at
-        )
+            settings, clock, history, suspicion.probe, prober.cut_off, self._on_report, metrics, self._last_due_at,
+            lambda slots: board.kinds.restore_probes((place, last.due_at) for place, last in slots.items()),
+        )  # fmt: skip
         return Rooms(
             database=database,
             history=history,
@@ -247,7 +248,8 @@ class Daemon:
         eras = await rooms.writer.submit(
             lambda connection: adopt_catalog(rooms.database, connection, settings.location, settings.catalog, now)
         )
-        await rooms.board.take_eras(eras)
+        await rooms.board.take_eras(eras.endpoints)
+        rooms.board.take_kind_eras(eras.kinds)
         rooms.progress.catalog_loaded = True
 
     async def _start_probing(self) -> None:
@@ -278,6 +280,11 @@ class Daemon:
 
     def _on_report(self, report: ProbeReport) -> None:
         rooms, observation = self.rooms, report.observation
+        if not report.turn.decides:
+            rooms.board.observe(observation)
+            rooms.writer.put(observation)
+            tell_probe(observation)
+            return
         before = rooms.board.standing(observation.endpoint, observation.location)
         transition = rooms.board.observe(observation)
         tell_ours(observation, before, rooms.board.standing(observation.endpoint, observation.location))
@@ -381,6 +388,9 @@ class Daemon:
         rooms.suspicion.configure(settings.probing.canaries)
         rooms.dispatcher.set_catalog(settings.catalog, settings.probing)
         rooms.board.configure(settings)
+        if rooms.board.is_decided_anew:
+            # Beside the reload: it is in force by now, and the chore tries again what the database does not give.
+            self._tasks.errand(self._turn_hours())
         self._write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
         for transition in rooms.board.standings(added):
             self._on_transition(transition)  # what is down and was away is down again

@@ -15,7 +15,7 @@ _RESERVE = 128
 
 def provide_descriptors(settings: Settings) -> None:
     """As many as there may be; a line in the log where they are too few."""
-    short = shortage(settings.probing, len(settings.catalog.endpoints), raise_limit())
+    short = shortage(settings.probing, settings.catalog.lane_count, raise_limit())
     if short is not None:
         log.warning("files_short %s", short)
 
@@ -34,11 +34,12 @@ def hard_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
-def shortage(probing: ProbingSettings, endpoints: int, limit: int) -> str | None:
-    """What to say where `limit` open files are fewer than probing may come to need; None if they do."""
-    at_once = min(probing.concurrency, endpoints)
+def shortage(probing: ProbingSettings, lanes: int, limit: int) -> str | None:
+    """What to say where `limit` open files are fewer than probing may come to need; None if they do. `lanes`: how many
+    probes may be under way at once, but for the cap."""
+    at_once = min(probing.concurrency, lanes)
     # A host with two addresses may get two connections, of which the slower is closed; pooled ones stay open.
-    needed = 2 * at_once + (endpoints if probing.connection == "reuse" else 0) + _RESERVE
+    needed = 2 * at_once + (lanes if probing.connection == "reuse" else 0) + _RESERVE
     if limit == resource.RLIM_INFINITY or limit >= needed:
         return None
     return (

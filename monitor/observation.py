@@ -8,6 +8,8 @@ import msgspec
 
 from monitor.outcome import Group, Outcome, group_of
 
+CHAT = "chat"  # the kind of probe that every model of text is sent
+
 ClockKind = Literal["kernel", "userspace"]
 TokenSource = Literal["usage", "estimated"]
 # endpoint, location, kind, slot, recheck number: no two observations share one.
@@ -23,7 +25,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     slot: int
     due_at: float
     started_at: float
-    kind: str = "chat"
+    kind: str = CHAT
     recheck: int = 0  # 0 = the scheduled probe, 1.. = rechecks of the same slot
 
     outcome: Outcome

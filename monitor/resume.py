@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from monitor.clock import Clock, suspended_seconds
 from monitor.probing.report import ProbeReport, Turn
@@ -12,7 +12,8 @@ from monitor.scheduling.gate import Gate
 from monitor.scheduling.schedule_clock import ScheduleClock
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
-from monitor.storage.history import History
+from monitor.storage.history import History, LastSlot
+from monitor.storage.names import Place
 
 # What a probe costs is learned from the last hour on record: enough for a mean, and a quick read.
 _LEARNING_SECONDS = 3600.0
@@ -27,20 +28,25 @@ async def resume(
     on_report: Callable[[ProbeReport], None],
     metrics: SelfMetrics,
     last_due_at: float | None,
+    on_last_slots: Callable[[Mapping[Place, LastSlot]], None] = lambda last_slots: None,
 ) -> Dispatcher:
-    """`last_due_at` is when the last process's last slot fell due, in UTC seconds; None at a first start."""
+    """`last_due_at` is when the last process's last slot fell due, in UTC seconds; None at a first start.
+    `on_last_slots` is told the last slots of the day before that."""
     location = settings.location
     schedule = ScheduleClock(clock, last_due_at, suspended_seconds)
     # The schedule's day, not the wall's: it may be past a midnight that the wall has still before it.
     now = schedule.utc_now()
     recent = now if last_due_at is None else last_due_at
+    endpoints = settings.catalog.endpoints
+    mean_costs = await history.mean_costs(recent - _LEARNING_SECONDS, location)
     budget = Budget(
         settings.probing.budget_usd_per_day,
         now,
         await history.spent_since(now // DAY_SECONDS * DAY_SECONDS, location),
-        await history.mean_costs(recent - _LEARNING_SECONDS, location),
+        {endpoints[name].lane(kind): usd for (name, kind), usd in mean_costs.items() if name in endpoints},
     )
     places = await history.last_slots(recent - DAY_SECONDS)
+    on_last_slots(places)
     return Dispatcher(
         clock,
         probe,
@@ -49,6 +55,8 @@ async def resume(
         Gate(budget),
         schedule=schedule,
         last_due_at=last_due_at,
-        probed_before={endpoint for endpoint, where, _ in places if where == location},
+        probed_before={
+            endpoints[name].lane(kind) for name, where, kind in places if where == location and name in endpoints
+        },
         cut_off=cut_off,
     )

@@ -225,7 +225,8 @@ def _freeze(top: Fields, path: Path, dialects: Mapping[str, Dialect]) -> Setting
     if "providers" in top.places:
         written = top.places["providers"].node
         told = written.entries if isinstance(written, MappingNode) and written.entries else None
-    catalog = build_catalog(providers, models, probing.interval_seconds, dialects, told)
+    probes = given["probing"].values.get("probes") if "probing" in given else None
+    catalog = build_catalog(providers, models, probing.interval_seconds, dialects, told, probes)
     secrets = dict(top.at.findings.secrets)
     return Settings(path=path, catalog=catalog, probing=probing, secret_places=secrets, **over)
 
@@ -241,6 +242,7 @@ def _state(state: Fields) -> StateRule:
 
 def _probing(probing: Fields) -> ProbingSettings:
     over = dict(probing.values)
+    over.pop("probes", None)  # the catalog's
     budget = over.pop("budget", None)
     if budget is not None:
         over |= budget.values

@@ -28,7 +28,10 @@ def tell_probe(observation: Observation) -> None:
     """For `--verbose`: every probe that did not succeed."""
     if observation.group is not Group.OK:
         outcome = observation.outcome.value
-        log.debug("probe endpoint=%s outcome=%s detail=%s", observation.endpoint, outcome, quoted(observation.detail))
+        log.debug(
+            "probe endpoint=%s kind=%s outcome=%s detail=%s",
+            observation.endpoint, observation.kind, outcome, quoted(observation.detail),
+        )  # fmt: skip
 
 
 def tell_transition(transition: Transition) -> None:

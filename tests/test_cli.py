@@ -183,6 +183,9 @@ async def test_a_probe_draws_its_timeline_and_exits_by_its_verdict(fleet: FleetS
     row = json.loads(shown.stdout)
     assert list(row) == list(EXPORT_FIELDS)
     assert row["answer_ok"] is True
+    long = await off_loop("probe", endpoint, "--kind", "long", "--json", "-c", str(path), cwd=tmp_path)
+    row = json.loads(long.stdout)
+    assert (row["kind"], row["outcome"]) == ("long", "success")
     account = await off_loop("probe", "openai/gpt-4o-mini@atoll", "-c", str(path), cwd=tmp_path)
     assert account.returncode == 1
     rows = dict(line.split(maxsplit=1) for line in account.stdout.decode().splitlines() if line.startswith("  "))

@@ -22,6 +22,7 @@ from monitor.probing.report import ProbeReport, Turn
 from monitor.storage.database import Database
 from monitor.storage.history import History
 from monitor.storage.hour_turn import turn_hours
+from monitor.storage.lock import read_holder
 from monitor.storage.writer import Writer
 from monitor.web.errors import Unavailable
 
@@ -31,8 +32,17 @@ ONE, TWO = "a/one@dead", "a/two@dead"
 DAY = 86_400.0
 
 
-def config(directory: Path, *models: str, location: str = "local", interval: str = "12h", more: str = "") -> Path:
-    listed = "".join(f"  a/{name}: {{endpoints: [{{provider: dead, upstream: x}}]}}\n" for name in models)
+def config(
+    directory: Path,
+    *models: str,
+    location: str = "local",
+    interval: str = "12h",
+    more: str = "",
+    probes: str = "off",
+) -> Path:
+    listed = "".join(
+        f"  a/{name}: {{probes: {probes}, endpoints: [{{provider: dead, upstream: x}}]}}\n" for name in models
+    )
     path = directory / "monitor.yaml"
     path.write_text(
         f"listen: 127.0.0.1:0\ndatabase: sqlite:///{directory}/monitor.db\nlocation: {location}\n"
@@ -42,19 +52,19 @@ def config(directory: Path, *models: str, location: str = "local", interval: str
     return path
 
 
-def observed(daemon: Daemon, endpoint: str, outcome: Outcome, number: float = 0) -> Observation:
+def observed(daemon: Daemon, endpoint: str, outcome: Outcome, number: float = 0, kind: str = "chat") -> Observation:
     at = daemon.clock.now() - 10.0 + number
     location = daemon.settings.location
     return Observation(
-        endpoint=endpoint, location=location, slot=round(at * 10), due_at=at, started_at=at, outcome=outcome
+        endpoint=endpoint, location=location, slot=round(at * 10), due_at=at, started_at=at, outcome=outcome, kind=kind
     )
 
 
-def report(daemon: Daemon, endpoint: str, outcome: Outcome, times: int = 1) -> None:
+def report(daemon: Daemon, endpoint: str, outcome: Outcome, times: int = 1, kind: str = "chat") -> None:
     """As the dispatcher does when a probe has ended."""
     for number in range(times):
-        one = observed(daemon, endpoint, outcome, number)
-        turn = Turn(daemon.settings.catalog.endpoints[endpoint], one.slot, one.due_at)
+        one = observed(daemon, endpoint, outcome, number, kind)
+        turn = Turn(daemon.settings.catalog.endpoints[endpoint], one.slot, one.due_at, kind=kind)
         daemon.rooms.dispatcher._on_report(ProbeReport(turn, one))
 
 
@@ -200,7 +210,7 @@ async def test_what_goes_to_the_spill_is_shown_at_once_and_only_once(
 async def running_again(directory: Path, former: Daemon) -> Any:
     former.should_exit.set()
     await until(lambda: former.rooms.progress.is_draining)
-    await until(lambda: not (directory / "monitor.db-wal").exists(), 20)
+    await until(lambda: read_holder(directory / "monitor.db") is None, 20)
     async with running(former.settings) as daemon:
         yield daemon
 
@@ -365,3 +375,41 @@ async def test_ready_means_that_there_is_something_to_see_and_draining_is_told(t
         daemon.rooms.progress.is_draining = True
         status, body = await get(daemon, "/readyz")
         assert status == 503 and "process: draining" in body
+
+
+async def test_a_failing_tools_probe_is_recorded_and_is_no_incident(tmp_path: Path) -> None:
+    path = config(tmp_path, "one", probes="{tools: {interval: 12h}}")
+    async with running(settings_from(path)) as daemon:
+        report(daemon, ONE, Outcome.SUCCESS, times=2)
+        report(daemon, ONE, Outcome.SERVER_ERROR, times=8, kind="tools")
+        refused = observed(daemon, ONE, Outcome.AUTH, 9, "tools")
+        turn = Turn(daemon.settings.catalog.endpoints[ONE], refused.slot, refused.due_at, kind="tools")
+        daemon.rooms.dispatcher._on_report(ProbeReport(turn, refused))
+        await daemon.rooms.writer.flush()
+        await daemon.rooms.board.refresh()
+        (view,) = daemon.rooms.board.views()
+        assert (view.state, view.usable) == (State.OPERATIONAL, True)
+        assert daemon.rooms.dispatcher.interval_seconds(ONE) == view.interval_seconds
+        assert view.kinds["tools"].windows["30m"].samples == 8
+        assert not daemon.rooms.dispatcher.dropped_rechecks
+        assert incidents(tmp_path) == []
+        assert rows(tmp_path, "SELECT kind, count(*) FROM observations GROUP BY kind ORDER BY kind") == [
+            ("chat", 2),
+            ("tools", 9),
+        ]
+
+
+async def test_a_restart_brings_every_kind_back(tmp_path: Path) -> None:
+    path = config(tmp_path, "one", probes="{embeddings: {}, tools: {interval: 12h}, chat: off}")
+    async with running(settings_from(path)) as daemon:
+        report(daemon, ONE, Outcome.SERVER_ERROR, times=3, kind="embeddings")
+        report(daemon, ONE, Outcome.SUCCESS, times=2, kind="tools")
+        assert daemon.rooms.board.standing(ONE, "local").state is State.DOWN
+        await until(lambda: len(incidents(tmp_path)) == 1)
+    async with running(settings_from(path)) as daemon:
+        (view,) = daemon.rooms.board.views()
+        assert (view.state, view.windows["30m"].samples) == (State.DOWN, 3)
+        tools = view.kinds["tools"]
+        assert (tools.windows["30d"].successes, view.kinds["embeddings"].windows["1d"].samples) == (2, 3)
+        assert tools.last_probe_at is not None
+        report(daemon, ONE, Outcome.SUCCESS, times=2, kind="embeddings")

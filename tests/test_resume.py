@@ -45,9 +45,9 @@ class Recorded:
         self.since["spent"] = at
         return 0.0 if self.due_at is None else max(self.due_at - at, 0.0) / HOUR / 100
 
-    async def mean_costs(self, since: float, location: str) -> dict[str, float]:
+    async def mean_costs(self, since: float, location: str) -> dict[tuple[str, str], float]:
         self.since["mean"] = since
-        return {"a/small@acme": self.mean}
+        return {("a/small@acme", "chat"): self.mean, ("a/gone@acme", "chat"): 1.0}
 
     async def last_slots(self, since: float) -> dict[tuple[str, str, str], LastSlot]:
         at = self.due_at or 0.0

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from monitor.catalog.known import known_quirks
 from monitor.catalog.model import Catalog, Endpoint, Model, Price, Provider, Quirks
+from monitor.catalog.probes import asked_of
 from monitor.catalog.served import (
     Served,
     check_base_urls,
@@ -29,22 +30,33 @@ if TYPE_CHECKING:  # probing knows the catalog
     from monitor.probing.dialects.dialect import Dialect
 
 
+class _Rules(NamedTuple):
+    """What holds for the whole file."""
+
+    interval_seconds: float
+    probes: Fields | None
+    dialects: Mapping[str, Dialect]
+
+
 def build_catalog(
     providers: Mapping[str, Fields],
     models: Mapping[str, Fields],
     interval_seconds: float,
     dialects: Mapping[str, Dialect],
     told: Collection[str] | None = (),
+    probes: Fields | None = None,
 ) -> Catalog:
     """A whole catalog only if nothing was refused: problems go to the findings that the fields came with, and what they
-    touch is left out. `told`: providers that were refused already, so that their endpoints are not; None = all were."""
+    touch is left out. `told`: providers that were refused already, so that their endpoints are not; None = all were.
+    `probes` are the defaults of the kinds of probe."""
     written = [endpoint for model in models.values() for endpoint in model.values.get("endpoints", ())]
     served = served_providers(providers, written, dialects, told)
     for provider in served.values():
         check_credentials(provider.fields, provider)
     check_base_urls(served, written)
     check_options(served, written, dialects)
-    built = {slug: _model(slug, fields, served, interval_seconds) for slug, fields in models.items()}
+    rules = _Rules(interval_seconds, probes, dialects)
+    built = {slug: _model(slug, fields, served, rules) for slug, fields in models.items()}
     return Catalog(
         providers=MappingProxyType({slug: _provider(provider) for slug, provider in served.items()}),
         models=MappingProxyType(built),
@@ -56,16 +68,17 @@ def _provider(served: Served) -> Provider:
     return Provider(served.slug, served.name, served.fields.values.get("concurrency"))
 
 
-def _model(slug: str, fields: Fields, served: Mapping[str, Served], interval_seconds: float) -> Model:
+def _model(slug: str, fields: Fields, served: Mapping[str, Served], rules: _Rules) -> Model:
     given = dict(fields.values)
     written: tuple[Fields, ...] = given.pop("endpoints", ())
-    interval = given.pop("interval_seconds", None)
+    for name in ("interval_seconds", "probes"):
+        given.pop(name, None)
     endpoints: dict[str, Endpoint] = {}
     for one in written:
         provider = served.get(one.values.get("provider", ""))
         if provider is None:
             continue  # what it stands on was refused
-        endpoint = _endpoint(slug, one, provider, interval, interval_seconds)
+        endpoint = _endpoint(slug, one, fields, provider, rules)
         check_lack(one, provider, endpoint)
         if endpoint.id in endpoints:
             one.at.tell(f"is {endpoint.id} again: give each a suffix of its own", "suffix: us-east")
@@ -73,9 +86,7 @@ def _model(slug: str, fields: Fields, served: Mapping[str, Served], interval_sec
     return Model(slug=slug, endpoints=tuple(endpoints.values()), **({"name": slug} | given))
 
 
-def _endpoint(
-    model: str, fields: Fields, provider: Served, model_interval: float | None, interval_seconds: float
-) -> Endpoint:
+def _endpoint(model: str, fields: Fields, model_fields: Fields, provider: Served, rules: _Rules) -> Endpoint:
     check_credentials(fields, provider)
     own, theirs = fields.values, provider.fields.values
     base_url = own.get("base_url") or provider.base_url or ""
@@ -91,6 +102,12 @@ def _endpoint(
     if "price" in own:
         over["price"] = Price(**own["price"].values)
     upstream = own.get("upstream", "")
+    interval = next(
+        (each["interval_seconds"] for each in (own, model_fields.values, theirs) if "interval_seconds" in each),
+        rules.interval_seconds,
+    )
+    dialect = rules.dialects.get(provider.dialect_name)
+    asked = asked_of(fields, model_fields, rules.probes, interval, dialect)
     quirks = known_quirks(provider.known, base_url, provider.dialect_name, upstream)
     for holder in (theirs, own):
         if "quirks" in holder:
@@ -101,10 +118,9 @@ def _endpoint(
         dialect=provider.dialect_name,
         base_url=base_url,
         upstream=upstream,
-        interval_seconds=own.get("interval_seconds")
-        or model_interval
-        or theirs.get("interval_seconds")
-        or interval_seconds,
+        interval_seconds=asked.interval_seconds,
+        is_asked_chat=asked.is_asked_chat,
+        probes=asked.probes,
         api_key=api_key,
         headers=theirs.get("headers", {}),
         options=options,

@@ -41,6 +41,16 @@ class Quirks:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeKind:
+    """A kind of probe that an endpoint is sent besides chat, or in its place; `monitor.probing.kinds` says what each
+    asks."""
+
+    kind: str
+    interval_seconds: float
+    prompt_tokens: int = 0  # of a long one
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
     slug: str
     name: str
@@ -66,6 +76,11 @@ class Endpoint:
     quantization: str | None = None
     max_completion_tokens: int | None = None
     supported_parameters: tuple[str, ...] = ()
+    is_asked_chat: bool = True
+    probes: tuple[ProbeKind, ...] = ()  # the kinds other than chat
+    # What decides uptime, state, incidents and routing: chat, or the first of `probes` where chat is not asked. Its
+    # interval is the endpoint's.
+    kind: str = field(init=False, compare=False)
     # `azure/us-east`: what a router calls this endpoint among its model's.
     tag: str = field(init=False, repr=False, compare=False)
     # `openai/gpt-4o-mini@azure/us-east`: model slug, `@`, provider slug, and `/suffix` if there is one.
@@ -76,6 +91,20 @@ class Endpoint:
         tag = f"{self.provider}/{self.suffix}" if self.suffix else self.provider
         object.__setattr__(self, "tag", tag)
         object.__setattr__(self, "id", f"{self.model}@{tag}")
+        object.__setattr__(self, "kind", "chat" if self.is_asked_chat or not self.probes else self.probes[0].kind)
+
+    @property
+    def other_probes(self) -> tuple[ProbeKind, ...]:
+        """The kinds that decide nothing."""
+        return self.probes if self.is_asked_chat else self.probes[1:]
+
+    def lane(self, kind: str) -> str:
+        """What probes of a kind are scheduled and paid under: for the kind that decides, the endpoint's id."""
+        return self.id if kind == self.kind else f"{self.id} {kind}"
+
+    def prompt_tokens(self, kind: str) -> int:
+        """How long the prompt of a kind is configured to be; 0 where the kind says it itself."""
+        return next((each.prompt_tokens for each in self.probes if each.kind == kind), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +127,8 @@ class Catalog:
     providers: Mapping[str, Provider]
     models: Mapping[str, Model]
     endpoints: Mapping[str, Endpoint]
+
+    @property
+    def lane_count(self) -> int:
+        """How many probes may be under way at once: one of each kind of each endpoint."""
+        return sum(1 + len(endpoint.other_probes) for endpoint in self.endpoints.values())

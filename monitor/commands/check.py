@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         complain("\n".join(map(str, in_file_order(problems))))
         return 1
     catalog = settings.catalog
-    short = shortage(settings.probing, len(catalog.endpoints), hard_limit())
+    short = shortage(settings.probing, catalog.lane_count, hard_limit())
     if short is not None:
         complain(f"warning: {short}")
     say(

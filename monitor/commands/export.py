@@ -18,6 +18,8 @@ from rich.progress import Progress, TextColumn
 from monitor.clock import Clock, SystemClock
 from monitor.commands.terminal import add_config, complain
 from monitor.duration import parse_duration
+from monitor.health.meter import PREFILL
+from monitor.health.sketch import FIGURES
 from monitor.settings import Settings, load_settings
 from monitor.storage.database import Database
 from monitor.storage.history import History, Rollup
@@ -166,8 +168,8 @@ async def _write_parquet(rows: Rows, out: BinaryIO) -> None:
         if not pending:
             return
         if writer is None:
-            nested = {name for row in pending for name, value in row.items() if isinstance(value, dict)}
-            # Types come from the names: a first batch without a single token count must not make its column null.
+            # Types come from the names: a first batch without a single figure must not make its column null.
+            nested = _NESTED if "outcomes" in pending[0] else frozenset()
             schema = pa.schema(
                 [(name, pa.string() if name in nested else _arrow_type(pa, name)) for name in pending[0]]
             )
@@ -192,6 +194,8 @@ def _flat(value: Any) -> Any:
     return msgspec.json.encode(value).decode() if isinstance(value, dict) else value
 
 
+# Of a rollup; an observation has single figures under these names.
+_NESTED = frozenset({*FIGURES, PREFILL, "outcomes"})
 _TRUTHS = {"recheck", "first_token_shared", "answer_ok"}
 _COUNTS = {"id", "slot", "http_status", "expected", "seen", "samples", "successes"}
 

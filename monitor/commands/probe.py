@@ -12,8 +12,10 @@ from rich.table import Table
 from monitor.catalog.model import Endpoint
 from monitor.clock import SystemClock
 from monitor.commands.terminal import add_config, complain, console, say, seconds_text
-from monitor.observation import EXPORT_FIELDS
+from monitor.observation import CHAT, EXPORT_FIELDS
 from monitor.outcome import Group
+from monitor.probing.dialects import DIALECTS
+from monitor.probing.kinds import KINDS
 from monitor.probing.probe import Prober
 from monitor.probing.redaction import Redactor
 from monitor.probing.report import ProbeReport, Turn
@@ -28,6 +30,9 @@ _TIMES = ("connect", "headers", "first_event", "ttft", "first_answer", "latency"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("endpoint", metavar="ENDPOINT", help="its id, for example openai/gpt-4o-mini@azure/us-east")
+    parser.add_argument(
+        "--kind", choices=KINDS, help="what is asked (default: chat, or what decides where chat is not asked)"
+    )
     parser.add_argument("--json", action="store_true", help="print the observation as JSON instead of drawing it")
     add_config(parser)
 
@@ -40,7 +45,13 @@ def run(arguments: argparse.Namespace) -> int:
         hint = f"; did you mean {', '.join(near)}" if near else ""
         complain(f"{settings.path}: there is no endpoint {arguments.endpoint}{hint}")
         return 2
-    report = asyncio.run(_probe(settings, endpoint))
+    kind = arguments.kind or endpoint.kind
+    able = DIALECTS[endpoint.dialect].kinds
+    if kind not in able:
+        known = ", ".join(each for each in KINDS if each in able)
+        complain(f"dialect {endpoint.dialect} of {endpoint.id} cannot ask {kind}: write --kind with one of {known}")
+        return 2
+    report = asyncio.run(_probe(settings, endpoint, kind))
     if arguments.json:
         say(msgspec.json.encode(observation_object(report.observation, settings.uptime_policy)).decode())
     else:
@@ -48,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if report.observation.group is Group.OK else 1
 
 
-async def _probe(settings: Settings, endpoint: Endpoint) -> ProbeReport:
+async def _probe(settings: Settings, endpoint: Endpoint, kind: str) -> ProbeReport:
     clock = SystemClock()
     redactor = known_secrets(settings)
     prober = Prober(settings.probing, settings.location, clock, redactor, lambda _endpoint: False, keeps_timelines=True)
@@ -56,7 +67,7 @@ async def _probe(settings: Settings, endpoint: Endpoint) -> ProbeReport:
     slot = cadence.slot_at(clock.now())
     await prober.start()
     try:
-        return await prober.probe(Turn(endpoint, slot, cadence.due_at(slot)))
+        return await prober.probe(Turn(endpoint, slot, cadence.due_at(slot), kind=kind))
     finally:
         await prober.close()
 
@@ -74,7 +85,8 @@ def known_secrets(settings: Settings) -> Redactor:
 
 def _draw(report: ProbeReport) -> None:
     observation = report.observation
-    say(f"{observation.endpoint}  {observation.outcome.value} ({observation.group.value})")
+    asked = "" if observation.kind == CHAT else f"  {observation.kind}"
+    say(f"{observation.endpoint}{asked}  {observation.outcome.value} ({observation.group.value})")
     if observation.detail:
         say(f"  {observation.detail}")
     if report.timeline:

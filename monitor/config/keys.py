@@ -13,6 +13,9 @@ from monitor.config import values as v
 from monitor.config.document import Mapping
 from monitor.config.headers import EXAMPLE as HEADERS_EXAMPLE
 from monitor.config.headers import headers
+from monitor.config.probes import DEFAULTS as PROBES
+from monitor.config.probes import EXAMPLE as PROBES_EXAMPLE
+from monitor.config.probes import wanted_probes
 from monitor.config.reading import Fields, Key, Keys, Refused, Value, each, fields
 from monitor.outcome import POLICIES
 
@@ -99,6 +102,7 @@ PROBING = Keys(
         Key("connection", v.one_of(("fresh", "reuse")), "connection: fresh", "fresh"),
         Key("concurrency", v.whole_number(1, _MOST_IN_FLIGHT), "concurrency: 512", "512"),
         _section("budget", BUDGET),
+        _section("probes", PROBES),
         Key("canaries", v.list_of(addresses.canary, "canary"), "canaries: [one.one.one.one:443]"),
     ),
     "probing: {interval: 60s, timeout: 60s}",
@@ -204,6 +208,7 @@ ENDPOINT = Keys(
         Key("interval", _interval, "interval: 5m", field="interval_seconds"),
         Key("max_completion_tokens", v.whole_number(1, _MOST_CONTEXT), "max_completion_tokens: 16384"),
         Key("supported_parameters", v.list_of(v.field_name, "parameter"), "supported_parameters: [max_tokens, tools]"),
+        Key("probes", wanted_probes, "probes: [long, cache]"),
         _section("price", PRICE),
         Key("quantization", v.one_of(QUANTIZATIONS), "quantization: bf16"),
         _section("quirks", QUIRKS),
@@ -237,6 +242,7 @@ MODEL = Keys(
             "[text]",
         ),
         Key("interval", _interval, "interval: 5m", field="interval_seconds"),
+        Key("probes", wanted_probes, PROBES_EXAMPLE),
         Key(
             "endpoints",
             _endpoints,

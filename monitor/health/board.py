@@ -20,14 +20,15 @@ from monitor.clock import Clock
 from monitor.health.cadences import Cadences
 from monitor.health.figures import pooled_figures, series_figures
 from monitor.health.incidents import Incident
+from monitor.health.kind_board import NO_KINDS, KindBoard
 from monitor.health.rows import TallyRows
 from monitor.health.series import NEVER, Series, Stamp
 from monitor.health.state import Moment, Standing, StateMachine, Transition, as_transition
-from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, WindowFigures
+from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, KindView, WindowFigures
 from monitor.health.vouching import Vouchers
-from monitor.health.windows import DAY, HOUR, KIND, RestoreRanges, Windows
+from monitor.health.windows import DAY, HOUR, RestoreRanges, Windows
 from monitor.letting_go import let_go
-from monitor.observation import Observation
+from monitor.observation import CHAT, Observation
 from monitor.outcome import Group, Outcome, group_of
 from monitor.settings import Settings
 from monitor.slot import Era, expected_slots
@@ -47,7 +48,9 @@ class Board:
     def __init__(self, settings: Settings, clock: Clock, interval_of: Callable[[str], float] | None = None) -> None:
         self._clock = clock
         self.interval_of = interval_of
-        self._windows = Windows(clock.now())
+        self._deciding: dict[str, str] = {}  # endpoint -> the kind that decides of it, where it is not chat
+        self._windows = Windows(clock.now(), self._deciding)
+        self.kinds = KindBoard()
         self._committed: list[Observation] = []  # still to be counted
         self._committed_since = 0.0
         self._series: list[Series] = []  # by the windows' row
@@ -55,7 +58,7 @@ class Board:
         # By row: until when (UTC) the view holds, and when (monotonic) the state is to be looked at again.
         self._fresh_until = np.full(0, _ALWAYS_STALE)
         self._expires_at = np.full(0, NEVER)
-        self._vouchers = Vouchers(lambda endpoint: self._catalog.endpoints.get(endpoint))
+        self._vouchers = Vouchers(lambda endpoint: self._catalog.endpoints.get(endpoint), self.kind_of)
         self._order: list[int] | None = None  # rows as their views are listed; None when it is to be found anew
         self._views: tuple[EndpointView, ...] = ()
         self._locations: tuple[str, ...] = (settings.location,)
@@ -68,6 +71,7 @@ class Board:
         export = settings.export
         self.performance_windows = tuple(dict.fromkeys((*export.performance_windows, API_PERFORMANCE_WINDOW)))
         self.quantiles = tuple(sorted({*export.quantiles, *API_QUANTILES}))
+        self.kinds.configure(settings.uptime_policy, self.performance_windows, self.quantiles)
         for series in self._series:
             series.machine.configure(settings.state, settings.uptime_policy)
         self.apply_catalog(settings.catalog)
@@ -75,6 +79,10 @@ class Board:
     def apply_catalog(self, catalog: Catalog) -> None:
         """Endpoints that are gone vanish from the views at once; those that come back have kept what was known."""
         self._catalog = catalog
+        self._deciding.clear()
+        self._deciding.update({id_: each.kind for id_, each in catalog.endpoints.items() if each.kind != CHAT})
+        for row in self._windows.decided_anew():
+            self._series[row] = Series(self._machine(), self._series[row].eras)
         for endpoint in catalog.endpoints:
             self._row(endpoint, self._settings.location)
         for row, series in enumerate(self._series):
@@ -97,6 +105,21 @@ class Board:
             if number % _ERAS_PER_SLICE == 0:
                 await self._clock.sleep(0)
 
+    def take_kind_eras(self, eras: Mapping[tuple[str, str, str], Sequence[Era]]) -> None:
+        """The same of the kinds of probe that decide nothing, by (endpoint, location, kind)."""
+        for (endpoint, location, kind), found in eras.items():
+            self.kinds.set_eras(endpoint, location, kind, found)
+            self._fresh_until[self._row(endpoint, location)] = _ALWAYS_STALE
+
+    def kind_of(self, endpoint: str) -> str:
+        """The kind of probe that decides of an endpoint."""
+        return self._deciding.get(endpoint, CHAT)
+
+    @property
+    def is_decided_anew(self) -> bool:
+        """Whether another kind of probe decides of some endpoint than what the windows hold: they must be renewed."""
+        return bool(self._windows.decided_anew())
+
     def is_watched(self, endpoint: str, location: str) -> bool:
         """Whether slots fall due there: from here, if it is configured; from elsewhere, unless its last era is over."""
         if location == self._settings.location:
@@ -109,13 +132,17 @@ class Board:
         """Take in an observation as it is made, or (`foreign`) as it is read from another monitor's rows: state and
         stamps, and for our own the process's counters. A confirmed change of a configured endpoint's state or cause,
         if it makes one."""
-        if observation.kind != KIND:
-            return None
         row = self._row(observation.endpoint, observation.location)
         series = self._series[row]
+        decides = observation.kind == self.kind_of(observation.endpoint)
         if not foreign:
-            series.count(observation)
+            series.count(observation, decides=decides)
         now = self._clock.now()
+        if observation.kind != CHAT:
+            self.kinds.observe(observation)
+        if not decides:
+            self._fresh_until[row] = min(self._fresh_until[row], now)
+            return None
         age = max(now - observation.started_at, 0.0) if foreign else 0.0
         before = series.machine.standing
         self._take(row, observation, age)
@@ -174,6 +201,7 @@ class Board:
         row = self._windows.find(observation.endpoint, observation.location)
         return (
             row is not None
+            and observation.kind == self.kind_of(observation.endpoint)
             and observation.endpoint in self._catalog.endpoints
             and self._series[row].machine.wants_recheck(observation)
         )
@@ -266,6 +294,12 @@ class Board:
         indices = np.array(rows, dtype=np.int64)
         return pooled_figures(self._windows, indices, window, now, self._settings.uptime_policy, quantiles, expected)
 
+    def pooled_kinds(self, endpoint: Endpoint) -> Mapping[str, KindView]:
+        """The kinds other than chat of an endpoint, pooled over all locations. Computed now."""
+        rows = self._rows_of.get(endpoint.id, ())
+        eras = {self._windows.keys[row][1]: self._series[row].eras for row in rows}
+        return self.kinds.pooled(self.windows, endpoint, eras, self._clock.now())
+
     def restore_incidents(self, still_open: Iterable[Incident]) -> None:
         """Begin from the states that were confirmed before the restart."""
         for incident in still_open:
@@ -304,7 +338,11 @@ class Board:
         self._follow_windows()
         for observation in observations:
             # A slot of more than a day ahead was numbered by a clock that was plainly wrong; its successors are not.
-            if observation.kind == KIND and observation.due_at <= now + DAY:
+            if observation.due_at > now + DAY:
+                continue
+            if observation.kind != CHAT:
+                self.kinds.observe(observation)
+            if observation.kind == self.kind_of(observation.endpoint):
                 row = self._row(observation.endpoint, observation.location)
                 self._take(row, observation, max(now - observation.started_at, 0.0))
 
@@ -418,13 +456,19 @@ class Board:
         for row, windows in zip(rows, found, strict=True):
             series = self._series[row]
             endpoint, location = self._windows.keys[row]
+            configured = self._catalog.endpoints[endpoint]
+            kinds: Mapping[str, KindView] = NO_KINDS
+            if configured.probes:
+                kinds, kinds_until = self.kinds.views(self._windows, configured, location, series.eras, now)
+                self._fresh_until[row] = min(self._fresh_until[row], kinds_until)
             view = series.renew_view(
-                self._catalog.endpoints[endpoint],
+                configured,
                 location,
                 windows,
                 self._interval_seconds(row),
                 self.is_watched(endpoint, location),
                 self._next_version,
+                kinds,
             )
             series.is_shown = location == self._settings.location or view.has_data(now)
 

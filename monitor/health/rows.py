@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from monitor.health.sketch import FIGURES, encode
-from monitor.health.tally import Tally
+from monitor.health.meter import Meter
+from monitor.health.sketch import FIGURES, decode, encode
+from monitor.health.tally import Tally, as_outcomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,8 @@ class TallyRows:
     All rows of one TallyRows have the same bucket width (an hour or a day), which the function that takes them names.
     `bucket_starts` are UTC seconds since the epoch. `counts` maps outcome class names to counts and leaves out zeroes.
     `sketches` has one column per figure of `sketch.FIGURES` (a figure may be left out if all its rows are empty), each
-    cell as `sketch.encode` writes it, b"" where nothing was measured.
+    cell as `sketch.encode` writes it, b"" where nothing was measured. `meters` are as `Meter.encoded` writes them, None
+    for chat; the column may be left out where all rows are.
     """
 
     bucket_starts: list[int] = field(default_factory=list)
@@ -27,6 +29,7 @@ class TallyRows:
     answers_asked: list[int] = field(default_factory=list)
     answers_ok: list[int] = field(default_factory=list)
     sketches: Mapping[str, list[bytes]] = field(default_factory=dict)
+    meters: list[str | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.bucket_starts)
@@ -42,7 +45,21 @@ class TallyRows:
             answers_asked=self.answers_asked[start:stop],
             answers_ok=self.answers_ok[start:stop],
             sketches={name: column[start:stop] for name, column in self.sketches.items()},
+            meters=self.meters[start:stop],
         )
+
+    def tally(self, index: int) -> Tally:
+        """One row as a tally, without its sums of tokens and money."""
+        meter = self.meters[index] if self.meters else None
+        tally = Tally(
+            as_outcomes(self.counts[index]),
+            self.answers_asked[index],
+            self.answers_ok[index],
+            meter=None if meter is None else Meter.decoded(meter),
+        )
+        for name, column in self.sketches.items():
+            tally.sketches[name].update(decode(column[index]))
+        return tally
 
 
 def joined(parts: Iterable[TallyRows]) -> TallyRows:
@@ -59,6 +76,7 @@ def joined(parts: Iterable[TallyRows]) -> TallyRows:
         whole.answers_ok.extend(part.answers_ok)
         for name, column in blobs.items():
             column.extend(part.sketches.get(name) or [b""] * len(part))
+        whole.meters.extend(part.meters or [None] * len(part))
     return whole
 
 
@@ -76,4 +94,5 @@ def rows_of(tallies: Iterable[tuple[int, str, str, str, Tally]]) -> TallyRows:
         rows.answers_ok.append(tally.answers_ok)
         for name, column in blobs.items():
             column.append(encode(tally.sketches[name]))
+        rows.meters.append(None if tally.meter is None else tally.meter.encoded())
     return rows

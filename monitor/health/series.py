@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from monitor.catalog.model import Endpoint
 from monitor.health.state import Standing, StateMachine
-from monitor.health.view import EndpointView, WindowFigures
+from monitor.health.view import EndpointView, KindView, WindowFigures
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.slot import Era
@@ -47,8 +47,10 @@ class Series:
         if last_success_at is not None and (self.last_success_at is None or last_success_at > self.last_success_at):
             self.last_success_at = last_success_at
 
-    def count(self, observation: Observation) -> None:
-        self.probes[observation.outcome] += 1
+    def count(self, observation: Observation, *, decides: bool) -> None:
+        """One of this process's own; those of kinds that decide nothing only cost."""
+        if decides:
+            self.probes[observation.outcome] += 1
         self.cost_usd += observation.cost_usd or 0.0
 
     def renew_view(
@@ -59,6 +61,7 @@ class Series:
         interval_seconds: float,
         is_watched: bool,
         next_version: Callable[[], int],
+        kinds: Mapping[str, KindView],
     ) -> EndpointView:
         """What is to be shown from now on: the very view that was, if nothing has changed."""
         former = self.view
@@ -81,6 +84,7 @@ class Series:
             unusable_cause=standing.unusable_cause,
             detail=standing.shown_detail,
             is_watched=is_watched,
+            kinds=kinds,
             version=next_version() if known is None else known.version,
         )
         if known is not None:

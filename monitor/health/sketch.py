@@ -108,6 +108,15 @@ def quantile_of_values(ordered: Sequence[float], quantile: float) -> float | Non
     return ordered[rank_of(quantile, len(ordered)) - 1]
 
 
+def value_at(scale: Scale, counts: Mapping[int, int], rank: int) -> float:
+    """The value of a rank (1-based) in a sparse row. ValueError if it has fewer samples."""
+    for bin_ in sorted(counts):
+        rank -= counts[bin_]
+        if rank <= 0:
+            return scale.value_of(bin_)
+    raise ValueError("rank beyond the samples")
+
+
 def encode(counts: Mapping[int, int]) -> bytes:
     """Bins in ascending order as varint pairs (distance from the bin before, count): 4 to 5 bytes a sample spread."""
     out = bytearray()

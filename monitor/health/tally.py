@@ -6,10 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
+from typing import TypeVar
 
+from monitor.health.meter import Meter
 from monitor.health.sketch import FIGURES
-from monitor.observation import Observation
+from monitor.observation import CHAT, Observation
 from monitor.outcome import Outcome
+
+T = TypeVar("T")
 
 # A cut reasoner is alive and its first token was timed; how long its answer would have taken is not known.
 _TTFT_COUNTS = (Outcome.SUCCESS, Outcome.REASONING_CUT)
@@ -38,6 +42,7 @@ class Tally:
     output_tokens: int = 0
     cost_usd: float = 0.0
     sketches: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in FIGURES})
+    meter: Meter | None = None  # of other kinds than chat
 
     def add(self, observation: Observation) -> None:
         self.outcomes[observation.outcome] += 1
@@ -48,6 +53,10 @@ class Tally:
         self.cost_usd += observation.cost_usd or 0.0
         for name, value in figure_values(observation).items():
             self.sketches[name][FIGURES[name].bin_of(value)] += 1
+        if observation.kind != CHAT:
+            if self.meter is None:
+                self.meter = Meter()
+            self.meter.add(observation)
 
     def merge(self, other: Tally) -> None:
         self.outcomes.update(other.outcomes)
@@ -57,10 +66,35 @@ class Tally:
         self.cost_usd += other.cost_usd
         for name, counts in other.sketches.items():
             self.sketches[name].update(counts)
+        if other.meter is not None:
+            if self.meter is None:
+                self.meter = Meter()
+            self.meter.merge(other.meter)
+
+    def subtract(self, other: Tally) -> int:
+        """Take away what was merged before. How many counts would have fallen below zero and were set to 0."""
+        self.outcomes.subtract(other.outcomes)
+        self.answers_asked -= other.answers_asked
+        self.answers_ok -= other.answers_ok
+        self.output_tokens -= other.output_tokens
+        self.cost_usd -= other.cost_usd
+        for name, counts in other.sketches.items():
+            self.sketches[name].subtract(counts)
+        if other.meter is not None and self.meter is not None:
+            self.meter.subtract(other.meter)
+        below = _without_nothing(self.outcomes)
+        for sketch in self.sketches.values():
+            below += _without_nothing(sketch)
+        return below if self.meter is None else below + _without_nothing(self.meter.prefill)
 
     @property
     def total(self) -> int:
         return sum(self.outcomes.values())
+
+
+def _without_nothing(counts: Counter[T]) -> int:
+    """Take out what is 0 or less; how many were less."""
+    return sum(counts.pop(name) < 0 for name in [name for name, count in counts.items() if count <= 0])
 
 
 def tally_of(observations: Iterable[Observation]) -> Tally:

@@ -74,6 +74,25 @@ class WindowFigures(msgspec.Struct, frozen=True):
         )
 
 
+class KindFigures(WindowFigures, frozen=True):
+    """One rolling window of one kind of probe other than chat; quantiles are those of `kind_windows.figures_of_kind`.
+    None where the kind has no such figure, or no sample."""
+
+    prompt_tokens: float | None = None  # on average, as usage says
+    cached_ratio: float | None = None  # of the prompts' tokens, pooled
+    saved_usd: float | None = None  # a probe, at the price now configured
+
+
+class KindView(msgspec.Struct, frozen=True):
+    """One kind of probe of one endpoint, seen from one location. Stamps are UTC seconds; None = unknown."""
+
+    kind: str
+    interval_seconds: float
+    last_probe_at: float | None
+    last_success_at: float | None
+    windows: Mapping[str, KindFigures]
+
+
 class EndpointView(msgspec.Struct, frozen=True):
     """One endpoint seen from one location. A view is never changed: a changed endpoint gets a new one, with a greater
     `version`, so what is rendered from a view may be kept for as long as the Board hands out that same object.
@@ -83,8 +102,9 @@ class EndpointView(msgspec.Struct, frozen=True):
     a probe succeeds. `unusable_cause` is the class (`auth`, `secret_missing`, ...) that made `usable` False. `detail`
     is the redacted message that came with the cause. `windows` hold every window; quantiles only where
     `Board.performance_windows` says so. `is_watched` is False where nobody probes any more: the windows tell of the
-    past, the state is unknown. `probes_total` and `cost_usd_total` count this process's own probes, rechecks
-    included.
+    past, the state is unknown. `kinds` are those other than chat that it is configured with, in that order.
+    `probes_total` counts this process's own probes of the kind that decides, rechecks included, and `cost_usd_total`
+    what those of all kinds cost.
     """
 
     endpoint: Endpoint
@@ -102,6 +122,7 @@ class EndpointView(msgspec.Struct, frozen=True):
     unusable_cause: str | None = None
     detail: str | None = None
     is_watched: bool = True
+    kinds: Mapping[str, KindView] = msgspec.field(default_factory=dict)
     version: int = 0
 
     def has_data(self, now: float) -> bool:

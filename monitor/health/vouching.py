@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from monitor.catalog.model import Endpoint
 from monitor.catalog.target import target_of
 from monitor.health.rows import TallyRows
-from monitor.health.windows import DAY, KIND
+from monitor.health.windows import DAY
 from monitor.outcome import Outcome
 from monitor.slot import Era, target_at, targets_within
 
@@ -17,10 +17,11 @@ WORKED_SECONDS = 30.0 * DAY
 
 class Vouchers:
     """The last known success of every endpoint, from anywhere, by what it was aimed at. `configured` looks an endpoint
-    up in the catalog in force."""
+    up in the catalog in force, `kind_of` tells the kind of probe that decides of it."""
 
-    def __init__(self, configured: Callable[[str], Endpoint | None]) -> None:
+    def __init__(self, configured: Callable[[str], Endpoint | None], kind_of: Callable[[str], str]) -> None:
         self._configured = configured
+        self._kind_of = kind_of
         self._successes: dict[str, dict[str, float]] = {}  # endpoint -> target -> UTC seconds
 
     def worked_before(self, endpoint: Endpoint, now: float) -> bool:
@@ -43,7 +44,7 @@ class Vouchers:
         for start, endpoint, location, kind, counts in zip(
             rows.bucket_starts, rows.endpoints, rows.locations, rows.kinds, rows.counts, strict=True
         ):
-            if kind == KIND and (counts.get(Outcome.SUCCESS) or counts.get(Outcome.REASONING_CUT)):
+            if kind == self._kind_of(endpoint) and (counts.get(Outcome.SUCCESS) or counts.get(Outcome.REASONING_CUT)):
                 eras = eras_of(endpoint, location)
                 # Which of two targets succeeded in a bucket cannot be told: then it vouches for neither.
                 if len(targets_within(eras, start, start + width)) <= 1:

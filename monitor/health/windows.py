@@ -1,4 +1,5 @@
-"""Rolling windows of every series (an endpoint seen from a location), in memory. Scheduled chat probes only.
+"""Rolling windows of every series (an endpoint seen from a location), in memory. Scheduled probes only, of the kind
+that decides of the endpoint; the kinds other than chat have windows of their own beside these, see `kind_windows`.
 
 5m, 30m      exact: now - span <= started_at < now + AHEAD_SECONDS, from rings of the observations themselves
 1d, 7d, 30d  started_at >= floor_hour(now) - span, from counts and log bins. Their edge moves by the hour: `slide` takes
@@ -21,19 +22,19 @@ import numpy as np
 import numpy.typing as npt
 
 from monitor.health.dense import BinMatrix, CountMatrix, Indices
+from monitor.health.kind_windows import KindWindows
 from monitor.health.recent import ANSWERED, ASKED, Recent
 from monitor.health.ring import Ring, entry_of, laid_out
 from monitor.health.rows import TallyRows
 from monitor.health.sketch import FIGURES, Values, decode_many
 from monitor.health.tally import figure_values
-from monitor.observation import Observation
+from monitor.observation import CHAT, Observation
 from monitor.outcome import OUTCOME_CODES, Outcome
 
 logger = logging.getLogger(__name__)
 
 HOUR = 3600
 DAY = 86400
-KIND = "chat"
 
 SHORT_WINDOWS: Mapping[str, float] = {"5m": 300.0, "30m": 1800.0}
 LONG_WINDOWS: Mapping[str, int] = {"1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
@@ -46,6 +47,9 @@ _PLACES = {name: place for place, name in enumerate(LONG_WINDOWS)}
 _CODE_OF_NAME = {outcome.value: code for outcome, code in OUTCOME_CODES.items()}
 # Rollup rows subtracted at a time: some 3 ms of work, so that a slide never holds up the event loop.
 _ROWS_AT_ONCE = 250
+
+
+_NONE: Mapping[str, str] = {}
 
 
 def floor_hour(at: float) -> int:
@@ -72,13 +76,16 @@ class RestoreRanges:
 class Windows:
     """Not thread-safe: use from one task at a time. A series has a row number, given when it is first seen, for ever.
 
-    `now` is UTC seconds. Memory: some 20 KB per series (of figures that spread over a factor of 500), and 56 bytes for
-    each observation of the last 30 minutes.
+    `now` is UTC seconds; `deciding` are the kinds that decide of endpoints, where it is not chat. Memory: some 20 KB
+    per series (of figures that spread over a factor of 500), and 56 bytes for each observation of the last 30 minutes.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, deciding: Mapping[str, str] = _NONE) -> None:
         self.edge_hour = floor_hour(now)
         self.keys: list[tuple[str, str]] = []  # row -> (endpoint, location)
+        self.decided_by: list[str] = []  # row -> the kind that is counted there
+        self.kinds = KindWindows()
+        self._deciding = deciding
         self._row_of: dict[tuple[str, str], int] = {}
         self._rings: list[Ring] = []
         self._counts = CountMatrix(len(LONG_WINDOWS), ANSWERED + 1)
@@ -100,11 +107,24 @@ class Windows:
         if row is None:
             row = self._row_of[key] = len(self.keys)
             self.keys.append(key)
+            self.decided_by.append(self._deciding.get(endpoint, CHAT))
             self._rings.append(Ring())
             self._counts.reserve(row + 1)
             for bins in self._bins.values():
                 bins.reserve(row + 1)
         return row
+
+    def decided_anew(self) -> list[int]:
+        """The rows of which another kind of probe decides by now than what they hold."""
+        rows = zip(self.keys, self.decided_by, strict=True)
+        return [row for row, ((endpoint, _), kind) in enumerate(rows) if kind != self._deciding.get(endpoint, CHAT)]
+
+    def emptied(self, now: float) -> Windows:
+        """Empty windows of the same series, to be filled beside these."""
+        windows = Windows(now, self._deciding)
+        for endpoint, location in self.keys:
+            windows.row_of(endpoint, location)
+        return windows
 
     def start_of(self, window: str, now: float) -> float:
         """Where the named window begins at `now`. KeyError if there is no such window."""
@@ -113,8 +133,7 @@ class Windows:
         return self.edge_hour - LONG_WINDOWS[window]
 
     def record(self, observations: Iterable[Observation], now: float) -> list[int]:
-        """Add committed observations, each exactly once; the rows they touched. Rechecks and other kinds are passed
-        over."""
+        """Add committed observations, each exactly once; the rows they touched. Rechecks are passed over."""
         return self._add(observations, now, counted_since=0.0)
 
     def move(self, observation: Observation, outcome: Outcome) -> int | None:
@@ -236,11 +255,19 @@ class Windows:
         cells = _Cells()
         touched: dict[int, None] = {}
         for observation in observations:
-            if observation.recheck or observation.kind != KIND:
+            if observation.recheck:
+                continue
+            started_at = observation.started_at
+            if observation.kind != CHAT:
+                starts = self._long_starts() if started_at >= counted_since else ()
+                self.kinds.add(observation, ring_start, starts)
+            if observation.kind != self._deciding.get(observation.endpoint, CHAT):
+                beside = self.find(observation.endpoint, observation.location)
+                if beside is not None:
+                    touched[beside] = None
                 continue
             row = self.row_of(observation.endpoint, observation.location)
             touched[row] = None
-            started_at = observation.started_at
             figures = figure_values(observation)
             if started_at >= ring_start:
                 ring = self._rings[row]
@@ -248,14 +275,18 @@ class Windows:
                 ring.drop_before(ring_start)
             if started_at >= counted_since:
                 cells.add(row, observation, figures)
-        cells.add_to(self._counts, self._bins, [self.edge_hour - span for span in LONG_WINDOWS.values()])
+        cells.add_to(self._counts, self._bins, self._long_starts())
         return list(touched)
+
+    def _long_starts(self) -> list[int]:
+        return [self.edge_hour - span for span in LONG_WINDOWS.values()]
 
     def _apply(self, rows: TallyRows, masks: Sequence[tuple[int, npt.NDArray[np.bool_]]], subtract: bool) -> None:
         """Add or take away `rows`, of which `masks` say per window which count."""
         lookup = self.find if subtract else self.row_of
+        deciding = self._deciding
         found = [
-            lookup(endpoint, location) if kind == KIND else None
+            lookup(endpoint, location) if kind == deciding.get(endpoint, CHAT) else None
             for endpoint, location, kind in zip(rows.endpoints, rows.locations, rows.kinds, strict=True)
         ]
         series = np.array([-1 if row is None else row for row in found], dtype=np.int64)
@@ -266,6 +297,7 @@ class Windows:
             owners, bins, amounts = decode_many(blobs)
             cells = (owners, np.minimum(bins, FIGURES[figure].bins - 1), amounts)
             clamped += self._change(matrix, series, masks, cells, subtract)
+        clamped += self.kinds.apply(rows, masks, subtract=subtract)
         if clamped and not self.clamped_cells:
             logger.error("windows_below_zero cells=%d: set to 0; a restart restores them from the rollups", clamped)
         self.clamped_cells += clamped

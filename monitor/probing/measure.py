@@ -7,14 +7,14 @@ read with later ones, it is set back by the stream's own mean gap, though never 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from monitor.catalog.model import Price
 from monitor.observation import TokenSource
 from monitor.outcome import Outcome
-from monitor.probing.events import Content, Event, Finish, Payload, Reasoning, Usage
+from monitor.probing.events import Content, Event, Finish, Payload, Reasoning, ToolCall, Usage, Vector
 from monitor.probing.prompt import estimate_tokens
 
 # A rate over less than this is noise of the clock and of the network's packing.
@@ -56,6 +56,7 @@ class Tape:
         self.finish: Finish | None = None
         self.finish_at: float | None = None
         self.is_streamed = True  # False: the whole answer came as one document
+        self.dimensions: int | None = None  # of the vector, where one came
         self._reads = 0
         self._at = 0.0
         self._since = 0.0
@@ -71,6 +72,8 @@ class Tape:
         self._payload_bytes = 0
         self._answer: list[str] = []
         self._answer_characters = 0
+        self._called: list[str] = []
+        self._called_characters = 0
 
     def begin_read(self, at: float, since: float | None = None) -> None:
         """What `add` gets from now on was read together, at this stamp. `since` is when the loop had last looked for
@@ -111,6 +114,11 @@ class Tape:
         if isinstance(event, Content) and self._answer_characters < _MAX_ANSWER_CHARACTERS:
             self._answer.append(text[:_MAX_ANSWER_CHARACTERS])
             self._answer_characters += len(text)
+        elif isinstance(event, ToolCall) and self._called_characters < _MAX_ANSWER_CHARACTERS:
+            self._called.append(text[:_MAX_ANSWER_CHARACTERS])
+            self._called_characters += len(text)
+        elif isinstance(event, Vector):
+            self.dimensions = event.dimensions
 
     def add_texts(self, texts: Sequence[str], arrivals: Sequence[float]) -> None:
         """What `begin_read` and `add` do with one Content each, in reads that were made in time, after the first."""
@@ -144,6 +152,11 @@ class Tape:
     def answer(self) -> str:
         """The generated text, without reasoning, refusals and tool calls."""
         return "".join(self._answer)
+
+    @property
+    def called(self) -> str:
+        """What was generated of tool calls."""
+        return "".join(self._called)
 
     @property
     def first_token_shared(self) -> bool:
@@ -210,6 +223,17 @@ def figures_of(
     usage = tape.usage or Usage()
     output_tokens, source = _output_tokens(tape, usage)
     is_success = outcome is Outcome.SUCCESS
+    if tape.dimensions is not None:
+        # A vector is no text: it has no tokens, and as one document no first one. Nobody prices its output.
+        if price is not None and price.output is None:
+            price = replace(price, output=0.0)
+        return Figures(
+            first_event_seconds=_since(t0, tape.first_event_at),
+            latency_seconds=_since(t0, terminal_at) if is_success else None,
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            cost_usd=_cost(price, tape, usage, 0, prompt_bytes),
+        )
     return Figures(
         first_event_seconds=_since(t0, tape.first_event_at),
         ttft_seconds=_since(t0, tape.first_payload_at),

@@ -23,8 +23,9 @@ from monitor.probing.attempt import Attempt
 from monitor.probing.classifier import Verdict
 from monitor.probing.dialects import DIALECTS
 from monitor.probing.dialects.dialect import Credentials, Dialect
+from monitor.probing.kinds import CACHE, LONG_PROMPT_TOKENS, answer_ok, question_of
 from monitor.probing.measure import Figures, figures_of
-from monitor.probing.prompt import contains_nonce, new_nonce, prompt_text
+from monitor.probing.prompt import new_nonce
 from monitor.probing.question import Question
 from monitor.probing.redaction import Redactor
 from monitor.probing.rejudging import OUR_DEFECT, judge_again
@@ -40,6 +41,9 @@ from monitor.settings import ProbingSettings
 _PREPARING_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
+
+# What a provider gets to store a prefix before it is asked for it again.
+CACHE_SETTLES_SECONDS = 1.0
 
 
 class Prober:
@@ -60,6 +64,7 @@ class Prober:
         resolver: Resolver | None = None,
         make_nonce: Callable[[], str] = new_nonce,
         keeps_timelines: bool = False,
+        cache_settles_seconds: float = CACHE_SETTLES_SECONDS,
     ) -> None:
         self._probing = probing
         self._location = location
@@ -69,6 +74,7 @@ class Prober:
         self._resolver = resolver
         self._make_nonce = make_nonce
         self._keeps_timelines = keeps_timelines
+        self._cache_settles_seconds = cache_settles_seconds
         self._secrets = SecretReader()
         self._prepared: set[str] = set()
         self._transport: Transport | None = None
@@ -88,21 +94,31 @@ class Prober:
         self._location = location
 
     async def probe(self, turn: Turn, watch: Watch | None = None) -> ProbeReport:
-        """The finished probe. Raises CancelledError and nothing else; a cancelled probe leaves no trace.
+        """The finished probe. Raises CancelledError and nothing else; a cancelled probe leaves no trace. One of the
+        kind `cache` asks twice, since a provider's cache may live for minutes only: its figures are those of the second
+        answer, its cost that of both; what ends the first ends the probe.
 
         A defect of our own is logged and comes back as `bad_request`: excluded from uptime, shown to the operator."""
         started_at = self._clock.now()
         begun_at = self._clock.monotonic()
         location = self._location
         nonce = self._make_nonce()
+        paid_usd = 0.0
         attempt: Attempt | None = None
         try:
             dialect = _dialect_of(turn.endpoint)
             await self._prepare(dialect)
             credentials = await self._credentials(turn.endpoint)
-            question = Question(prompt_text(nonce), self._probing.max_tokens, turn.kind)
+            question = self._question(turn, nonce, started_at)
             attempt = self._attempt(turn.endpoint, dialect, credentials, question, watch)
             verdict = await attempt.run()
+            if turn.kind == CACHE and verdict.outcome is Outcome.SUCCESS:
+                paid_usd = self._figures(turn.endpoint, attempt, verdict.outcome).cost_usd or 0.0
+                await self._clock.sleep(self._cache_settles_seconds)
+                begun_at, nonce = self._clock.monotonic(), self._make_nonce()
+                question = self._question(turn, nonce, started_at)
+                attempt = self._attempt(turn.endpoint, dialect, credentials, question, watch)
+                verdict = await attempt.run()
         except SecretMissing as missing:
             verdict = Verdict(Outcome.SECRET_MISSING, str(missing))
         except LinkError as error:
@@ -112,7 +128,7 @@ class Prober:
             text = self._redactor.redact("".join(traceback.format_exception(defect)))
             logger.error("probe_defect endpoint=%s error=%s\n%s", turn.endpoint.id, type(defect).__name__, text)
             verdict = Verdict(Outcome.BAD_REQUEST, f"{OUR_DEFECT}: {type(defect).__name__}, see the log")
-        return self._report(turn, location, started_at, begun_at, nonce, attempt, verdict)
+        return self._report(turn, location, started_at, begun_at, nonce, attempt, verdict, paid_usd)
 
     def cut_off(self, turn: Turn, started_at: float, cost_usd: float | None) -> ProbeReport:
         """The record of a probe that was cancelled because the monitor ends: ours, and of no provider."""
@@ -138,6 +154,17 @@ class Prober:
         except TimeoutError:
             raise LinkError(Outcome.OVERLOAD, f"the dialect {dialect.name} could not be loaded in time") from None
         self._prepared.add(dialect.name)
+
+    def _question(self, turn: Turn, nonce: str, now: float) -> Question:
+        endpoint = turn.endpoint
+        return question_of(
+            turn.kind,
+            nonce,
+            max_tokens=self._probing.max_tokens,
+            endpoint=endpoint.id,
+            now=now,
+            prompt_tokens=endpoint.prompt_tokens(turn.kind) or LONG_PROMPT_TOKENS,
+        )
 
     def _attempt(
         self, endpoint: Endpoint, dialect: Dialect, credentials: Credentials, question: Question, watch: Watch | None
@@ -180,6 +207,21 @@ class Prober:
         self._redactor.add(value, secret)
         return value
 
+    @staticmethod
+    def _figures(endpoint: Endpoint, attempt: Attempt | None, outcome: Outcome) -> Figures:
+        price = endpoint.price
+        if attempt is None or attempt.exchange.t0 is None:
+            # Nothing was asked, so nothing is owed.
+            return Figures(cost_usd=None if price is None else price.cost_usd(0, 0, 0))
+        return figures_of(
+            attempt.tape,
+            t0=attempt.exchange.t0,
+            terminal_at=attempt.terminal_at,
+            outcome=outcome,
+            price=price,
+            prompt_bytes=attempt.prompt_bytes,
+        )
+
     def _report(
         self,
         turn: Turn,
@@ -189,24 +231,12 @@ class Prober:
         nonce: str,
         attempt: Attempt | None,
         verdict: Verdict,
+        paid_usd: float,
     ) -> ProbeReport:
         line = self._redactor.line
         outcome = verdict.outcome
         is_success = outcome is Outcome.SUCCESS
-        price = turn.endpoint.price
-        t0 = attempt.exchange.t0 if attempt is not None else None
-        if attempt is None or t0 is None:
-            # Nothing was asked, so nothing is owed.
-            figures = Figures(cost_usd=None if price is None else price.cost_usd(0, 0, 0))
-        else:
-            figures = figures_of(
-                attempt.tape,
-                t0=t0,
-                terminal_at=attempt.terminal_at,
-                outcome=outcome,
-                price=price,
-                prompt_bytes=attempt.prompt_bytes,
-            )
+        figures = self._figures(turn.endpoint, attempt, outcome)
         tape = attempt.tape if attempt is not None else None
         finish = tape.finish if tape is not None else None
         response_id = attempt.response_id if attempt is not None else None
@@ -237,10 +267,10 @@ class Prober:
             prompt_tokens=figures.prompt_tokens,
             cached_tokens=figures.cached_tokens,
             reasoning_tokens=figures.reasoning_tokens,
-            cost_usd=figures.cost_usd,
+            cost_usd=None if figures.cost_usd is None else figures.cost_usd + paid_usd,
             clock=attempt.clock_kind if attempt is not None else "userspace",
             first_token_shared=tape.first_token_shared if tape is not None else False,
-            answer_ok=contains_nonce(tape.answer, nonce) if is_success and tape is not None else None,
+            answer_ok=answer_ok(turn.kind, nonce, tape) if is_success and tape is not None else None,
             response_id=None if response_id is None else line(response_id),
             response_model=None if response_model is None else self._redactor.word(response_model),
             finish_reason=None if finish is None else self._redactor.word(finish.reason),

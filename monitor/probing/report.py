@@ -19,6 +19,16 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     recheck: int = 0
     kind: str = "chat"
 
+    @property
+    def lane(self) -> str:
+        """What it is scheduled under: an endpoint's kinds come and go by themselves."""
+        return self.endpoint.lane(self.kind)
+
+    @property
+    def decides(self) -> bool:
+        """Whether it is of the kind that uptime and state are made of."""
+        return self.kind == self.endpoint.kind
+
 
 class Mark(msgspec.Struct, frozen=True, gc=False):
     """A point of a probe's timeline: seconds from t0; negative before the connection was ready."""

@@ -6,16 +6,25 @@ Figures are pooled from counts by whoever holds them (`pool`); never averaged fr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from monitor.catalog.model import Endpoint
 from monitor.health.state import State
-from monitor.health.view import EndpointView, WindowFigures
+from monitor.health.view import EndpointView, KindView, WindowFigures
 from monitor.outcome import Outcome
 
 # (endpoint ids, location or None for all, window) -> figures with the same quantiles as a view's.
 Pool = Callable[[Sequence[str], str | None, str], WindowFigures]
+
+# The kinds of probe other than chat of an endpoint, over all locations.
+PoolKinds = Callable[[Endpoint], Mapping[str, KindView]]
+
+
+def _no_kinds(endpoint: Endpoint) -> Mapping[str, KindView]:
+    return {}
+
 
 _WORST_FIRST = (State.DOWN, State.DEGRADED, State.OPERATIONAL)
 
@@ -28,7 +37,7 @@ def pooled_state(states: Iterable[State]) -> State:
     return known.pop() if len(known) == 1 else State.DEGRADED
 
 
-def pooled_view(views: Sequence[EndpointView], pool: Pool) -> EndpointView:
+def pooled_view(views: Sequence[EndpointView], pool: Pool, pool_kinds: PoolKinds = _no_kinds) -> EndpointView:
     """The views of one endpoint, one per location, as one with location "". A single view is handed back as it is.
     Figures are of all of them; what holds at this moment is of those that are watched."""
     if len(views) == 1:
@@ -57,6 +66,7 @@ def pooled_view(views: Sequence[EndpointView], pool: Pool) -> EndpointView:
         probes_total=probes,
         cost_usd_total=sum(view.cost_usd_total for view in views),
         is_watched=any(view.is_watched for view in views),
+        kinds=pool_kinds(first.endpoint),
         version=max(view.version for view in views),
     )
 

@@ -15,20 +15,9 @@ import msgspec
 from monitor.catalog.model import Endpoint
 from monitor.clock import utc_text
 from monitor.health.sketch import FIGURES
-from monitor.health.view import EndpointView, WindowFigures
-
-JsonObject = dict[str, object]
-
-
-def stamp(at: float | None) -> str | None:
-    """RFC 3339 in UTC, milliseconds."""
-    return None if at is None else utc_text(at)
-
-
-@functools.lru_cache(maxsize=256)
-def quantile_name(quantile: float) -> str:
-    """`0.99`, as in the metrics' `quantile` label: of a speed, `0.01` is the slow tail."""
-    return f"{quantile:g}"
+from monitor.health.view import EndpointView, KindView, WindowFigures
+from monitor.routing.kinds import kinds_object
+from monitor.routing.values import JsonObject, quantile_name, quantiles_of
 
 
 def counts_object(figures: WindowFigures) -> JsonObject:
@@ -47,14 +36,7 @@ def counts_object(figures: WindowFigures) -> JsonObject:
 
 def quantiles_object(figures: WindowFigures) -> JsonObject:
     """Each figure's quantiles in one window, in seconds or tokens per second; null without a sample."""
-    return {figure: _quantiles(figures.quantiles.get(figure)) for figure in FIGURES}
-
-
-def _quantiles(values: Mapping[float, float] | None) -> dict[str, float] | None:
-    if not values:
-        return None
-    # Six digits: the sketches are good for two, and 17 would triple the body.
-    return {quantile_name(quantile): float(f"{values[quantile]:.6g}") for quantile in sorted(values)}
+    return {figure: quantiles_of(figures.quantiles.get(figure)) for figure in FIGURES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +72,7 @@ class Part:
             view.interval_seconds,
             price,
             ",".join(windows),
+            _kinds_text(view.kinds, performance_windows),
         )
         return cls(view, opened.encode(), identity, price)
 
@@ -106,7 +89,7 @@ class Part:
 # tree first takes three times as long as to write them.
 _OPENED = (
     '{%s,"state":"%s","cause":%s,"state_since":%s,"usable":%s,"unusable_cause":%s,"observed_at":%s,'
-    '"last_success_at":%s,"interval_seconds":%r,"price_usd_per_million_tokens":%s,"windows":{%s}'
+    '"last_success_at":%s,"interval_seconds":%r,"price_usd_per_million_tokens":%s,"windows":{%s},"kinds":%s'
 )
 _COUNTS = (
     '"samples":%d,"successes":%d,"seen":%d,"expected":%d,'
@@ -122,6 +105,10 @@ def _identity(endpoint: Endpoint) -> str:
         "suffix": endpoint.suffix or None,
     }
     return _json(named)[1:-1]
+
+
+def _kinds_text(kinds: Mapping[str, KindView], performance_windows: Container[str]) -> str:
+    return _json(kinds_object(kinds, performance_windows)) if kinds else "{}"
 
 
 def _counts_text(figures: WindowFigures) -> str:
@@ -145,7 +132,7 @@ def _figures_text(figures: WindowFigures) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _figures_template(quantiles: tuple[tuple[float, ...], ...]) -> tuple[str, list[tuple[str, float]]]:
-    """How figures that have these quantiles are written, and the order of their values. Six digits, as `_quantiles`."""
+    """How figures that have these quantiles are written, and the order of their values. Six digits: see `values`."""
     texts, places = [], []
     for figure, its in zip(FIGURES, quantiles, strict=True):
         values = ",".join(f'"{quantile_name(quantile)}":%.6g' for quantile in sorted(its))

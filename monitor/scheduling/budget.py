@@ -2,35 +2,52 @@
 
 All endpoints that cost anything stretch alike; one that costs nothing takes nothing from the others and is left alone.
 
-Two figures per endpoint: what a probe costs on average (learned, for the stretch) and what it may cost at most (for the
-hard stop, which counts probes in flight at that price). A provider that bills more than its list price for our token
-cap, and more than it ever did, can take the day over the budget by that difference and no more.
+Two figures per lane (a kind of probe of an endpoint): what a probe costs on average (learned, for the stretch) and what
+it may cost at most (for the hard stop, which counts probes in flight at that price). A provider that bills more than
+its list price for our token cap, and more than it ever did, can take the day over the budget by that difference and no
+more.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from monitor.catalog.model import Endpoint
+from monitor.observation import CHAT
+from monitor.probing.kinds import CACHE, EMBEDDINGS, LEAST_STRUCTURED_TOKENS, PREFIX_WORDS
+from monitor.scheduling.lanes import Lane, lanes_of
 
 DAY_SECONDS = 86400.0
 # The prompt is some 40 tokens; chat templates and the hosts' own preambles come on top.
 PROMPT_TOKENS = 128
+# Words of a long prompt are a token each, seldom more; an image is some hundred tokens with most and a thousand with
+# some, and a tool or a schema is written into the prompt.
+_TOKENS_A_WORD = 1.5
+_KIND_PROMPT_TOKENS = {"vision": 1500, "tools": 512, "json": 512, CACHE: round(PREFIX_WORDS * _TOKENS_A_WORD)}
 MAX_FACTOR = 1440.0  # a minute becomes a day: as good as a stop
 _LEARNING = 0.2  # the mean follows the last ten probes or so
 _MATERIAL = 1.1  # a change of the factor that is worth a line in the log
 _QUIET_SECONDS = 60.0
 
 
-def cost_ceiling(endpoint: Endpoint, max_tokens: int) -> float | None:
+def cost_ceiling(endpoint: Endpoint, max_tokens: int, kind: str = CHAT) -> float | None:
     """USD that one probe costs at list price if the whole token cap is used; None without a price."""
-    if endpoint.price is None:
+    price = endpoint.price
+    if price is None:
         return None
+    if kind == EMBEDDINGS:
+        return None if price.input is None else PROMPT_TOKENS * price.input / 1e6
     cap = max(max_tokens, endpoint.quirks.min_max_tokens)
-    return endpoint.price.cost_usd(PROMPT_TOKENS, 0, cap)
+    if kind == CHAT:
+        return price.cost_usd(PROMPT_TOKENS, 0, cap)
+    tokens = PROMPT_TOKENS + _KIND_PROMPT_TOKENS.get(kind, round(endpoint.prompt_tokens(kind) * _TOKENS_A_WORD))
+    if price.cache_write is not None and price.input is not None and price.cache_write > price.input:
+        price = replace(price, input=price.cache_write)
+    most = price.cost_usd(tokens, 0, max(cap, LEAST_STRUCTURED_TOKENS))
+    return None if most is None else most * (2 if kind == CACHE else 1)
 
 
 @dataclass(slots=True)
@@ -54,7 +71,7 @@ class _Account:
 class Reservation(NamedTuple):
     """Money put by for a probe in flight, on the day it was sent."""
 
-    endpoint: str
+    lane: str
     day: int
     usd: float
 
@@ -62,8 +79,8 @@ class Reservation(NamedTuple):
 class Budget:
     """`usd_per_day` None = no limit: nothing stretches, but the day's spending is still known.
 
-    `spent_usd` is what probes of the UTC day of `now` have cost so far; `mean_costs` what a probe of an endpoint lately
-    cost (both from the database, so that a restart forgets nothing).
+    `spent_usd` is what probes of the UTC day of `now` have cost so far; `mean_costs` what a probe of a lane lately cost
+    (both from the database, so that a restart forgets nothing).
     """
 
     def __init__(
@@ -78,7 +95,8 @@ class Budget:
         self._mean_costs = dict(mean_costs or {})
         self._day = _day_of(now)
         self._reserved = 0.0
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[str, _Account] = {}  # by lane
+        self._others: dict[str, tuple[str, ...]] = {}  # an endpoint's lanes beside its own, where it has any
         self._rate = 0.0
         self._said_factor = 1.0
         self._said_at = -math.inf
@@ -88,33 +106,40 @@ class Budget:
         """Take over a catalog; returns the endpoints without a price: they count as free."""
         accounts: dict[str, _Account] = {}
         unpriced: list[str] = []
+        self._others = {}
         for endpoint in endpoints:
-            ceiling = cost_ceiling(endpoint, max_tokens)
-            known = self._accounts.get(endpoint.id)
-            if ceiling is None:
-                unpriced.append(endpoint.id)
-            if known is not None and known.list_ceiling == ceiling:
-                known.interval_seconds = endpoint.interval_seconds
-                accounts[endpoint.id] = known
-                continue
-            mean = self._mean_costs.get(endpoint.id, ceiling or 0.0) if known is None else ceiling or 0.0
-            paused = known is not None and known.paused
-            accounts[endpoint.id] = _Account(endpoint.interval_seconds, ceiling, mean, paused=paused)
+            lanes = tuple(lanes_of(endpoint))
+            for lane in lanes:
+                ceiling = cost_ceiling(endpoint, max_tokens, lane.kind)
+                if ceiling is None and lane.id == endpoint.id:
+                    unpriced.append(endpoint.id)
+                accounts[lane.id] = self._account(lane, ceiling)
+            if len(lanes) > 1:
+                self._others[endpoint.id] = tuple(lane.id for lane in lanes[1:])
         self._accounts = accounts
         self._rate = math.fsum(account.rate for account in accounts.values())
         return tuple(unpriced)
 
-    def pause(self, endpoint: str, paused: bool) -> None:
-        """An endpoint that is not being probed at all leaves its share to the others."""
-        account = self._accounts.get(endpoint)
-        if account is not None:
-            self._rate -= account.rate
-            account.paused = paused
-            self._rate += account.rate
+    def _account(self, lane: Lane, ceiling: float | None) -> _Account:
+        known = self._accounts.get(lane.id)
+        if known is not None and known.list_ceiling == ceiling:
+            known.interval_seconds = lane.interval_seconds
+            return known
+        mean = self._mean_costs.get(lane.id, ceiling or 0.0) if known is None else ceiling or 0.0
+        return _Account(lane.interval_seconds, ceiling, mean, paused=known is not None and known.paused)
 
-    def factor_of(self, endpoint: str, now: float) -> float:
-        """By how much the interval of `endpoint` is stretched, >= 1."""
-        account = self._accounts.get(endpoint)
+    def pause(self, endpoint: str, paused: bool) -> None:
+        """An endpoint that is not being probed at all leaves its share, of all its lanes, to the others."""
+        for lane in (endpoint, *self._others.get(endpoint, ())):
+            account = self._accounts.get(lane)
+            if account is not None:
+                self._rate -= account.rate
+                account.paused = paused
+                self._rate += account.rate
+
+    def factor_of(self, lane: str, now: float) -> float:
+        """By how much the interval of `lane` is stretched, >= 1."""
+        account = self._accounts.get(lane)
         return 1.0 if account is None or account.ceiling == 0.0 else self.factor(now)
 
     def factor(self, now: float) -> float:
@@ -128,24 +153,24 @@ class Budget:
             return MAX_FACTOR
         return max(wanted / left, 1.0)
 
-    def allows(self, endpoint: str, now: float) -> bool:
+    def allows(self, lane: str, now: float) -> bool:
         """Whether one more probe fits even if it and all in flight cost the most they may. Free ones always do."""
         self._roll(now)
-        account = self._accounts.get(endpoint)
+        account = self._accounts.get(lane)
         if self.usd_per_day is None or account is None or account.ceiling == 0.0:
             return True
         return self.spent_usd + self._reserved + account.ceiling <= self.usd_per_day
 
-    def most_usd(self, endpoint: str) -> float | None:
+    def most_usd(self, lane: str) -> float | None:
         """What one probe may cost; None without a price."""
-        account = self._accounts.get(endpoint)
+        account = self._accounts.get(lane)
         return None if account is None or account.list_ceiling is None else account.ceiling
 
-    def reserve(self, endpoint: str, now: float) -> Reservation:
+    def reserve(self, lane: str, now: float) -> Reservation:
         """Put by what a probe that is sent now may cost; give the reservation back to `settle`."""
         self._roll(now)
-        account = self._accounts.get(endpoint)
-        reservation = Reservation(endpoint, self._day, 0.0 if account is None else account.ceiling)
+        account = self._accounts.get(lane)
+        reservation = Reservation(lane, self._day, 0.0 if account is None else account.ceiling)
         self._reserved += reservation.usd
         return reservation
 
@@ -156,7 +181,7 @@ class Budget:
         if reservation.day == self._day:
             self._reserved = max(self._reserved - reservation.usd, 0.0)
             self.spent_usd += cost
-        account = self._accounts.get(reservation.endpoint)
+        account = self._accounts.get(reservation.lane)
         if account is not None and cost_usd is not None:
             change = _LEARNING * (cost_usd - account.mean)
             account.mean += change

@@ -1,5 +1,7 @@
 """From due slots to running probes: overlap, waiting for a place, rechecks, reload and drain.
 
+What is scheduled is a lane: one kind of probe of one endpoint. The kinds of an endpoint do not wait for one another.
+
 Every slot that falls due ends in exactly one of reported, or skipped with a reason (monitor.self_metrics.SKIP_REASONS).
 """
 
@@ -19,6 +21,7 @@ from monitor.scheduling.agenda import Agenda, Armed
 from monitor.scheduling.due import LONGEST_ABSENCE_SECONDS, DueQueue, DueSlot
 from monitor.scheduling.flights import DrainReport, Flight, Flights
 from monitor.scheduling.gate import Gate
+from monitor.scheduling.lanes import Lane, lanes_of
 from monitor.scheduling.schedule_clock import ScheduleClock
 from monitor.scheduling.secret_watch import SecretWatch, secret_asker
 from monitor.scheduling.tally import Tally
@@ -35,7 +38,10 @@ _STUCK_SECONDS = 5.0  # armed turns overdue by this much are not being dealt wit
 
 @dataclass(slots=True)
 class _Watched:
+    """One kind of probe of one endpoint: a lane."""
+
     endpoint: Endpoint
+    kind: str
     cadence: Cadence
     generation: int  # what was armed under another one is void
     last_began_at: float | None = None  # monotonic
@@ -50,7 +56,7 @@ class Dispatcher:
 
     `probe` yields a report and raises nothing but CancelledError; `on_report` gets every report at once, in the loop,
     and must not block. `last_due_at`: when the last slot already used fell due, as for ScheduleClock; `probed_before`:
-    the endpoints that were probed then, whose slots since count as missed. `cut_off(turn, started_at, cost_usd)` makes
+    the lanes that were probed then, whose slots since count as missed. `cut_off(turn, started_at, cost_usd)` makes
     the report of a scheduled probe that a drain cancels. `reported` and `skipped` (by reason) count scheduled slots,
     `dropped_rechecks` (by reason) rechecks without a result. Use from one loop.
     """
@@ -99,15 +105,16 @@ class Dispatcher:
         no longer scheduled (what is in flight finishes and counts); caps and budget hold at once. Nothing is sent
         before the first `tick`."""
         now = self.schedule.utc_now()
-        for gone in self._watched.keys() - catalog.endpoints.keys():
+        lanes = {lane.id: lane for endpoint in catalog.endpoints.values() for lane in lanes_of(endpoint)}
+        for gone in self._watched.keys() - lanes.keys():
             del self._watched[gone]
             self._queue.remove(gone)
             self._turn_away(self._waiters_of(gone), "reload")
             self.gate.forget(gone)
         # A slot that fell due just now must not come again because the schedule clock was then set back by 50 ms.
         after = max(now, self._last_fallen_due) if self._last_fallen_due < now + HORIZON_SECONDS else now
-        for endpoint in catalog.endpoints.values():
-            self._watch(endpoint, after)
+        for lane in lanes.values():
+            self._watch(lane, after)
         if self._probed_before:
             self._count_absence(now)
         self._flights.configure(
@@ -127,34 +134,35 @@ class Dispatcher:
             self._told_unpriced.update(new)
             logger.warning("budget_unpriced endpoints=%d first=%s counted_as=free", len(new), new[0])
 
-    def _watch(self, endpoint: Endpoint, after: float) -> None:
-        cadence = Cadence.of(endpoint.id, endpoint.interval_seconds)
-        watched = self._watched.get(endpoint.id)
+    def _watch(self, lane: Lane, after: float) -> None:
+        cadence = Cadence.of(lane.id, lane.interval_seconds)
+        watched = self._watched.get(lane.id)
         if watched is None:
-            self._watched[endpoint.id] = _Watched(endpoint, cadence, next(self._generations))
-            self._queue.add(endpoint.id, cadence, after)
+            self._watched[lane.id] = _Watched(lane.endpoint, lane.kind, cadence, next(self._generations))
+            self._queue.add(lane.id, cadence, after)
             return
-        if watched.endpoint != endpoint:
-            watched.endpoint = endpoint
-            self.gate.forget(endpoint.id)
-        if watched.cadence != cadence:
-            watched.cadence, watched.generation = cadence, next(self._generations)
-            self._queue.add(endpoint.id, cadence, after)
-            self._turn_away(self._waiters_of(endpoint.id), "reload")
+        if watched.endpoint != lane.endpoint:
+            watched.endpoint = lane.endpoint
+            self.gate.forget(lane.id)
+        if (watched.cadence, watched.kind) != (cadence, lane.kind):
+            watched.cadence, watched.kind, watched.generation = cadence, lane.kind, next(self._generations)
+            self._queue.add(lane.id, cadence, after)
+            self._turn_away(self._waiters_of(lane.id), "reload")
 
     def _count_absence(self, now: float) -> None:
         """What fell due between the last recorded slot and this process's start."""
         since = max(self._last_fallen_due, now - LONGEST_ABSENCE_SECONDS)
-        cadences = [self._watched[endpoint].cadence for endpoint in self._probed_before if endpoint in self._watched]
+        cadences = [self._watched[lane].cadence for lane in self._probed_before if lane in self._watched]
         self._tally.miss([max(cadence.slot_at(now) - cadence.slot_at(since), 0) for cadence in cadences])
         self._probed_before = frozenset()
 
-    def _waiters_of(self, endpoint: str) -> list[Waiter]:
-        behind = self._behind_recheck.pop(endpoint, None)
-        return [*self._room.remove(endpoint), *([] if behind is None else [behind])]
+    def _waiters_of(self, lane: str) -> list[Waiter]:
+        behind = self._behind_recheck.pop(lane, None)
+        return [*self._room.remove(lane), *([] if behind is None else [behind])]
 
     def interval_seconds(self, endpoint_id: str) -> float:
-        """The interval now in force, stretches included. KeyError for an endpoint that is not watched."""
+        """The interval now in force of the kind that decides, stretches included. KeyError for an endpoint that is not
+        watched."""
         return self.gate.stretched_seconds(self._watched[endpoint_id].endpoint, self.schedule.utc_now())
 
     def set_unusable(self, endpoint_id: str, unusable: bool, seen: Endpoint | None = None) -> None:
@@ -188,7 +196,7 @@ class Dispatcher:
         due, missed = self._queue.pop_until(now, now + HORIZON_SECONDS)
         self._tally.miss([passed.slots for passed in missed])
         for slot in due:
-            self._agenda.arm(self.schedule.monotonic_at(slot.due_at), self._watched[slot.endpoint].generation, slot)
+            self._agenda.arm(self.schedule.monotonic_at(slot.due_at), self._watched[slot.lane].generation, slot)
         self._flights.cut_off_overruns()
         self._expire(monotonic)
         self._admit()
@@ -207,13 +215,13 @@ class Dispatcher:
         where it may not be sent, or would not be over before the next scheduled probe if it took as long as the last.
         """
         again = msgspec.structs.replace(turn, recheck=turn.recheck + 1)
-        watched = self._watched.get(turn.endpoint.id)
+        watched = self._watched.get(turn.lane)
         if self._is_draining:
             self._tally.skip(again, "shutdown")
         elif watched is None or not watched.is_as(turn.endpoint):
             self._tally.skip(again, "reload")
         else:
-            slot = DueSlot(turn.endpoint.id, turn.slot, turn.due_at)
+            slot = DueSlot(turn.lane, turn.slot, turn.due_at)
             self._agenda.arm(self._clock.monotonic() + max(delay_seconds, 0.0), watched.generation, slot, again)
 
     # --- one turn
@@ -222,12 +230,12 @@ class Dispatcher:
         try:
             self._deal_with(armed)
         except Exception:  # one turn's trouble must not stop the schedule
-            logger.exception("dispatch_failed endpoint=%s slot=%d", armed.due.endpoint, armed.due.slot)
+            logger.exception("dispatch_failed endpoint=%s slot=%d", armed.due.lane, armed.due.slot)
             if armed.recheck is None:
                 self._tally.count("error")
 
     def _deal_with(self, armed: Armed) -> None:
-        watched = self._watched.get(armed.due.endpoint)
+        watched = self._watched.get(armed.due.lane)
         if watched is None or watched.generation != armed.generation:
             if armed.recheck is not None:
                 self._tally.skip(armed.recheck, "reload")
@@ -236,7 +244,7 @@ class Dispatcher:
             self._recheck_due(armed.recheck, armed.at, watched)
             return
         self._last_fallen_due = max(self._last_fallen_due, armed.due.due_at)
-        turn = Turn(watched.endpoint, armed.due.slot, armed.due.due_at)
+        turn = Turn(watched.endpoint, armed.due.slot, armed.due.due_at, 0, watched.kind)
         waiter = Waiter(turn, armed.at, armed.at + watched.cadence.interval_seconds)
         if self._is_draining:
             self._tally.skip(turn, "shutdown")
@@ -253,12 +261,12 @@ class Dispatcher:
 
     def _refuse(self, waiter: Waiter, reason: str) -> None:
         turn = waiter.turn
-        flight = self._flights.get(turn.endpoint.id)
+        flight = self._flights.get(turn.lane)
         if reason == "overlap" and turn.recheck == 0 and flight is not None and flight.turn.recheck > 0:
             # Skipped, it would thin out the scheduled probes of failing endpoints alone, and flatter their uptime.
-            former = self._behind_recheck.pop(turn.endpoint.id, None)
+            former = self._behind_recheck.pop(turn.lane, None)
             self._turn_away([] if former is None else [former], "late")
-            self._behind_recheck[turn.endpoint.id] = waiter
+            self._behind_recheck[turn.lane] = waiter
             return
         if reason == "secret_missing":
             self._secrets.look(turn.endpoint)
@@ -281,7 +289,7 @@ class Dispatcher:
         provider = waiter.turn.endpoint.provider
         if self._flights.has_place(provider) and not self._room.waits(provider):
             return True
-        replaced = self._room.enter(waiter, self._watched[waiter.turn.endpoint.id].last_began_at)
+        replaced = self._room.enter(waiter, self._watched[waiter.turn.lane].last_began_at)
         self._turn_away([] if replaced is None else [replaced], "late")
         return False
 
@@ -297,7 +305,7 @@ class Dispatcher:
     def _start(self, waiter: Waiter, monotonic: float, utc: float, *, is_checked: bool = False) -> None:
         """`is_checked`: the gate was asked just now."""
         turn = waiter.turn
-        watched = self._watched[turn.endpoint.id]
+        watched = self._watched[turn.lane]
         if not watched.is_as(turn.endpoint):
             if turn.recheck:
                 self._tally.skip(turn, "reload")  # it was to confirm what was seen of another configuration
@@ -312,18 +320,19 @@ class Dispatcher:
 
     def _landed(self, flight: Flight, report: ProbeReport | None, reason: str) -> None:
         turn = flight.turn
+        lane = turn.lane
         monotonic = self._clock.monotonic()
-        watched = self._watched.get(turn.endpoint.id)
+        watched = self._watched.get(lane)
         is_current = watched is not None and watched.is_as(turn.endpoint)
         self.gate.ended(turn, report, monotonic, self.schedule.utc_now(), is_current)
         if watched is None:
-            self.gate.forget(turn.endpoint.id)
+            self.gate.forget(lane)
         else:
             watched.last_took_seconds = monotonic - flight.began_at
         if report is None and reason == "shutdown":
             if turn.recheck == 0 and self._cut_off is not None and not self._is_drained:
                 began_at = self._clock.now() - (monotonic - flight.began_at)
-                self._hand_on(self._cut_off(turn, began_at, self.gate.budget.most_usd(turn.endpoint.id)))
+                self._hand_on(self._cut_off(turn, began_at, self.gate.budget.most_usd(lane)))
             else:
                 self._tally.skip(turn, reason)
             return  # somebody is ending the loop: nothing more is started in it
@@ -332,7 +341,7 @@ class Dispatcher:
         else:
             self._hand_on(report)
         self._admit()
-        behind = self._behind_recheck.pop(turn.endpoint.id, None)
+        behind = self._behind_recheck.pop(lane, None)
         if behind is not None:
             if behind.expires_at <= monotonic:
                 self._tally.skip(behind.turn, "late")
@@ -353,8 +362,8 @@ class Dispatcher:
 
     def _expire(self, monotonic: float) -> None:
         self._turn_away(self._room.expire(monotonic), "late")
-        over = [endpoint for endpoint, waiter in self._behind_recheck.items() if waiter.expires_at <= monotonic]
-        self._turn_away([self._behind_recheck.pop(endpoint) for endpoint in over], "late")
+        over = [lane for lane, waiter in self._behind_recheck.items() if waiter.expires_at <= monotonic]
+        self._turn_away([self._behind_recheck.pop(lane) for lane in over], "late")
 
     def _turn_away(self, waiters: list[Waiter], reason: str) -> None:
         for waiter in waiters:

@@ -1,4 +1,5 @@
-"""Who is due: a heap over the endpoints' cadences. Pure; UTC seconds on the schedule clock come in as values.
+"""Who is due: a heap over the cadences of lanes, an endpoint's own or one of its other kinds of probe. Pure; UTC
+seconds on the schedule clock come in as values.
 
 Every slot leaves the queue exactly once, as due or as missed. Each step costs O(log n).
 """
@@ -20,7 +21,7 @@ LONGEST_ABSENCE_SECONDS = 30 * 86400.0
 
 
 class DueSlot(NamedTuple):
-    endpoint: str
+    lane: str
     slot: int
     due_at: float  # UTC seconds
 
@@ -28,7 +29,7 @@ class DueSlot(NamedTuple):
 class MissedSlots(NamedTuple):
     """Slots `first` to `last`, both included, that passed while nobody looked."""
 
-    endpoint: str
+    lane: str
     first: int
     last: int
 
@@ -45,52 +46,52 @@ class _Place:
 
 
 class DueQueue:
-    """The next slot of every endpoint. Use from one task."""
+    """The next slot of every lane. Use from one task."""
 
     def __init__(self) -> None:
         self._places: dict[str, _Place] = {}
-        self._heap: list[tuple[int, int, str]] = []  # due in ms, generation, endpoint
+        self._heap: list[tuple[int, int, str]] = []  # due in ms, generation, lane
         self._generations = itertools.count()
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def __contains__(self, endpoint: str) -> bool:
-        return endpoint in self._places
+    def __contains__(self, lane: str) -> bool:
+        return lane in self._places
 
-    def add(self, endpoint: str, cadence: Cadence, after: float) -> None:
-        """From now on `endpoint` falls due at every slot strictly after `after`. Replaces its former cadence."""
+    def add(self, lane: str, cadence: Cadence, after: float) -> None:
+        """From now on `lane` falls due at every slot strictly after `after`. Replaces its former cadence."""
         place = _Place(cadence, next(self._generations), cadence.slot_at(after) + 1)
-        self._places[endpoint] = place
-        self._push(endpoint, place)
+        self._places[lane] = place
+        self._push(lane, place)
         self._sweep()
 
-    def remove(self, endpoint: str) -> None:
-        """Nothing of `endpoint` falls due any more. No error if it is not there."""
-        self._places.pop(endpoint, None)
+    def remove(self, lane: str) -> None:
+        """Nothing of `lane` falls due any more. No error if it is not there."""
+        self._places.pop(lane, None)
         self._sweep()
 
-    def cadence(self, endpoint: str) -> Cadence | None:
-        place = self._places.get(endpoint)
+    def cadence(self, lane: str) -> Cadence | None:
+        place = self._places.get(lane)
         return None if place is None else place.cadence
 
     def next_at(self) -> float | None:
-        """When the next slot falls due; None if there is no endpoint."""
+        """When the next slot falls due; None if there is no lane."""
         self._drop_stale()
         return self._heap[0][0] / 1000 if self._heap else None
 
     def pop_until(self, now: float, until: float) -> tuple[list[DueSlot], list[MissedSlots]]:
         """Every slot that falls due at `until` or before, in order of time, and those whose time is over.
 
-        A slot is over when a later one of its endpoint is due at `now`, or after GRACE_SECONDS.
+        A slot is over when a later one of its lane is due at `now`, or after GRACE_SECONDS.
         """
         due: list[DueSlot] = []
         missed: list[MissedSlots] = []
         now_ms, until_ms = round(now * 1000), round(until * 1000)
         heap = self._heap
         while heap:
-            due_ms, generation, endpoint = heap[0]
-            place = self._places.get(endpoint)
+            due_ms, generation, lane = heap[0]
+            place = self._places.get(lane)
             if place is None or place.generation != generation:
                 heapq.heappop(heap)
                 continue
@@ -98,12 +99,12 @@ class DueQueue:
                 break
             next_slot = place.slot + 1
             if due_ms < now_ms and (oldest := self._oldest(place, now)) > place.slot:
-                missed.append(MissedSlots(endpoint, place.slot, oldest - 1))
+                missed.append(MissedSlots(lane, place.slot, oldest - 1))
                 next_slot = oldest
             else:
-                due.append(DueSlot(endpoint, place.slot, due_ms / 1000))
+                due.append(DueSlot(lane, place.slot, due_ms / 1000))
             place.slot = next_slot
-            heapq.heapreplace(heap, (_due_ms(place), generation, endpoint))
+            heapq.heapreplace(heap, (_due_ms(place), generation, lane))
         return due, missed
 
     @staticmethod
@@ -112,8 +113,8 @@ class DueQueue:
         oldest = max(place.cadence.slot_at(now), place.slot)
         return oldest if place.cadence.due_at(oldest) >= now - GRACE_SECONDS else oldest + 1
 
-    def _push(self, endpoint: str, place: _Place) -> None:
-        heapq.heappush(self._heap, (_due_ms(place), place.generation, endpoint))
+    def _push(self, lane: str, place: _Place) -> None:
+        heapq.heappush(self._heap, (_due_ms(place), place.generation, lane))
 
     def _drop_stale(self) -> None:
         while self._heap and self._is_stale(self._heap[0]):
@@ -124,7 +125,7 @@ class DueQueue:
         return place is None or place.generation != entry[1]
 
     def _sweep(self) -> None:
-        # Entries of removed endpoints lie until their time comes; many reloads must not pile them up.
+        # Entries of removed lanes lie until their time comes; many reloads must not pile them up.
         if len(self._heap) > 2 * len(self._places) + 64:
             self._heap = [entry for entry in self._heap if not self._is_stale(entry)]
             heapq.heapify(self._heap)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from monitor.clock import Clock
+from monitor.probing.kinds import CACHE
 from monitor.probing.report import ProbeReport, Turn
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import ProbingSettings
@@ -42,7 +43,7 @@ class Flight:
 
 
 class Flights:
-    """At most one probe per endpoint is under way. `on_landed(flight, report, reason)` is called once per probe, after
+    """At most one probe per lane is under way. `on_landed(flight, report, reason)` is called once per probe, after
     its place is free: with a report, or None and the reason why there is none (error, shutdown). Use from one loop."""
 
     def __init__(
@@ -56,7 +57,7 @@ class Flights:
         self._probe = probe
         self._on_landed = on_landed
         self._metrics = metrics
-        self._flights: dict[str, Flight] = {}  # by endpoint, oldest first
+        self._flights: dict[str, Flight] = {}  # by lane, oldest first
         self._by_provider: Counter[str] = Counter()
         self._is_empty = asyncio.Event()
         self._is_empty.set()
@@ -66,8 +67,8 @@ class Flights:
     def __len__(self) -> int:
         return len(self._flights)
 
-    def get(self, endpoint: str) -> Flight | None:
-        return self._flights.get(endpoint)
+    def get(self, lane: str) -> Flight | None:
+        return self._flights.get(lane)
 
     def configure(self, probing: ProbingSettings, provider_caps: Mapping[str, int | None]) -> None:
         """New caps and deadlines hold at once; what is in flight above a lower cap finishes."""
@@ -84,14 +85,14 @@ class Flights:
     def start(self, turn: Turn, armed_at: float) -> None:
         """Send a probe that should have begun at `armed_at` (monotonic)."""
         flight = Flight(turn, self._clock.monotonic())
-        self._flights[turn.endpoint.id] = flight
+        self._flights[turn.lane] = flight
         self._by_provider[turn.endpoint.provider] += 1
         self._is_empty.clear()
 
         def cancelled(_task: asyncio.Task[None]) -> None:
             self._land(flight, None, was_cancelled=True)
 
-        flight.task = asyncio.create_task(self._fly(flight, armed_at, cancelled), name=f"probe {turn.endpoint.id}")
+        flight.task = asyncio.create_task(self._fly(flight, armed_at, cancelled), name=f"probe {turn.lane}")
         # For a task that is cancelled, maybe before its first step; one that ends lands by itself, a turn sooner.
         flight.task.add_done_callback(cancelled)
 
@@ -99,8 +100,12 @@ class Flights:
         """Cancel probes that outlived every deadline of their own; call it now and then."""
         now = self._clock.monotonic()
         for flight in list(self._flights.values()):
-            if now - flight.began_at <= self._longest_seconds:
+            flown = now - flight.began_at
+            if flown <= self._longest_seconds:
                 return
+            # A cache probe asks twice.
+            if flight.turn.kind == CACHE and flown <= 2 * self._longest_seconds:
+                continue
             if not flight.is_overrun:
                 logger.error(
                     "probe_overrun endpoint=%s slot=%d seconds=%.0f: cut off",
@@ -151,9 +156,9 @@ class Flights:
         self._land(flight, report)
 
     def _land(self, flight: Flight, report: ProbeReport | None, *, was_cancelled: bool = False) -> None:
-        endpoint = flight.turn.endpoint
-        del self._flights[endpoint.id]
-        self._by_provider[endpoint.provider] -= 1
+        turn = flight.turn
+        del self._flights[turn.lane]
+        self._by_provider[turn.endpoint.provider] -= 1
         if not self._flights:
             self._is_empty.set()
         was_cut_off = flight.is_cut_off or was_cancelled

@@ -37,12 +37,12 @@ def key_of(endpoint: Endpoint) -> Key:
 
 @dataclass(slots=True)
 class _Standing:
-    """What is remembered of one endpoint."""
+    """What is remembered of one lane. The last two are the endpoint's, and kept with the kind that decides."""
 
     credit: float  # the thinning's: one slot adds 1 / stretch, a probe takes 1
     in_flight: Reservation | None = None
-    unusable_level: int = 0  # the interval doubles that often
     last_slot: int | None = None  # last scheduled slot sent
+    unusable_level: int = 0  # the interval doubles that often
     secret_missing: bool = False
 
 
@@ -57,22 +57,23 @@ class Gate:
 
     def may_send(self, turn: Turn, monotonic: float, utc: float) -> str | None:
         """None if a slot that falls due now may be probed, else the reason to skip it."""
-        standing = self._standing(turn.endpoint.id)
-        if standing.secret_missing:
+        lane = turn.lane
+        standing, shared = self._standing(lane), self._standing(turn.endpoint.id)
+        if shared.secret_missing:
             return "secret_missing"
         if self.retry_delay_seconds(turn.endpoint, monotonic) > 0.0:
             return "retry_after"
-        if standing.unusable_level and standing.last_slot is not None:
-            slots = self._unusable_slots(turn.endpoint, standing)
+        if shared.unusable_level and standing.last_slot is not None:
+            slots = _unusable_slots(_interval_of(turn), shared)
             # A slot number before the last one comes from another cadence and says nothing about time.
             if 0 <= turn.slot - standing.last_slot < slots:
                 return "unusable"
-        credit = standing.credit + 1.0 / self.budget.factor_of(turn.endpoint.id, utc)
+        credit = standing.credit + 1.0 / self.budget.factor_of(lane, utc)
         if credit < _WHOLE:
             standing.credit = credit
             return "budget"
-        # Refused from here on, the credit stays what it was: in [0, 1), and each endpoint's own.
-        if not self.budget.allows(turn.endpoint.id, utc):
+        # Refused from here on, the credit stays what it was: in [0, 1), and each lane's own.
+        if not self.budget.allows(lane, utc):
             return "budget"
         if standing.in_flight is not None:
             return "overlap"
@@ -81,18 +82,19 @@ class Gate:
 
     def may_start(self, turn: Turn, monotonic: float, utc: float) -> str | None:
         """The same for a turn that waited for a place, or a recheck: everything but the stretches."""
-        standing = self._standing(turn.endpoint.id)
-        if standing.secret_missing:
+        lane = turn.lane
+        if self._standing(turn.endpoint.id).secret_missing:
             return "secret_missing"
         if self.retry_delay_seconds(turn.endpoint, monotonic) > 0.0:
             return "retry_after"
-        if not self.budget.allows(turn.endpoint.id, utc):
+        if not self.budget.allows(lane, utc):
             return "budget"
-        return None if standing.in_flight is None else "overlap"
+        return None if self._standing(lane).in_flight is None else "overlap"
 
     def began(self, turn: Turn, utc: float) -> None:
-        standing = self._standing(turn.endpoint.id)
-        standing.in_flight = self.budget.reserve(turn.endpoint.id, utc)
+        lane = turn.lane
+        standing = self._standing(lane)
+        standing.in_flight = self.budget.reserve(lane, utc)
         if turn.recheck == 0:
             standing.last_slot = turn.slot
 
@@ -100,8 +102,9 @@ class Gate:
         self, turn: Turn, report: ProbeReport | None, monotonic: float, utc: float, is_current: bool = True
     ) -> None:
         """The probe is over; `report` None = it was cancelled or broke, and nobody knows what it cost. Its verdict does
-        not bind an endpoint that is configured otherwise by now (`is_current` False); its bill and its hint stand."""
-        standing = self._standing(turn.endpoint.id)
+        not bind an endpoint that is configured otherwise by now (`is_current` False), nor does that of a kind that
+        decides nothing; its bill and its hint stand."""
+        standing = self._standing(turn.lane)
         reservation, standing.in_flight = standing.in_flight, None
         if reservation is not None:
             self.budget.settle(reservation, None if report is None else report.observation.cost_usd or 0.0, utc)
@@ -114,6 +117,8 @@ class Gate:
         observation = report.observation
         if observation.outcome is Outcome.SECRET_MISSING:
             self.set_secret_missing(turn.endpoint.id, True)
+        if not turn.decides:
+            return
         if observation.group is Group.OK:
             standing.unusable_level = 0
         elif turn.recheck == 0 and standing.unusable_level:
@@ -147,27 +152,36 @@ class Gate:
     def stretched_seconds(self, endpoint: Endpoint, utc: float) -> float:
         """The interval now in force for `endpoint`, with both stretches."""
         standing = self._standing(endpoint.id)
-        slots = self._unusable_slots(endpoint, standing)
+        slots = _unusable_slots(endpoint.interval_seconds, standing)
         return endpoint.interval_seconds * slots * self.budget.factor_of(endpoint.id, utc)
 
-    def forget(self, endpoint: str) -> None:
-        """For an endpoint that left the catalog or is now configured otherwise: only what is in flight stays known."""
-        standing = self._standings.pop(endpoint, None)
+    def forget(self, lane: str) -> None:
+        """For a lane that left the catalog or is now configured otherwise: only what is in flight stays known."""
+        standing = self._standings.pop(lane, None)
         if standing is not None and standing.in_flight is not None:
-            self._standing(endpoint).in_flight = standing.in_flight
-        self.budget.pause(endpoint, False)
+            self._standing(lane).in_flight = standing.in_flight
+        self.budget.pause(lane, False)
 
-    def _standing(self, endpoint: str) -> _Standing:
-        standing = self._standings.get(endpoint)
+    def _standing(self, lane: str) -> _Standing:
+        standing = self._standings.get(lane)
         if standing is None:
-            # Spread: under a stretch of 2, half of the endpoints go with the even slots and half with the odd ones.
-            standing = self._standings[endpoint] = _Standing(phase_fraction(f"credit {endpoint}"))
+            # Spread: under a stretch of 2, half of the lanes go with the even slots and half with the odd ones.
+            standing = self._standings[lane] = _Standing(phase_fraction(f"credit {lane}"))
         return standing
 
-    @staticmethod
-    def _unusable_slots(endpoint: Endpoint, standing: _Standing) -> int:
-        """Every how many slots an endpoint is tried."""
-        if not standing.unusable_level:
-            return 1
-        most = int(MAX_UNUSABLE_INTERVAL_SECONDS // endpoint.interval_seconds)
-        return max(min(1 << standing.unusable_level, most), 1)
+
+def _interval_of(turn: Turn) -> float:
+    endpoint = turn.endpoint
+    if turn.decides:
+        return endpoint.interval_seconds
+    return next(
+        (each.interval_seconds for each in endpoint.probes if each.kind == turn.kind), endpoint.interval_seconds
+    )
+
+
+def _unusable_slots(interval_seconds: float, shared: _Standing) -> int:
+    """Every how many slots a lane of an unusable endpoint is tried."""
+    if not shared.unusable_level:
+        return 1
+    most = int(MAX_UNUSABLE_INTERVAL_SECONDS // interval_seconds)
+    return max(min(1 << shared.unusable_level, most), 1)

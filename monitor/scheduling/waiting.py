@@ -25,31 +25,31 @@ class Waiter:
 
 
 class WaitingRoom:
-    """At most one scheduled turn and one recheck per endpoint wait here. Use from one task."""
+    """At most one scheduled turn and one recheck per lane wait here. Use from one task."""
 
     def __init__(self) -> None:
         self._order = itertools.count()
         self._queues: OrderedDict[str, list[tuple[float, int, Waiter]]] = OrderedDict()  # by provider; next first
         self._expiries: list[tuple[float, int, Waiter]] = []
-        self._by_endpoint: dict[tuple[str, bool], Waiter] = {}
+        self._by_lane: dict[tuple[str, bool], Waiter] = {}
         self._waiting_by_provider: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._by_endpoint)
+        return len(self._by_lane)
 
     def waits(self, provider: str) -> bool:
         """Whether anybody waits for a place at `provider`."""
         return self._waiting_by_provider.get(provider, 0) > 0
 
     def enter(self, waiter: Waiter, last_began_at: float | None) -> Waiter | None:
-        """Let `waiter` wait; `last_began_at` is when its endpoint was last served (monotonic, None = never). Returns
-        the one of the same endpoint and sort that it replaces."""
+        """Let `waiter` wait; `last_began_at` is when its lane was last served (monotonic, None = never). Returns
+        the one of the same lane and sort that it replaces."""
         provider = waiter.turn.endpoint.provider
         key = _key(waiter)
-        replaced = self._by_endpoint.get(key)
+        replaced = self._by_lane.get(key)
         if replaced is not None:
             self._discard(replaced)
-        self._by_endpoint[key] = waiter
+        self._by_lane[key] = waiter
         self._waiting_by_provider[provider] = self._waiting_by_provider.get(provider, 0) + 1
         rank = -math.inf if last_began_at is None else last_began_at
         heapq.heappush(self._queues.setdefault(provider, []), (rank, next(self._order), waiter))
@@ -81,16 +81,16 @@ class WaitingRoom:
                 expired.append(waiter)
         return expired
 
-    def remove(self, endpoint: str) -> list[Waiter]:
-        """Those of one endpoint."""
-        waiters = [self._by_endpoint[key] for key in ((endpoint, False), (endpoint, True)) if key in self._by_endpoint]
+    def remove(self, lane: str) -> list[Waiter]:
+        """Those of one lane."""
+        waiters = [self._by_lane[key] for key in ((lane, False), (lane, True)) if key in self._by_lane]
         for waiter in waiters:
             self._discard(waiter)
         return waiters
 
     def clear(self) -> list[Waiter]:
         """Everybody."""
-        waiters = list(self._by_endpoint.values())
+        waiters = list(self._by_lane.values())
         for waiter in waiters:
             self._discard(waiter)
         self._queues.clear()
@@ -99,9 +99,9 @@ class WaitingRoom:
 
     def _discard(self, waiter: Waiter) -> None:
         waiter.gone = True
-        del self._by_endpoint[_key(waiter)]
+        del self._by_lane[_key(waiter)]
         self._waiting_by_provider[waiter.turn.endpoint.provider] -= 1
 
 
 def _key(waiter: Waiter) -> tuple[str, bool]:
-    return waiter.turn.endpoint.id, waiter.turn.recheck > 0
+    return waiter.turn.lane, waiter.turn.recheck > 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from monitor.health.meter import Meter
 from monitor.health.sketch import FIGURES, decode, encode
 from monitor.health.tally import Tally, as_outcomes
 from monitor.observation import Observation
@@ -256,15 +257,16 @@ def _in_units(value: int | None) -> float | None:
     return None if value is None else value / MILLION
 
 
-def tally_columns(tally: Tally) -> dict[str, int | str | bytes]:
+def tally_columns(tally: Tally) -> dict[str, int | str | bytes | None]:
     """The columns of a rollup row that a tally fills."""
     counts = {outcome.value: count for outcome, count in sorted(tally.outcomes.items()) if count}
-    columns: dict[str, int | str | bytes] = {
+    columns: dict[str, int | str | bytes | None] = {
         "counts": msgspec.json.encode(counts).decode(),
         "answers_asked": tally.answers_asked,
         "answers_ok": tally.answers_ok,
         "output_tokens": tally.output_tokens,
         "cost_pusd": round(tally.cost_usd * PICO),
+        "meter": None if tally.meter is None else tally.meter.encoded(),
     }
     for figure in FIGURES:
         columns[figure] = encode(tally.sketches[figure])
@@ -279,6 +281,7 @@ def tally_of_columns(row: Any) -> Tally:
         answers_ok=row.answers_ok,
         output_tokens=row.output_tokens,
         cost_usd=row.cost_pusd / PICO,
+        meter=None if row.meter is None else Meter.decoded(row.meter),
     )
     for figure in FIGURES:
         tally.sketches[figure].update(decode(getattr(row, figure)))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Select, Table, literal, null, or_, select
 
+from monitor.observation import CHAT
 from monitor.outcome import Group, Outcome, group_of
 from monitor.slot import Era
 from monitor.storage import schema
 from monitor.storage.codec import HOUR, micros
-from monitor.storage.eras import EndpointAtLocation, read_eras
+from monitor.storage.eras import EndpointAtLocation, read_eras, read_kind_eras
 from monitor.storage.facts import read_fact
 from monitor.storage.incidents import RecordedIncident
+from monitor.storage.names import Place
 from monitor.storage.own_outages import SELF_SUSPECT
 from monitor.storage.raw_reads import LastSlot, RawReads
 from monitor.storage.rollup_reads import Rollup, RollupReads, Step
@@ -109,28 +112,37 @@ class History(RawReads, RollupReads):
         ]
 
     async def eras(self) -> dict[EndpointAtLocation, tuple[Era, ...]]:
-        """Every era in order of time, by (endpoint, location)."""
+        """Every era of the kind of probe that decides, in order of time, by (endpoint, location)."""
         async with self._database.read() as connection:
             return await read_eras(connection)
+
+    async def kind_eras(self) -> dict[Place, tuple[Era, ...]]:
+        """The same of the kinds of probe that decide nothing, by (endpoint, location, kind)."""
+        async with self._database.read() as connection:
+            return await read_kind_eras(connection)
 
     async def fact(self, name: str) -> str | None:
         """A fact about the whole database (storage.facts), None if it is not on record."""
         async with self._database.read() as connection:
             return await read_fact(connection, name)
 
-    async def last_success_times(self, since: float) -> dict[EndpointAtLocation, float]:
-        """When each (endpoint, location) last answered (group ok), at `since` or later; without a success it is left
-        out. To the microsecond where raw rows are still kept, else the start of its hour or day."""
+    async def last_success_times(
+        self, since: float, kind_of: Callable[[str], str] = lambda endpoint: CHAT
+    ) -> dict[EndpointAtLocation, float]:
+        """When each (endpoint, location) last answered (group ok) to the kind of probe that `kind_of` its id tells, at
+        `since` or later; without a success it is left out. To the microsecond where raw rows are still kept, else the
+        start of its hour or day."""
         rolled_until = await self.rolled_until()
         buckets: dict[EndpointAtLocation, tuple[int, int]] = {}
         async for width, rows in self.window_rows(int(since // HOUR) * HOUR, rolled_until):
             for index, counts in enumerate(rows.counts):
-                if any(counts.get(name) for name in _ALIVE_NAMES):
+                if rows.kinds[index] == kind_of(rows.endpoints[index]) and any(map(counts.get, _ALIVE_NAMES)):
                     # Buckets come in order of time: the last one stays.
                     buckets[rows.endpoints[index], rows.locations[index]] = (rows.bucket_starts[index], width)
         last = {place: max(since, float(start)) for place, (start, _) in buckets.items()}
         spans: list[tuple[float, float | None]] = [(start, start + width) for start, width in set(buckets.values())]
         for start, end in [*spans, (float(rolled_until), None)]:
-            for place, at in (await self.successes_within(max(start, since), end)).items():
-                last[place] = max(last.get(place, at), at)
+            for (endpoint, where, kind), at in (await self.successes_within(max(start, since), end)).items():
+                if kind == kind_of(endpoint):
+                    last[endpoint, where] = max(last.get((endpoint, where), at), at)
         return last

@@ -32,13 +32,16 @@ async def turn_hours(writer: Writer, history: History, board: Board, now: float)
     above."""
     await close_hours(writer, now)
     if now < board.windows.edge_hour - STEP_SECONDS:
-        await _step_back(writer, history, board, now)
+        await _renew(writer, history, board, now, "clock_set_back")
+    elif board.is_decided_anew:
+        await _renew(writer, history, board, now, "decided_by_another_kind")
     else:
         await _slide(writer, history, board, floor_hour(now))
 
 
-async def _step_back(writer: Writer, history: History, board: Board, now: float) -> None:
-    """The clock was ahead and is set back: what left the windows early belongs to them again."""
+async def _renew(writer: Writer, history: History, board: Board, now: float, reason: str) -> None:
+    """Restore the windows anew: the clock was ahead and is set back, and what left them early belongs to them again; or
+    they hold another kind of probe than what decides of an endpoint now."""
 
     async def renewed(_connection: object) -> Windows | None:
         return None if writer.spilled else await renewed_windows(board, history, now)
@@ -47,7 +50,7 @@ async def _step_back(writer: Writer, history: History, board: Board, now: float)
         # What was shown from the spill meanwhile is in no row yet, and would be missing: then try again next time.
         if windows is not None and not writer.spilled:
             board.take_windows(windows)
-            log.warning("windows_restored reason=clock_set_back edge=%s", utc_text(windows.edge_hour, "seconds"))
+            log.warning("windows_restored reason=%s edge=%s", reason, utc_text(windows.edge_hour, "seconds"))
 
     await writer.submit(renewed, take)
 

@@ -11,6 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.storage import schema
 
+# endpoint, location, kind
+Place = tuple[str, str, str]
+
 _DAY_MS = 86_400_000
 # Texts known at once: beyond, a provider invents them, and the cache starts again.
 _TEXTS_KEPT = 20_000

@@ -15,8 +15,8 @@ from monitor.outcome import OUTCOME_CODES, Group, Outcome, group_of
 from monitor.storage import schema
 from monitor.storage.codec import DAY, HOUR, READ_COLUMNS, micros, observation_of
 from monitor.storage.facts import read_skew
+from monitor.storage.names import Place
 from monitor.storage.reading import Reader
-from monitor.storage.rollups import Place
 from monitor.storage.schema import MILLION, PICO
 
 ROWS_A_READ = 1000  # observations in one transaction: some 15 ms of reading
@@ -53,13 +53,15 @@ class RawReads(Reader):
         limit: int = 100,
         location: str | None = None,
         outcomes: Collection[Outcome] | None = None,
+        kind: str | None = None,
     ) -> list[Observation]:
-        """The newest `limit` observations (of these classes), rechecks among them, newest first by due time."""
+        """The newest `limit` observations (of these classes and this kind), rechecks among them, newest first by due
+        time."""
         found: list[Observation] = []
         if limit <= 0:
             return found
         chunk = min(limit, ROWS_A_READ)
-        stream = self.stream(since, until, endpoint, location, outcomes, newest_first=True, chunk=chunk)
+        stream = self.stream(since, until, endpoint, location, outcomes, kind, newest_first=True, chunk=chunk)
         async with aclosing(stream) as newest:
             async for rows in newest:
                 found += rows
@@ -79,17 +81,18 @@ class RawReads(Reader):
         endpoint: str | None = None,
         location: str | None = None,
         outcomes: Collection[Outcome] | None = None,
+        kind: str | None = None,
         *,
         newest_first: bool = False,
         chunk: int = ROWS_A_READ,
     ) -> AsyncGenerator[list[Observation]]:
-        """Observations (of these classes) in order of due time, in lists of at most `chunk`. Rows that come in or go
-        meanwhile may be seen or not; no other is missed or told twice."""
+        """Observations (of these classes and this kind) in order of due time, in lists of at most `chunk`. Rows that
+        come in or go meanwhile may be seen or not; no other is missed or told twice."""
         clock = self._database.clock
         async with self._database.read() as connection:
             bounds = (await connection.execute(select(func.min(_raw.due_ms), func.max(_raw.due_ms)))).one()
             skew_ms = (await read_skew(connection)).ms + 1
-            conditions = await self._conditions(connection, since, until, endpoint, location)
+            conditions = await self._conditions(connection, since, until, endpoint, location, kind)
         if bounds[0] is None or conditions is None:
             return
         if outcomes is not None:
@@ -153,20 +156,21 @@ class RawReads(Reader):
             query = select(func.sum(_raw.cost_pusd)).where(_raw.due_ms >= round(at * 1000) - skew_ms, *conditions)
             return float((await connection.execute(query)).scalar() or 0) / PICO
 
-    async def mean_costs(self, since: float, location: str) -> dict[str, float]:
-        """USD that a probe of each priced endpoint has cost on average, among those due at `since` or later."""
+    async def mean_costs(self, since: float, location: str) -> dict[tuple[str, str], float]:
+        """(endpoint, kind) -> USD that such a probe has cost on average, of those due at `since` or later that have a
+        price."""
         async with self._database.read() as connection:
             conditions = await self._conditions(connection, None, None, None, location)
             if conditions is None:
                 return {}
             query = (
-                select(_raw.endpoint_id, func.avg(_raw.cost_pusd).label("mean"))
+                select(_raw.endpoint_id, _raw.kind_id, func.avg(_raw.cost_pusd).label("mean"))
                 .where(_raw.due_ms >= round(since * 1000), _raw.cost_pusd.is_not(None), *conditions)
-                .group_by(_raw.endpoint_id)
+                .group_by(_raw.endpoint_id, _raw.kind_id)
             )
             rows = (await connection.execute(query)).all()
             await self._know_all(connection)
-        return {self._endpoints[row.endpoint_id]: float(row.mean) / PICO for row in rows}
+        return {(self._endpoints[row.endpoint_id], self._kinds[row.kind_id]): float(row.mean) / PICO for row in rows}
 
     async def last_due_at(self, location: str) -> float | None:
         """When the last recorded slot of a location was due; None if there is none."""
@@ -194,7 +198,7 @@ class RawReads(Reader):
             await self._know(connection, rows)
         return {self._place(row): LastSlot(row.slot, row.due_ms / 1000) for row in rows}
 
-    async def successes_within(self, since: float, until: float | None) -> dict[tuple[str, str], float]:
+    async def successes_within(self, since: float, until: float | None) -> dict[Place, float]:
         async with self._database.read() as connection:
             conditions = await self._conditions(connection, since, until, None, None) or []
             skew_ms = (await read_skew(connection)).ms + 1
@@ -202,15 +206,13 @@ class RawReads(Reader):
             if until is not None:
                 due.append(_raw.due_ms <= round(until * 1000) + skew_ms)
             query = (
-                select(_raw.endpoint_id, _raw.location_id, func.max(_started_us).label("at_us"))
+                select(_raw.endpoint_id, _raw.location_id, _raw.kind_id, func.max(_started_us).label("at_us"))
                 .where(*due, *conditions, _raw.outcome.in_(_ALIVE))
-                .group_by(_raw.endpoint_id, _raw.location_id)
+                .group_by(_raw.endpoint_id, _raw.location_id, _raw.kind_id)
             )
             rows = (await connection.execute(query)).all()
             await self._know_all(connection)
-        return {
-            (self._endpoints[row.endpoint_id], self._locations[row.location_id]): row.at_us / MILLION for row in rows
-        }
+        return {self._place(row): row.at_us / MILLION for row in rows}
 
     def _page(
         self, first_ms: int, last_ms: int, after: tuple[int, ...] | None, newest_first: bool, chunk: int
@@ -246,9 +248,10 @@ class RawReads(Reader):
         until: float | None,
         endpoint: str | None,
         location: str | None,
+        kind: str | None = None,
     ) -> list[Any] | None:
         """What a raw row must meet; None if none can."""
-        places = await self._place_ids(connection, endpoint, location)
+        places = await self._place_ids(connection, endpoint, location, kind)
         if places is None:
             return None
         conditions: list[Any] = [_raw[f"{name}_id"] == id_ for name, id_ in places.items()]

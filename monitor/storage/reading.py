@@ -10,8 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.storage import schema
 from monitor.storage.database import Database
-from monitor.storage.names import names_by_id
-from monitor.storage.rollups import Place
+from monitor.storage.names import Place, names_by_id
 
 
 class Reader:
@@ -29,10 +28,10 @@ class Reader:
             return list((await connection.execute(select(schema.endpoints.c.name))).scalars())
 
     async def _place_ids(
-        self, connection: AsyncConnection, endpoint: str | None, location: str | None
+        self, connection: AsyncConnection, endpoint: str | None, location: str | None, kind: str | None = None
     ) -> dict[str, int] | None:
         places: dict[str, int] = {}
-        for table, name in ((schema.endpoints, endpoint), (schema.locations, location)):
+        for table, name in ((schema.endpoints, endpoint), (schema.locations, location), (schema.kinds, kind)):
             if name is not None:
                 id_ = (await connection.execute(select(table.c.id).where(table.c.name == name))).scalar()
                 if id_ is None:

@@ -26,8 +26,9 @@ async def restore_board(
 ) -> list[Transition]:
     """Fill an empty board; the standings it comes to. Gives way to others between buckets."""
     await board.take_eras(await history.eras())
+    board.take_kind_eras(await history.kind_eras())
     board.restore_incidents(await still_open(history, now) if incidents is None else incidents)
-    successes = await history.last_success_times(now - WORKED_SECONDS)
+    successes = await history.last_success_times(now - WORKED_SECONDS, board.kind_of)
     board.restore_stamps(Stamp(endpoint, location, at, at) for (endpoint, location), at in successes.items())
     rolled_until = await history.rolled_until()
     ranges = board.restore_ranges(rolled_until, rolled_until // DAY * DAY)
@@ -43,9 +44,7 @@ async def restore_board(
 
 async def renewed_windows(board: Board, history: History, now: float) -> Windows:
     """The windows of `board` as a restart at `now` would bring them back. Nothing may be committed meanwhile."""
-    windows = Windows(now)
-    for endpoint, location in board.windows.keys:
-        windows.row_of(endpoint, location)
+    windows = board.windows.emptied(now)
     rolled_until = await history.rolled_until()
     ranges = windows.restore_ranges(now, rolled_until, rolled_until // DAY * DAY)
     for day in range(*ranges.days, DAY):

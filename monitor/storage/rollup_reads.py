@@ -68,16 +68,23 @@ class RollupReads(Reader):
                 yield [self._rollup(start, step, row) for row in rows]
 
     async def newest_rollups(
-        self, step: Step, endpoint: str, since: float, until: float, location: str | None, limit: int
+        self,
+        step: Step,
+        endpoint: str,
+        since: float,
+        until: float,
+        location: str | None,
+        limit: int,
+        kind: str | None = None,
     ) -> list[list[Rollup]]:
-        """The newest `limit` closed hours or days of one endpoint whose start lies in the span: each bucket's rows,
-        oldest bucket first."""
+        """The newest `limit` closed hours or days of one endpoint (and kind of probe) whose start lies in the span:
+        each bucket's rows, oldest bucket first."""
         table, bucket = _rollup_table(step)
         width = HOUR if step == "hour" else DAY
         first = -(-int(since) // width) * width
         found: list[list[Rollup]] = []
         async with self._database.read() as connection:
-            places = await self._place_ids(connection, endpoint, location)
+            places = await self._place_ids(connection, endpoint, location, kind)
         position = None if places is None else await self._last_bucket(bucket, math.ceil(until))
         while places is not None and position is not None and position >= first and len(found) < limit:
             # An endpoint's buckets lie far apart in the index: they are looked up one by one, some in each query.
@@ -165,6 +172,7 @@ class RollupReads(Reader):
             answers_asked=[row.answers_asked for row in found],
             answers_ok=[row.answers_ok for row in found],
             sketches={figure: [getattr(row, figure) for row in found] for figure in FIGURES},
+            meters=[row.meter for row in found],
         )
 
 

@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import Row, Table, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from monitor.health.meter import Meter
 from monitor.health.sketch import FIGURES, decode_many, encode
 from monitor.health.tally import Tally
 from monitor.observation import Observation
@@ -30,14 +31,12 @@ from monitor.storage.codec import (
     tally_columns,
     tally_of_columns,
 )
-from monitor.storage.eras import read_eras
+from monitor.storage.eras import read_eras, read_kind_eras
 from monitor.storage.facts import ROLLED_UNTIL, write_fact
-from monitor.storage.names import Names, names_by_id
+from monitor.storage.names import Names, Place, names_by_id
 
-# endpoint, location, kind
-Place = tuple[str, str, str]
-# endpoint, location, start, end (UTC seconds) -> slots that fell due
-ExpectedOf = Callable[[str, str, float, float], int]
+# endpoint, location, kind, start, end (UTC seconds) -> slots that fell due
+ExpectedOf = Callable[[str, str, str, float, float], int]
 
 # How long after its end an hour is closed: the longest probe (timeout 60 s, held back up to 5 s) that began in its last
 # moment has come in by then. One that comes later still is merged as a late row.
@@ -121,7 +120,7 @@ class HourBook:
                     "endpoint_id": endpoint_ids[endpoint],
                     "location_id": location_ids[location],
                     "kind_id": kind_ids[kind],
-                    "expected": expected(endpoint, location, hour, hour + HOUR),
+                    "expected": expected(endpoint, location, kind, hour, hour + HOUR),
                     **tally_columns(tally),
                 }
             )
@@ -141,6 +140,7 @@ class HourBook:
 async def _close_day(connection: AsyncConnection, day: int, expected: ExpectedOf) -> None:
     endpoint_names = await names_by_id(connection, schema.endpoints)
     location_names = await names_by_id(connection, schema.locations)
+    kind_names = await names_by_id(connection, schema.kinds)
     hourly = schema.hourly_rollups
     hours = [day + HOUR * number for number in range(24)]
     ids = sorted(endpoint_names)
@@ -153,7 +153,8 @@ async def _close_day(connection: AsyncConnection, day: int, expected: ExpectedOf
             found.setdefault((row.endpoint_id, row.location_id, row.kind_id), []).append(row)
         batch = []
         for number, ((endpoint_id, location_id, kind_id), rows) in enumerate(found.items(), 1):
-            slots = expected(endpoint_names[endpoint_id], location_names[location_id], day, day + DAY)
+            place = endpoint_names[endpoint_id], location_names[location_id], kind_names[kind_id]
+            slots = expected(*place, day, day + DAY)
             batch.append(
                 {
                     "day": day,
@@ -170,16 +171,17 @@ async def _close_day(connection: AsyncConnection, day: int, expected: ExpectedOf
             await connection.execute(insert(schema.daily_rollups), batch)
 
 
-def _merged_columns(rows: Sequence[Row[Any]]) -> dict[str, int | str | bytes]:
+def _merged_columns(rows: Sequence[Row[Any]]) -> dict[str, int | str | bytes | None]:
     counts: Counter[str] = Counter()
     for row in rows:
         counts.update(counts_decoder.decode(row.counts))
-    merged: dict[str, int | str | bytes] = {
+    merged: dict[str, int | str | bytes | None] = {
         "counts": msgspec.json.encode(dict(sorted(counts.items()))).decode(),
         "answers_asked": sum(row.answers_asked for row in rows),
         "answers_ok": sum(row.answers_ok for row in rows),
         "output_tokens": sum(row.output_tokens for row in rows),
         "cost_pusd": sum(row.cost_pusd for row in rows),
+        "meter": _merged_meter([row.meter for row in rows if row.meter is not None]),
     }
     for figure in FIGURES:
         _, bins, samples = decode_many([getattr(row, figure) for row in rows])
@@ -188,6 +190,15 @@ def _merged_columns(rows: Sequence[Row[Any]]) -> dict[str, int | str | bytes]:
             sketch[bin_] += count
         merged[figure] = encode(sketch)
     return merged
+
+
+def _merged_meter(meters: Sequence[str]) -> str | None:
+    if not meters:
+        return None
+    whole = Meter()
+    for meter in meters:
+        whole.merge(Meter.decoded(meter))
+    return whole.encoded()
 
 
 async def merge_late(
@@ -223,7 +234,8 @@ async def _merge_into(
         row = (await connection.execute(select(table).where(*here))).one_or_none()
         if row is None:
             eras = await read_eras(connection, endpoint_id, location_id)
-            expected = sum(expected_slots(found, start, start + width) for found in eras.values())
+            kind_eras = await read_kind_eras(connection, endpoint_id, location_id, kind_id)
+            expected = sum(expected_slots(found, start, start + width) for found in (*(kind_eras or eras).values(),))
             await connection.execute(insert(table).values(**key, expected=expected, **tally_columns(tally)))
         else:
             tally.merge(tally_of_columns(row))
@@ -231,5 +243,10 @@ async def _merge_into(
 
 
 async def _expected_by_eras(connection: AsyncConnection) -> ExpectedOf:
-    eras = await read_eras(connection)
-    return lambda endpoint, location, start, end: expected_slots(eras.get((endpoint, location), ()), start, end)
+    eras, kind_eras = await read_eras(connection), await read_kind_eras(connection)
+
+    def expected(endpoint: str, location: str, kind: str, start: float, end: float) -> int:
+        own = kind_eras.get((endpoint, location, kind))
+        return expected_slots(eras.get((endpoint, location), ()) if own is None else own, start, end)
+
+    return expected

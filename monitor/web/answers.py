@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from aiohttp import hdrs, web
 
-from monitor.routing.snapshot import JsonObject
+from monitor.routing.values import JsonObject
 from monitor.web.room import ROOM, Room
 
 JSON = "application/json"

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from aiohttp import hdrs, web
 
-from monitor.routing.snapshot import JsonObject
+from monitor.routing.values import JsonObject
 from monitor.web.answers import JSON, answer, send_pieces, sliced
 from monitor.web.errors import NotFound
 from monitor.web.openrouter import Summary, described, endpoint_object, model_object, provider_object
@@ -60,8 +60,9 @@ async def model_endpoints(request: web.Request) -> web.Response:
     room = request.app[ROOM]
     location = location_in(Query(request.rel_url.raw_query_string, ("location",)), room)
     found = room.catalog.models[_model_slug(request, room)]
+    windows = room.board.performance_windows
     endpoints = [
-        endpoint_object(found, room.catalog.providers.get(view.endpoint.provider), view)
+        endpoint_object(found, room.catalog.providers.get(view.endpoint.provider), view, windows)
         for view in room.views(location, found.endpoints)
     ]
     return await answer(request, {"data": {**described(found), "location": location, "endpoints": endpoints}})

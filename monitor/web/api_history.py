@@ -5,7 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from monitor.outcome import OUTCOMES, Group, group_of
-from monitor.routing.snapshot import JsonObject
+from monitor.probing.kinds import KINDS
+from monitor.routing.values import JsonObject
 from monitor.storage.history import Step
 from monitor.web.answers import answer, sliced
 from monitor.web.api import location_in
@@ -27,17 +28,18 @@ _OUTCOME_WORDS = (*(outcome.value for outcome in OUTCOMES), *(group.value for gr
 async def observations(request: web.Request) -> web.Response:
     """The newest observations of one endpoint, rechecks among them."""
     room = request.app[ROOM]
-    query = Query(request.rel_url.raw_query_string, ("since", "until", "limit", "location", "outcome"))
+    query = Query(request.rel_url.raw_query_string, ("since", "until", "limit", "location", "outcome", "kind"))
     endpoint = _endpoint_id(request, room)
     since, until = query.span(room.clock.now(), _DAY)
     limit = query.number("limit", 100, 1, _LARGEST_LIMIT)
     location = location_in(query, room)
+    kind = query.choice("kind", KINDS)
     word = query.choice("outcome", _OUTCOME_WORDS)
     policy = room.settings.uptime_policy
     outcomes = (
         None if word is None else [each for each in OUTCOMES if word in (each.value, group_of(each, policy).value)]
     )
-    found = await room.history.observations(endpoint, since, until, limit, location, outcomes)
+    found = await room.history.observations(endpoint, since, until, limit, location, outcomes, kind)
     data = await sliced(room, (observation_object(one, policy) for one in found), _OBSERVATIONS_A_TURN)
     content: JsonObject = {
         "endpoint": endpoint,
@@ -48,18 +50,22 @@ async def observations(request: web.Request) -> web.Response:
 
 
 async def history(request: web.Request) -> web.Response:
-    """The newest closed UTC hours or days of one endpoint, oldest first."""
+    """The newest closed UTC hours or days of one endpoint, oldest first: of the kind of probe that decides, or of the
+    one that is asked for."""
     room = request.app[ROOM]
-    query = Query(request.rel_url.raw_query_string, ("step", "since", "until", "limit", "location"))
+    query = Query(request.rel_url.raw_query_string, ("step", "since", "until", "limit", "location", "kind"))
     endpoint = _endpoint_id(request, room)
     step: Step = "day" if query.choice("step", ("hour", "day"), "hour") == "day" else "hour"
     since, until = query.span(room.clock.now(), _DEFAULT_SPAN[step])
     limit = query.number("limit", _LARGEST_LIMIT, 1, _LARGEST_LIMIT)
     location = location_in(query, room)
     policy = room.settings.uptime_policy
-    buckets = await room.history.newest_rollups(step, endpoint, since, until, location, limit)
+    decided_by = room.catalog.endpoints[endpoint].kind
+    kind = query.choice("kind", KINDS, decided_by) or decided_by
+    buckets = await room.history.newest_rollups(step, endpoint, since, until, location, limit, kind)
     data = await sliced(room, (bucket_object(each, policy) for each in buckets), _BUCKETS_A_TURN)
-    return await answer(request, {"endpoint": endpoint, "location": location, "step": step, "data": data})
+    content: JsonObject = {"endpoint": endpoint, "location": location, "kind": kind, "step": step, "data": data}
+    return await answer(request, content)
 
 
 async def incidents(request: web.Request) -> web.Response:

@@ -12,7 +12,7 @@ from monitor import __version__
 from monitor.clock import Clock
 from monitor.config.problem import Problem
 from monitor.health.board import Board
-from monitor.routing.snapshot import JsonObject
+from monitor.routing.values import JsonObject
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
 from monitor.storage.history import History

@@ -15,7 +15,8 @@ from monitor.clock import Clock
 from monitor.health.view import EndpointView
 from monitor.letting_go import let_go
 from monitor.settings import ExportSettings
-from monitor.web.families import ENDPOINT_FAMILIES, WithoutCreated
+from monitor.web.families import ENDPOINT_FAMILIES, KIND_FAMILIES, WithoutCreated
+from monitor.web.kind_lines import render_kinds
 from monitor.web.lines import Lines, render
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -24,6 +25,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SLICE = 32
 _JOINED = 8192  # and as long it takes to join so many pieces of a page
 _HEADERS = [family.header().encode() for family in ENDPOINT_FAMILIES]
+_KIND_HEADERS = [family.header().encode() for family in KIND_FAMILIES]
 
 
 class Exposition:
@@ -35,6 +37,8 @@ class Exposition:
         self._views: Sequence[EndpointView] = ()
         self._rendered: list[Lines] = []  # of each of the views
         self._export: ExportSettings | None = None
+        # Of the views that have other kinds of probe than chat, by endpoint and location.
+        self._kinds: dict[tuple[str, str], tuple[EndpointView, Lines]] = {}
 
     async def refresh(self, views: Sequence[EndpointView], export: ExportSettings) -> None:
         """Render the views that are not the very objects of last time. Not to be run twice at once."""
@@ -42,11 +46,17 @@ class Exposition:
         rendered = self._kept(views) if export == self._export else [None] * len(views)
         stale = [place for place, lines in enumerate(rendered) if lines is None]
         for number, place in enumerate(stale, 1):
-            rendered[place] = render(views[place], export)
+            view = views[place]
+            rendered[place] = render(view, export)
+            if view.kinds:
+                self._kinds[view.endpoint.id, view.location] = (view, render_kinds(view, export))
             if number % _SLICE == 0:
                 await self._clock.sleep(0)
         fresh = [lines for lines in rendered if lines is not None]
         gone: list[object] = [lines for lines, now in zip_longest(self._rendered, fresh) if lines is not now]
+        if self._kinds:
+            shown = {id(view) for view in views}
+            self._kinds = {key: each for key, each in self._kinds.items() if id(each[0]) in shown}
         self._views, self._rendered, self._export = views, fresh, export
         for _ in let_go(gone):
             await self._clock.sleep(0)
@@ -74,4 +84,8 @@ class Exposition:
             if work >= _JOINED:
                 await self._clock.sleep(0)
                 work = 0
+        kinds = list(self._kinds.values())
+        for place, header in enumerate(_KIND_HEADERS if kinds else ()):
+            if lines := b"".join([each[place] for _, each in kinds]):
+                pieces += header, lines
         return [*pieces, generate_latest(self._own_metrics)]

@@ -140,13 +140,113 @@ ENDPOINT_FAMILIES: tuple[Family, ...] = (
     Family(
         "llm_probes_total",
         "counter",
-        "Probes that this process has finished, rechecks included, by outcome class.",
+        "Probes that this process has finished, rechecks included and other kinds left out, by outcome class.",
         ("outcome",),
     ),
     Family(
         "llm_probe_cost_usd_total",
         "counter",
-        "What the probes of this process have cost in USD, rechecks included.",
+        "What the probes of this process, of every kind, have cost in USD, rechecks included.",
+    ),
+)
+
+
+_KIND = ("kind",)
+_KIND_WINDOW = ("kind", "window")
+_KIND_QUANTILES = ("kind", "window", "quantile")
+
+# Of the kinds of probe other than chat. The families above are of the kind that decides, chat where it is asked.
+KIND_FAMILIES: tuple[Family, ...] = (
+    Family(
+        "llm_kind_success_ratio",
+        "gauge",
+        "Share of the samples of a kind of probe in the rolling window that succeeded, from 0 to 1, floored to six "
+        "decimals.",
+        _KIND_WINDOW,
+    ),
+    Family(
+        "llm_kind_samples",
+        "gauge",
+        "Scheduled probes of a kind in the rolling window that speak of the provider: successes and provider faults.",
+        _KIND_WINDOW,
+    ),
+    Family(
+        "llm_kind_successes",
+        "gauge",
+        "Scheduled probes of a kind in the rolling window that succeeded.",
+        _KIND_WINDOW,
+    ),
+    Family(
+        "llm_kind_coverage_ratio",
+        "gauge",
+        "Share of the slots of a kind that fell due in the rolling window that were probed, from 0 to 1.",
+        _KIND_WINDOW,
+    ),
+    Family(
+        "llm_kind_throttled_ratio",
+        "gauge",
+        "Share of the probes of a kind in the rolling window that the provider throttled, from 0 to 1.",
+        _KIND_WINDOW,
+    ),
+    Family(
+        "llm_kind_answer_ok_ratio",
+        "gauge",
+        "Share of the answers of a kind in the rolling window that were what was asked for, from 0 to 1.",
+        _KIND_WINDOW,
+    ),
+    Family(
+        "llm_kind_ttft_seconds",
+        "summary",
+        "Time from the request's first byte to the first generated token, of the successes of a kind.",
+        _KIND_QUANTILES,
+    ),
+    Family(
+        "llm_kind_latency_seconds",
+        "summary",
+        "Time from the request's first byte to the end of the answer, of the successes of a kind.",
+        _KIND_QUANTILES,
+    ),
+    Family(
+        "llm_kind_prefill_tokens_per_second",
+        "summary",
+        "Tokens of a long prompt that no cache had, over the time to the first token; quantile 0.1 is the slow tail.",
+        _KIND_QUANTILES,
+    ),
+    Family(
+        "llm_kind_prompt_tokens",
+        "gauge",
+        "Tokens of the prompt of a long or cache probe, as usage says, on average over the rolling window.",
+        _KIND_WINDOW,
+    ),
+    Family(
+        "llm_kind_cached_ratio",
+        "gauge",
+        "Share of the tokens of a repeated prompt that the provider's cache had, pooled over the rolling window.",
+        _KIND_WINDOW,
+    ),
+    Family(
+        "llm_kind_saved_usd",
+        "gauge",
+        "What the cache saves of one such prompt in USD, on average over the window, at the price now configured.",
+        _KIND_WINDOW,
+    ),
+    Family(
+        "llm_kind_probe_interval_seconds",
+        "gauge",
+        "The configured time between two scheduled probes of a kind.",
+        _KIND,
+    ),
+    Family(
+        "llm_kind_last_probe_timestamp_seconds",
+        "gauge",
+        "When the last probe of a kind began, in seconds since the epoch.",
+        _KIND,
+    ),
+    Family(
+        "llm_kind_last_success_timestamp_seconds",
+        "gauge",
+        "When the last probe of a kind that succeeded began, in seconds since the epoch.",
+        _KIND,
     ),
 )
 

@@ -14,7 +14,7 @@ from monitor.health.sketch import FIGURES
 from monitor.health.state import State
 from monitor.health.view import EndpointView, figure_quantiles
 from monitor.outcome import OUTCOME_CODES
-from monitor.routing.snapshot import quantile_name
+from monitor.routing.values import quantile_name
 from monitor.settings import ExportSettings
 from monitor.web.families import ENDPOINT_FAMILIES
 
@@ -94,7 +94,7 @@ class _Sheet:
                 found = self._templates[pattern] = self._template(pattern)
             template = found
         endpoint = view.endpoint
-        labels = _labels(endpoint.model, endpoint.provider, endpoint.suffix, view.location)
+        labels = endpoint_labels(endpoint.model, endpoint.provider, endpoint.suffix, view.location)
         text = template % tuple(known)
         if _END in labels:
             return tuple([lines.replace(_LABELS, labels).encode() for lines in text.split(_END)])
@@ -168,7 +168,8 @@ def _sheet(export: ExportSettings) -> _Sheet:
 
 
 @functools.lru_cache(maxsize=16384)
-def _labels(model: str, provider: str, suffix: str, location: str) -> str:
+def endpoint_labels(model: str, provider: str, suffix: str, location: str) -> str:
+    """`model="...",provider="...",location="..."`."""
     pairs = [("model", model), ("provider", provider), ("suffix", suffix), ("location", location)]
     return ",".join(f'{name}="{escape_label(value)}"' for name, value in pairs if value or name != "suffix")
 

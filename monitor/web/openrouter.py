@@ -8,7 +8,7 @@ not exist is left out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -16,7 +16,8 @@ from monitor.catalog.model import Catalog, Endpoint, Model, Price, Provider
 from monitor.health.state import State
 from monitor.health.uptime import percent, ratio
 from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, WindowFigures, mirrored
-from monitor.routing.snapshot import JsonObject, stamp
+from monitor.routing.kinds import kinds_object
+from monitor.routing.values import JsonObject, stamp
 
 _TOKENS_PER_PRICE = Decimal(1_000_000)
 _MILLISECONDS = 1000
@@ -57,7 +58,12 @@ def pricing_object(price: Price | None) -> JsonObject:
     return pricing | {"discount": 0}
 
 
-def endpoint_object(model: Model, provider: Provider | None, view: EndpointView) -> JsonObject:
+def endpoint_object(
+    model: Model,
+    provider: Provider | None,
+    view: EndpointView,
+    performance_windows: Container[str] = (API_PERFORMANCE_WINDOW,),
+) -> JsonObject:
     """One endpoint of `model` as OpenRouter lists it; `endpoint` and everything from `uptime_last_7d` on is ours."""
     endpoint = view.endpoint
     provider_name = provider.name if provider else endpoint.provider
@@ -100,6 +106,7 @@ def endpoint_object(model: Model, provider: Provider | None, view: EndpointView)
         "unusable_cause": view.unusable_cause,
         "interval_seconds": view.interval_seconds,
         "observed_at": stamp(view.last_probe_at),
+        "kinds": kinds_object(view.kinds, performance_windows),
     }
 
 

@@ -15,7 +15,7 @@ from monitor.catalog.model import Price
 from monitor.clock import utc_text
 from monitor.health.state import State
 from monitor.health.uptime import percent
-from monitor.health.view import API_PERFORMANCE_WINDOW, EndpointView, WindowFigures
+from monitor.health.view import API_PERFORMANCE_WINDOW, EndpointView, KindView, WindowFigures
 from monitor.web.answers import send
 from monitor.web.api import location_in
 from monitor.web.errors import NotFound
@@ -61,6 +61,16 @@ PAGE = web.AppKey("page", Page)
 
 
 @dataclass(frozen=True, slots=True)
+class KindRow:
+    """One kind of probe other than chat as text: its month."""
+
+    kind: str
+    success: str
+    band: str
+    figures: str
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One endpoint as text."""
 
@@ -82,6 +92,7 @@ class Row:
     price: str
     last_probe: str
     last_probe_at: str
+    kinds: list[KindRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +197,32 @@ def row_of(view: EndpointView, now: float) -> Row:
         price=price_text(view.endpoint.price),
         last_probe="never" if view.last_probe_at is None else f"{age_text(now - view.last_probe_at)} ago",
         last_probe_at="" if view.last_probe_at is None else utc_text(view.last_probe_at, "seconds"),
+        kinds=[kind_row(each) for each in view.kinds.values()] if view.kinds else [],
     )
+
+
+def kind_row(view: KindView) -> KindRow:
+    month = view.windows["30d"]
+    success = percent(month.uptime_ratio)
+    answered = percent(month.answer_ok_ratio)
+    told = [
+        "" if answered is None else f"right {answered:.2f} %",
+        _told("first token", _quantile(month, "ttft_seconds", 0.5, seconds_text)),
+        _told("whole", _quantile(month, "latency_seconds", 0.5, seconds_text)),
+        _told("reads tok/s", _quantile(month, "prefill_tokens_per_second", 0.5, speed_text)),
+        "" if month.cached_ratio is None else f"cached {percent(month.cached_ratio):.2f} %",
+        "" if month.saved_usd is None else f"saves {_dollars(month.saved_usd)}",
+    ]
+    return KindRow(
+        view.kind,
+        _NOTHING if success is None else f"{success:.2f} %",
+        _band(success),
+        ", ".join(text for text in told if text),
+    )
+
+
+def _told(name: str, value: str) -> str:
+    return "" if value == _NOTHING else f"{name} {value}"
 
 
 def _words(name: str | None) -> str:

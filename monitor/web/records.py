@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from monitor.clock import utc_text
-from monitor.health.sketch import FIGURES, rank_of
+from monitor.health.kind_windows import quantiles_asked
+from monitor.health.meter import PREFILL, PREFILL_SCALE, Meter
+from monitor.health.sketch import FIGURES, rank_of, value_at
 from monitor.health.tally import Tally, merged
 from monitor.health.uptime import grouped
 from monitor.health.view import API_QUANTILES, WindowFigures, mirrored
 from monitor.observation import EXPORT_FIELDS, Observation
 from monitor.outcome import group_of
-from monitor.routing.snapshot import JsonObject, counts_object, quantiles_object, stamp
+from monitor.routing.snapshot import counts_object, quantiles_object
+from monitor.routing.values import JsonObject, quantile_name, stamp
 from monitor.storage.history import Rollup
 from monitor.storage.incidents import RecordedIncident
 from monitor.storage.reclassify import Reclassified
@@ -80,8 +83,26 @@ def bucket_object(rollups: Iterable[Rollup], policy: str) -> JsonObject:
         **counts_object(figures),
         **quantiles_object(figures),
         "outcomes": {outcome.value: count for outcome, count in tally.outcomes.items() if count},
+        **_prompts(tally.meter),
         "output_tokens": tally.output_tokens,
         "cost_usd": round(tally.cost_usd, 12),
+    }
+
+
+def _prompts(meter: Meter | None) -> JsonObject:
+    """Of other kinds of probe than chat: sums over the successes whose usage is known, and how fast long prompts were
+    read."""
+    bins = Counter[int]() if meter is None else meter.prefill
+    samples = sum(bins.values())
+    return {
+        PREFILL: {
+            quantile_name(each): float(f"{value_at(PREFILL_SCALE, bins, rank_of(each, samples)):.6g}")
+            for each in sorted(quantiles_asked(PREFILL, API_QUANTILES))
+        }
+        if samples
+        else None,
+        "prompt_tokens": None if meter is None else meter.prompt_tokens,
+        "cached_tokens": None if meter is None else meter.cached_tokens,
     }
 
 
@@ -90,13 +111,6 @@ def _quantiles(tally: Tally) -> dict[str, dict[float, float]]:
     for figure, counts in tally.sketches.items():
         if samples := sum(counts.values()):
             wanted = [mirrored(figure, quantile) for quantile in API_QUANTILES]
-            found[figure] = {quantile: _value_at(figure, counts, rank_of(quantile, samples)) for quantile in wanted}
+            scale = FIGURES[figure]
+            found[figure] = {quantile: value_at(scale, counts, rank_of(quantile, samples)) for quantile in wanted}
     return found
-
-
-def _value_at(figure: str, counts: Mapping[int, int], rank: int) -> float:
-    for bin_ in sorted(counts):
-        rank -= counts[bin_]
-        if rank <= 0:
-            return FIGURES[figure].value_of(bin_)
-    raise ValueError(f"{figure}: rank beyond the samples")

@@ -218,7 +218,7 @@ class Room:
         for endpoint, views in by_endpoint.items():
             known = known_pools.get(endpoint)
             if known is None or not _same(known[0], views):
-                known = (tuple(views), pooled_view(views, self._figures))
+                known = (tuple(views), pooled_view(views, self._figures, self.board.pooled_kinds))
                 work += _POOLING * len(views) if len(views) > 1 else 0
             self._pooled[endpoint] = known
             pooled[endpoint] = known[1]

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from monitor.self_metrics import SelfMetrics
-from monitor.web.families import ENDPOINT_FAMILIES, own_families
+from monitor.web.families import ENDPOINT_FAMILIES, KIND_FAMILIES, own_families
 
 RULES = Path(__file__).parents[2] / "dashboards" / "prometheus"
 RULE_FILES = ("recording_rules.yml", "alerts.yml")
@@ -33,7 +33,7 @@ def recorded() -> set[str]:
 
 def exported() -> set[str]:
     names: set[str] = set()
-    for family in (*ENDPOINT_FAMILIES, *own_families(SelfMetrics("0").registry)):
+    for family in (*ENDPOINT_FAMILIES, *KIND_FAMILIES, *own_families(SelfMetrics("0").registry)):
         if family.type == "histogram":
             names |= {f"{family.name}_{end}" for end in ("bucket", "sum", "count")}
         else:

@@ -6,10 +6,12 @@ degraded, one unusable and unknown, so that every query has something to find.
 
 from __future__ import annotations
 
+from typing import Any
+
 from monitor.catalog.model import Endpoint, Price
 from monitor.clock import FakeClock
 from monitor.health.state import State
-from monitor.health.view import EndpointView, WindowFigures, figure_quantiles
+from monitor.health.view import EndpointView, KindFigures, KindView, WindowFigures, figure_quantiles
 from monitor.outcome import Outcome
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import ExportSettings
@@ -64,6 +66,29 @@ def _figures(key: tuple[str, str, str, str], span: str, slowness: float) -> Wind
     )
 
 
+def _kinds(now: float) -> dict[str, KindView]:
+    """A long, a cache and a tools probe an hour."""
+    hourly = {span: max(seconds // 3600, 1) for span, seconds in _SPANS.items()}
+    figures: dict[str, dict[str, Any]] = {
+        "long": {"prompt_tokens": 4200.0, "quantiles": {"prefill_tokens_per_second": {0.5: 6000.0, 0.1: 4000.0}}},
+        "cache": {"prompt_tokens": 2400.0, "cached_ratio": 0.9, "saved_usd": 0.0002},
+        "tools": {},
+    }
+    return {
+        kind: KindView(
+            kind,
+            3600.0,
+            now - 600,
+            now - 600,
+            {
+                span: KindFigures(count, count, count, count, 1.0, 1.0, 0.0, 0.99, **{"quantiles": {}, **more})
+                for span, count in hourly.items()
+            },
+        )
+        for kind, more in figures.items()
+    }
+
+
 def _view(key: tuple[str, str, str, str], now: float, ran_seconds: float, slowness: float) -> EndpointView:
     model, provider, suffix, location = key
     endpoint = Endpoint(
@@ -91,6 +116,7 @@ def _view(key: tuple[str, str, str, str], now: float, ran_seconds: float, slowne
         windows={span: _figures(key, span, slowness) for span in _SPANS},
         probes_total={Outcome.AUTH: made} if key == UNUSABLE else {Outcome.SUCCESS: made, Outcome.RATE_LIMITED: made},
         cost_usd_total=made * 1e-5,
+        kinds=_kinds(now),
     )
 
 

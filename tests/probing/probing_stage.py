@@ -185,8 +185,8 @@ def endpoint_at(base_url: str, **fields: Any) -> Endpoint:
     return Endpoint(**(defaults | fields))
 
 
-def turn_of(endpoint: Endpoint) -> Turn:
-    return Turn(endpoint, slot=7, due_at=420.0)
+def turn_of(endpoint: Endpoint, kind: str = "chat") -> Turn:
+    return Turn(endpoint, slot=7, due_at=420.0, kind=kind)
 
 
 @dataclass
@@ -200,6 +200,7 @@ class Stage:
     secrets: tuple[str, ...] = ()
     clock: Clock = field(default_factory=SystemClock)
     nonce: str = NONCE
+    kind: str = "chat"
 
     @asynccontextmanager
     async def prober(self) -> AsyncIterator[Prober]:
@@ -211,6 +212,7 @@ class Stage:
             lambda endpoint: self.worked_before,
             make_nonce=lambda: self.nonce,
             keeps_timelines=True,
+            cache_settles_seconds=0.0,
         )
         await prober.start()
         try:
@@ -221,7 +223,7 @@ class Stage:
     async def send(self, base_url: str) -> ProbeReport:
         endpoint = endpoint_at(base_url, **({"quirks": self.quirks} | dict(self.endpoint)))
         async with self.prober() as prober:
-            return await prober.probe(turn_of(endpoint))
+            return await prober.probe(turn_of(endpoint, self.kind))
 
 
 async def report_of(script: Script, **how: Any) -> ProbeReport:

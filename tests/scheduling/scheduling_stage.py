@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 
-from monitor.catalog.model import Catalog, Endpoint, Model, Price, Provider
+from monitor.catalog.model import Catalog, Endpoint, Model, Price, ProbeKind, Provider
 from monitor.clock import FakeClock
 from monitor.observation import Observation
 from monitor.outcome import Outcome
@@ -28,6 +28,8 @@ def endpoint_of(
     price: Price | None = None,
     api_key: Secret | None = None,
     base_url: str = "",
+    probes: tuple[ProbeKind, ...] = (),
+    is_asked_chat: bool = True,
 ) -> Endpoint:
     return Endpoint(
         model=f"author/model-{number}",
@@ -39,6 +41,8 @@ def endpoint_of(
         interval_seconds=interval_seconds,
         price=price,
         api_key=api_key,
+        probes=probes,
+        is_asked_chat=is_asked_chat,
     )
 
 
@@ -64,6 +68,7 @@ def report_of(
         slot=turn.slot,
         due_at=turn.due_at,
         started_at=turn.due_at if started_at is None else started_at,
+        kind=turn.kind,
         recheck=turn.recheck,
         outcome=outcome,
         cost_usd=cost_usd,
@@ -98,7 +103,7 @@ class Stage:
         self.on_report: Callable[[ProbeReport], None] = lambda report: None
         self.busy: Counter[str] = Counter()  # by provider
         self.most_busy: Counter[str] = Counter()  # also by "" for all
-        self.busy_endpoints: Counter[str] = Counter()
+        self.busy_lanes: Counter[str] = Counter()
         self.metrics = SelfMetrics("test")
         self.budget = Budget(usd_per_day, self.clock.now(), spent_usd, mean_costs)
         self.gate = Gate(self.budget)
@@ -122,8 +127,8 @@ class Stage:
     async def _probe(self, turn: Turn) -> ProbeReport:
         provider = turn.endpoint.provider
         self.begun.append((self.clock.monotonic(), turn))
-        assert not self.busy_endpoints[turn.endpoint.id], "two probes of one endpoint at once"
-        self.busy_endpoints[turn.endpoint.id] += 1
+        assert not self.busy_lanes[turn.lane], "two probes of one kind and endpoint at once"
+        self.busy_lanes[turn.lane] += 1
         for place in (provider, ""):
             self.busy[place] += 1
             self.most_busy[place] = max(self.most_busy[place], self.busy[place])
@@ -134,7 +139,7 @@ class Stage:
             await self.clock.sleep(self.takes_seconds)
             return report_of(turn, started_at=started_at)
         finally:
-            self.busy_endpoints[turn.endpoint.id] -= 1
+            self.busy_lanes[turn.lane] -= 1
             for place in (provider, ""):
                 self.busy[place] -= 1
 
@@ -143,11 +148,11 @@ class Stage:
         self.on_report(report)
 
     def slots(self) -> dict[str, list[int]]:
-        """The scheduled slots begun, by endpoint, in order."""
+        """The scheduled slots begun, by lane, in order."""
         slots: dict[str, list[int]] = defaultdict(list)
         for _, turn in self.begun:
             if turn.recheck == 0:
-                slots[turn.endpoint.id].append(turn.slot)
+                slots[turn.lane].append(turn.slot)
         return slots
 
     def sample(self, name: str, **labels: str) -> float:

@@ -45,7 +45,7 @@ def test_a_removed_endpoint_falls_due_no_more() -> None:
     queue = queue_of({"a": 1.0, "b": 1.0})
     queue.remove("a")
     due, _ = queue.pop_until(START, START + 3.0)
-    assert {slot.endpoint for slot in due} == {"b"}
+    assert {slot.lane for slot in due} == {"b"}
     assert "a" not in queue
 
 
@@ -120,10 +120,10 @@ def test_every_slot_leaves_the_queue_exactly_once(
         horizon_end = max(now + 5.0, horizon_end)
         due, missed = queue.pop_until(now, horizon_end)
         for passed in missed:
-            seen[passed.endpoint].extend(range(passed.first, passed.last + 1))
+            seen[passed.lane].extend(range(passed.first, passed.last + 1))
         for slot in due:
-            assert slot.due_at == Cadence.of(slot.endpoint, cadences[slot.endpoint]).due_at(slot.slot)
-            seen[slot.endpoint].append(slot.slot)
+            assert slot.due_at == Cadence.of(slot.lane, cadences[slot.lane]).due_at(slot.slot)
+            seen[slot.lane].append(slot.slot)
     for endpoint, interval in cadences.items():
         cadence = Cadence.of(endpoint, interval)
         assert seen[endpoint] == list(range(cadence.slot_at(start) + 1, cadence.slot_at(horizon_end) + 1))
@@ -136,6 +136,6 @@ def test_phases_are_the_same_after_a_restart(cadences: dict[str, float], offset:
     again = queue_of(cadences, START + offset + downtime)
     until = START + offset + downtime + 2000.0
     due, missed = first.pop_until(START + offset, until)
-    later = {(s.endpoint, s.slot): s.due_at for s in due if s.due_at > round((START + offset + downtime) * 1000) / 1000}
+    later = {(s.lane, s.slot): s.due_at for s in due if s.due_at > round((START + offset + downtime) * 1000) / 1000}
     assert not missed
-    assert {(s.endpoint, s.slot): s.due_at for s in again.pop_until(START + offset + downtime, until)[0]} == later
+    assert {(s.lane, s.slot): s.due_at for s in again.pop_until(START + offset + downtime, until)[0]} == later

@@ -19,7 +19,7 @@ from monitor.health.incidents import Incident
 from monitor.health.state import State
 from monitor.outcome import Outcome
 from monitor.slot import Cadence, Era, expected_slots
-from monitor.storage.eras import adopt_catalog, record_eras
+from monitor.storage.eras import RecordedEras, adopt_catalog, record_eras
 from monitor.storage.errors import DatabaseUnavailable
 from monitor.storage.facts import MADE_UP, read_skew, write_fact
 from monitor.storage.history import LastSlot
@@ -164,7 +164,10 @@ async def test_mean_costs_are_of_priced_probes_of_one_location_since_then(store:
     other = [observation(5, location="elsewhere", cost_usd=1.0), observation(5, endpoint="m@x", cost_usd=0.0)]
     await store.write([*rows, *other])
     costs = await store.history.mean_costs(MIDNIGHT + 120.0, "local")
-    assert costs == {observation().endpoint: pytest.approx((0.002 + 0.003 + 0.005) / 3), "m@x": 0.0}
+    assert costs == {
+        (observation().endpoint, "chat"): pytest.approx((0.002 + 0.003 + 0.005) / 3),
+        ("m@x", "chat"): 0.0,
+    }
     assert await store.history.mean_costs(0.0, "nowhere") == {}
 
 
@@ -282,22 +285,22 @@ async def test_eras_never_overlap_even_when_the_clock_goes_back(store: Stage, se
 async def test_one_daemon_a_file_so_a_renamed_location_leaves_nothing_in_force(store: Stage) -> None:
     ends = catalog_of("m@a")
 
-    async def adopt(location: str, at: float) -> dict[tuple[str, str], tuple[Era, ...]]:
+    async def adopt(location: str, at: float) -> RecordedEras:
         return await store.writer.submit(
             lambda connection: adopt_catalog(store.database, connection, location, ends, at)
         )
 
     await adopt("local", 100)
     found = await adopt("fra", 250)
-    assert found == await store.history.eras()
-    assert [(place, era.since, era.until) for place, eras in found.items() for era in eras] == [
+    assert found.endpoints == await store.history.eras()
+    assert [(place, era.since, era.until) for place, eras in found.endpoints.items() for era in eras] == [
         (("m@a", "local"), 100, 250),
         (("m@a", "fra"), 250, None),
     ]
     # a clock that has gone back does not end them before they began
     back = await adopt("local", 200)
-    assert [(era.since, era.until) for era in back["m@a", "fra"]] == [(250, 250)]
-    assert [(era.since, era.until) for era in back["m@a", "local"]] == [(100, 250), (250, None)]
+    assert [(era.since, era.until) for era in back.endpoints["m@a", "fra"]] == [(250, 250)]
+    assert [(era.since, era.until) for era in back.endpoints["m@a", "local"]] == [(100, 250), (250, None)]
 
 
 async def test_a_catalog_that_is_recorded_and_cannot_be_read_back_is_not_recorded(

@@ -82,7 +82,7 @@ async def test_closing_the_same_hours_again_changes_nothing(store: Stage) -> Non
 async def test_a_closing_that_fails_leaves_every_hour_open(store: Stage) -> None:
     await store.write(varied(seed=5, count=300, span=DAY))
 
-    def broken(endpoint: str, location: str, start: float, end: float) -> int:
+    def broken(endpoint: str, location: str, kind: str, start: float, end: float) -> int:
         raise RuntimeError("no eras")
 
     with pytest.raises(RuntimeError):
@@ -157,7 +157,7 @@ async def test_expected_slots_come_from_the_eras(store: Stage) -> None:
 
 async def test_the_callers_word_on_expected_slots_is_taken(store: Stage) -> None:
     await store.write([observation(number) for number in range(60)])
-    await store.writer.close_hours(MIDNIGHT + DAY, lambda endpoint, location, start, end: int(end - start) // 100)
+    await store.writer.close_hours(MIDNIGHT + DAY, lambda endpoint, location, kind, start, end: int(end - start) // 100)
     assert [each.expected async for rows in store.history.rollups("hour") for each in rows] == [36]
     assert [each.expected async for rows in store.history.rollups("day") for each in rows] == [864]
 

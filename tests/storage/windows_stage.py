@@ -284,6 +284,7 @@ class House:
         )
         for place, eras in (await self.history.eras()).items():
             self.board.set_eras(*place, eras)
+        self.board.take_kind_eras(await self.history.kind_eras())
         self.expected.configured(settings, self.now_us)
 
     def _committed(self, rows: Sequence[Observation], already_shown: bool) -> None:

@@ -166,7 +166,7 @@ async def test_history_is_made_of_closed_hours_oldest_first(kept: Kept) -> None:
     rows += [probe(MINI, MIDNIGHT + 9 * HOUR + 60 * n, Outcome.RESET) for n in range(3)]
     rows += [probe(MINI, MIDNIGHT + 9 * HOUR + 600, Outcome.RATE_LIMITED)]
     await kept.keep([*rows, probe(LLAMA, MIDNIGHT + 9 * HOUR + 30)])
-    await kept.writer.close_hours(int(NOW), lambda endpoint, location, start, end: 60)
+    await kept.writer.close_hours(int(NOW), lambda endpoint, location, kind, start, end: 60)
     found = await kept.web.json(f"{MINI_PATH}/history")
     assert (found["endpoint"], found["step"], found["location"]) == (MINI.id, "hour", None)
     eight, nine = found["data"]
@@ -187,7 +187,7 @@ async def test_history_pools_locations_from_counts_unless_one_is_named(kept: Kep
     await kept.web.feed([probe(MINI, NOW - 5, location="iad")], foreign=True)
     at = MIDNIGHT + 9 * HOUR
     await kept.keep([probe(MINI, at + 60 * n) for n in range(3)] + [probe(MINI, at, Outcome.RESET, location="iad")])
-    await kept.writer.close_hours(int(NOW), lambda endpoint, location, start, end: 60)
+    await kept.writer.close_hours(int(NOW), lambda endpoint, location, kind, start, end: 60)
     (pooled,) = (await kept.web.json(f"{MINI_PATH}/history"))["data"]
     assert (pooled["uptime_ratio"], pooled["samples"], pooled["expected"]) == (0.75, 4, 120)
     (there,) = (await kept.web.json(f"{MINI_PATH}/history?location=iad"))["data"]
@@ -199,7 +199,7 @@ async def test_of_a_long_history_the_newest_buckets_are_given_oldest_first(kept:
     first = MIDNIGHT - 500 * HOUR
     await kept.keep([probe(MINI, first + hour * HOUR + 60 * n) for hour in hours for n in range(2)])
     await kept.keep([probe(LLAMA, first + 230 * HOUR)])
-    await kept.writer.close_hours(int(NOW), lambda endpoint, location, start, end: 60)
+    await kept.writer.close_hours(int(NOW), lambda endpoint, location, kind, start, end: 60)
     since = f"{MINI_PATH}/history?since=30d"
 
     async def starts(query: str = "") -> list[int]:
@@ -234,7 +234,7 @@ async def test_one_observation_of_a_rare_class_is_found_in_a_few_reads(kept: Kep
 async def test_history_by_day(kept: Kept) -> None:
     await kept.keep([probe(MINI, MIDNIGHT - DAY + 60 * n) for n in range(5)])
     await kept.keep([probe(MINI, MIDNIGHT + 60 * n) for n in range(5)])
-    await kept.writer.close_hours(int(NOW), lambda endpoint, location, start, end: 60)
+    await kept.writer.close_hours(int(NOW), lambda endpoint, location, kind, start, end: 60)
     found = await kept.web.json(f"{MINI_PATH}/history?step=day&since=7d")
     assert [(one["start"], one["samples"]) for one in found["data"]] == [("2023-11-14T00:00:00Z", 5)]
 
@@ -341,3 +341,26 @@ async def test_a_database_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("monitor.web.guard.ANSWER_SECONDS", 0.02)
     async with stage(history=FailingHistory(None)) as web:
         assert "no answer within 0.02 s" in await web.error("/api/v1/incidents", 503)
+
+
+async def test_both_can_be_asked_for_one_kind_of_probe(kept: Kept) -> None:
+    rows = [probe(MINI, NOW - 7200 - 60 * n) for n in range(5)]
+    rows += [probe(MINI, NOW - 7200 - 60 * n, kind="tools", slot=n) for n in range(2)]
+    await kept.keep(rows)
+    await kept.writer.close_hours(int(NOW))
+
+    async def kinds(query: str) -> list[str]:
+        found = (await kept.web.json(f"{MINI_PATH}/observations{query}"))["data"]
+        return sorted(one["kind"] for one in found)
+
+    assert await kinds("") == ["chat"] * 5 + ["tools"] * 2
+    assert await kinds("?kind=tools") == ["tools"] * 2
+    assert await kinds("?kind=vision") == []
+    whole = await kept.web.json(f"{MINI_PATH}/history")
+    assert (whole["kind"], sum(one["samples"] for one in whole["data"])) == ("chat", 5), "kinds are never pooled"
+    tools = await kept.web.json(f"{MINI_PATH}/history?kind=tools")
+    assert (tools["kind"], sum(one["samples"] for one in tools["data"])) == ("tools", 2)
+    assert (await kept.web.json(f"{MINI_PATH}/history?kind=vision"))["data"] == []
+    for route in ("observations", "history"):
+        said = await kept.web.error(f"{MINI_PATH}/{route}?kind=smell", 400)
+        assert said == "kind: 'smell' is not one of chat, long, vision, tools, json, embeddings, cache"

@@ -53,6 +53,7 @@ OURS = {
     "unusable_cause",
     "interval_seconds",
     "observed_at",
+    "kinds",
 }
 OPENROUTER_MODEL = {
     "id",

@@ -41,6 +41,7 @@ async def test_it_tells_all_that_is_known_of_an_endpoint(web: Stage) -> None:
         "last_success_at": "2023-11-14T22:12:20.000Z",
         "interval_seconds": 60.0,
         "price_usd_per_million_tokens": {"input": 0.15, "output": 0.6, "cache_read": 0.075, "cache_write": None},
+        "kinds": {},
         "age_seconds": 23.0,
     }
     assert windows["30m"] == {

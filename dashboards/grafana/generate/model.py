@@ -39,6 +39,7 @@ from dashboards.grafana.generate.panels import (
 )  # fmt: skip
 
 _NAMES = "{{provider}} {{suffix}} {{location}}"
+_KIND_NAMES = f"{{{{kind}}}} {_NAMES}"
 _COVERAGE_STEPS = ((None, BAD), (0.9, WARN), (0.98, OK))
 _HALF_AND_TENTH = (("0.5", "p50"), ("0.9", "p90"))
 _HALF_AND_SLOW = (("0.5", "p50"), ("0.1", "slow tenth"))
@@ -235,6 +236,29 @@ def _performance() -> list[Json]:
     ]  # fmt: skip
 
 
+def _kinds() -> list[Json]:
+    return [
+        lines(
+            "Success by kind of probe",
+            "Tools, JSON and the like over 30 days, floored; none of them is in the uptime. Only of what is probed.",
+            [target(window("llm_kind_success_ratio", "30d"), _KIND_NAMES)], RATIO,
+        ),
+        lines(
+            "Right answers by kind of probe",
+            "The tool was called with the word, the JSON held to its schema, the colour was named: over 30 days.",
+            [target(window("llm_kind_answer_ok_ratio", "30d"), _KIND_NAMES)], RATIO,
+        ),
+        lines(
+            "Reading a long prompt", "Tokens that no cache had, over the time to the first token, 30 days, median.",
+            [target(quantile("llm_kind_prefill_tokens_per_second", "30d", "0.5"), _NAMES)], SPEED,
+        ),
+        lines(
+            "Cached share of a repeated prompt", "Of its tokens, over 30 days; 0 is a cache that does not work.",
+            [target(window("llm_kind_cached_ratio", "30d"), _NAMES)], SHARE,
+        ),
+    ]  # fmt: skip
+
+
 def _price_and_outcomes() -> list[Json]:
     return [
         table(
@@ -273,6 +297,7 @@ def model() -> Json:
             ("Now", _now()),
             ("Uptime", _uptime()),
             ("Performance", _performance()),
+            ("Kinds of probe", _kinds()),
             ("Price and outcomes", _price_and_outcomes()),
         ],
     )
