@@ -6,14 +6,13 @@ are still open, the raw rows say it. See `health.vouching`, which says the same 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import Table, select
 
 from monitor.health.vouching import WORKED_SECONDS
-from monitor.health.windows import KIND
 from monitor.outcome import OUTCOME_CODES, Group, Outcome, group_of
 from monitor.slot import Era, target_at, targets_within
 from monitor.storage import schema
@@ -40,10 +39,17 @@ class _Bucket(msgspec.Struct, frozen=True, gc=False):
 
 class PastSuccesses:
     """Reads what it needs of an endpoint when first asked of it, and will be asked of nothing before `since` (UTC
-    seconds). `targets_now` are the configured targets, which hold where no era tells. Only chat vouches, as it does in
-    `health.vouching`."""
+    seconds). `targets_now` are the configured targets, which hold where no era tells. Only the kind of probe vouches
+    that decides of the endpoint, as in `health.vouching`: `kind_of` takes its id."""
 
-    def __init__(self, database: Database, eras: Eras, targets_now: Mapping[str, str], since: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        eras: Eras,
+        targets_now: Mapping[str, str],
+        since: float,
+        kind_of: Callable[[str], str],
+    ) -> None:
         self._database = database
         self._eras = eras
         self._targets_now = targets_now
@@ -54,7 +60,8 @@ class PastSuccesses:
         self._skew_ms = 0
         self._locations: Mapping[int, str] = {}
         self._ids: dict[str, int] = {}
-        self._kind_id = -1
+        self._kind_of = kind_of
+        self._kind_ids: dict[str, int] = {}  # endpoint -> the kind's
 
     def target_at(self, endpoint: str, location: str, at: float) -> str | None:
         """What was probed at `at`; None if nobody knows any more."""
@@ -90,7 +97,8 @@ class PastSuccesses:
             self._skew_ms = (await read_skew(connection)).ms + 1
             self._locations = await names_by_id(connection, schema.locations)
             kinds = await names_by_id(connection, schema.kinds)
-            self._kind_id = next((id_ for id_, name in kinds.items() if name == KIND), -1)
+            its_kind = self._kind_of(endpoint)
+            self._kind_ids[endpoint] = next((id_ for id_, name in kinds.items() if name == its_kind), -1)
             query = select(schema.endpoints.c.id).where(schema.endpoints.c.name == endpoint)
             self._ids[endpoint] = (await connection.execute(query)).scalar_one()
         earliest = self._since - WORKED_SECONDS
@@ -107,7 +115,9 @@ class PastSuccesses:
         for start in range(first, self._rolled_until, width * _BUCKETS_A_READ):
             starts = range(start, min(start + width * _BUCKETS_A_READ, self._rolled_until), width)
             query = select(bucket.label("start"), table.c.location_id, table.c.counts).where(
-                bucket.in_(starts), table.c.endpoint_id == self._ids[endpoint], table.c.kind_id == self._kind_id
+                bucket.in_(starts),
+                table.c.endpoint_id == self._ids[endpoint],
+                table.c.kind_id == self._kind_ids[endpoint],
             )
             async with self._database.read() as connection:
                 rows = (await connection.execute(query)).all()
@@ -127,7 +137,7 @@ class PastSuccesses:
                 raw.due_ms >= hour * 1000 - self._skew_ms,
                 raw.due_ms <= (hour + HOUR) * 1000 + self._skew_ms,
                 raw.endpoint_id == self._ids[endpoint],
-                raw.kind_id == self._kind_id,
+                raw.kind_id == self._kind_ids[endpoint],
                 raw.outcome.in_(_ALIVE_CODES),
                 started_us >= hour * MILLION,
                 started_us < (hour + HOUR) * MILLION,

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.catalog.model import Catalog
 from monitor.catalog.target import target_of
-from monitor.observation import Observation
+from monitor.observation import CHAT, Observation
 from monitor.outcome import OUTCOME_CODES, Outcome
 from monitor.probing.dialects import DIALECTS
 from monitor.probing.error_codes import GENERAL
@@ -121,7 +121,10 @@ def _writing(names: Names, changes: Sequence[Change]) -> Job[list[Change]]:
 class _Judge:
     def __init__(self, database: Database, eras: Eras, catalog: Catalog, since: float) -> None:
         targets = {name: target_of(endpoint) for name, endpoint in catalog.endpoints.items()}
-        self._past = PastSuccesses(database, eras, targets, since)
+        endpoints = catalog.endpoints
+        self._past = PastSuccesses(
+            database, eras, targets, since, lambda name: endpoints[name].kind if name in endpoints else CHAT
+        )
         self._verdicts: dict[tuple[object, ...], tuple[Outcome, Outcome]] = {}
 
     async def changes(self, rows: Sequence[Observation]) -> list[Change]:
