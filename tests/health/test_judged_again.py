@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -56,6 +57,15 @@ async def test_windows_are_as_if_the_rows_had_come_with_the_class_that_they_have
     for windows in WINDOWS:
         for endpoint in (ONE.id, OTHER.id):
             assert moved.figures([endpoint], None, windows) == straight.figures([endpoint], None, windows)
+    beside, wanted = (
+        [board.windows.kinds.find(endpoint, "here", "other") for endpoint in (ONE.id, OTHER.id)]
+        for board in (moved, straight)
+    )
+    for its, theirs in zip(beside, wanted, strict=True):
+        assert its is not None
+        assert theirs is not None
+        assert [+tally.outcomes for tally in its.long] == [+tally.outcomes for tally in theirs.long]
+        assert Counter(map(str, its.recent)) == Counter(map(str, theirs.recent))
     await asyncio.gather(moved.refresh(), straight.refresh())
     assert [view.windows for view in moved.views()] == [view.windows for view in straight.views()]
 
