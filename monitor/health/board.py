@@ -191,7 +191,9 @@ class Board:
             return None
         series, forget_seconds = self._series[row], self._forget_seconds(row)
         before = series.machine.standing
-        series.machine = series.machine.relived([one for one in recent if one.kind == KIND], changed, forget_seconds)
+        series.machine = series.machine.relived(
+            [one for one in recent if one.kind == self.kind_of(endpoint)], changed, forget_seconds
+        )
         self._fresh_until[row] = _ALWAYS_STALE
         self._arm(row, self._forget_seconds(row))
         return self._transition(row, before, self._clock.now())

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from monitor.catalog.model import Price
 from monitor.health.meter import LONG, PREFILL, PREFILL_SCALE, Meter, prefill_speed
@@ -20,6 +21,7 @@ from monitor.health.tally import Tally, figure_values, merged, tally_of
 from monitor.health.uptime import grouped, ratio
 from monitor.health.view import KindFigures, WindowFigures, mirrored
 from monitor.observation import CHAT, Observation
+from monitor.outcome import Outcome
 
 Key = tuple[str, str, str]  # endpoint, location, kind
 
@@ -74,6 +76,21 @@ class KindWindows:
         for tally, start in zip(series.long, starts, strict=False):
             if at >= start:
                 tally.add(observation)
+
+    def move(self, observation: Observation, outcome: Outcome, starts: Sequence[int]) -> None:
+        """A recorded observation, a told error, has got another class, which is one too."""
+        series = self.find(observation.endpoint, observation.location, observation.kind)
+        if series is None:
+            return
+        series.version += 1
+        at, old = observation.started_at, observation.outcome
+        for place, one in enumerate(series.recent):
+            if one.started_at == at and one.outcome is old:
+                series.recent[place] = replace(one, outcome=outcome)
+                break
+        for tally, start in zip(series.long, starts, strict=True):
+            if at >= start and tally.outcomes[old]:
+                tally.outcomes.update({outcome: 1, old: -1})
 
     def apply(self, rows: TallyRows, masks: Sequence[tuple[int, npt.NDArray[np.bool_]]], *, subtract: bool) -> int:
         """Add or take away what `rows` have of these kinds; `masks` say per window which count. How many counts would

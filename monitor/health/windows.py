@@ -140,8 +140,12 @@ class Windows:
         """A recorded observation, a told error, has got another class, which is one too; its row. None if it is in no
         window."""
         row = self.find(observation.endpoint, observation.location)
-        if row is None or observation.recheck or observation.kind != KIND:
+        if row is None or observation.recheck:
             return None
+        if observation.kind != CHAT:
+            self.kinds.move(observation, outcome, self._long_starts())
+        if observation.kind != self.decided_by[row]:
+            return row
         code, to_code = OUTCOME_CODES[observation.outcome], OUTCOME_CODES[outcome]
         self._rings[row].move(observation.started_at, code, to_code)
         for window, place in _PLACES.items():
