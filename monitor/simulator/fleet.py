@@ -82,9 +82,13 @@ _TURN = 24 * _MINUTE
 
 # Tern, Ember and Marlow are behind one upstream; all others are unrelated.
 PROVIDERS = (
-    SimProvider("northwind", "Northwind (simulated)", "fast, dear, hardly ever ill"),
+    SimProvider("northwind", "Northwind (simulated)", "fast, dear, hardly ever ill", dialect="openai-responses"),
     SimProvider(
-        "halcyon", "Halcyon (simulated)", "steady, in the middle of everything; hides its reasoning", loopback=2
+        "halcyon",
+        "Halcyon (simulated)",
+        "steady, in the middle of everything; hides its reasoning",
+        loopback=2,
+        dialect="gemini",
     ),
     SimProvider(
         "borealis",
@@ -92,11 +96,23 @@ PROVIDERS = (
         "cheap and slow, worse by day; three hours out now and then",
         cycles=(Cycle(Fault.OVERLOADED_503, 13 * _DAY, 3 * _HOUR, wandering=True, share=0.97),),
         loopback=3,
+        dialect="bedrock",
     ),
-    SimProvider("quillstone", "Quillstone (simulated)", "two regions, each with troubles of its own", loopback=4),
+    SimProvider(
+        "quillstone",
+        "Quillstone (simulated)",
+        "two regions, each with troubles of its own",
+        loopback=4,
+        dialect="azure-openai",
+    ),
     SimProvider("tern", "Tern (simulated)", "flaky: every way in which a stream can break", loopback=5),
     SimProvider(
-        "sirocco", "Sirocco (simulated)", "very fast and very popular: throttles by day", concurrency=4, loopback=6
+        "sirocco",
+        "Sirocco (simulated)",
+        "very fast and very popular: throttles by day",
+        concurrency=4,
+        loopback=6,
+        dialect="mistral",
     ),
     SimProvider(
         "lanternfish",
@@ -105,12 +121,19 @@ PROVIDERS = (
         own_door=True,
         cycles=(Cycle(Fault.REFUSED, _TURN, 8 * _MINUTE),),
         loopback=7,
+        dialect="ollama",
     ),
-    SimProvider("ember", "Ember (simulated)", "overloaded two thirds of the time", loopback=5),
+    SimProvider("ember", "Ember (simulated)", "overloaded two thirds of the time", loopback=5, dialect="anthropic"),
     SimProvider(
         "marlow", "Marlow (simulated)", "cheapest, odd on the wire, and not always the model it says", loopback=5
     ),
-    SimProvider("atoll", "Atoll (simulated)", "our own troubles: a bad key, a spent quota, a wrong name", loopback=8),
+    SimProvider(
+        "atoll",
+        "Atoll (simulated)",
+        "our own troubles: a bad key, a spent quota, a wrong name",
+        loopback=8,
+        dialect="cohere",
+    ),
 )
 
 _FULL = ("temperature", "top_p", "max_tokens", "stop", "seed", "tools", "tool_choice", "response_format")

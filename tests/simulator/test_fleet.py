@@ -12,6 +12,7 @@ from monitor.simulator.config import fleet_env, fleet_yaml
 from monitor.simulator.faults import EXPECTED
 from monitor.simulator.fleet import default_fleet
 from monitor.simulator.members import fleet_of
+from monitor.simulator.speech import SPEECHES
 
 FLEET = default_fleet(1)
 
@@ -30,6 +31,21 @@ def test_the_fleet_is_as_large_as_promised() -> None:
 
 def test_nobody_takes_a_simulated_provider_for_a_real_one() -> None:
     assert all(provider.name.endswith("(simulated)") for provider in FLEET.providers.values())
+
+
+def test_every_dialect_has_a_speaker() -> None:
+    assert {provider.dialect for provider in FLEET.providers.values()} == set(SPEECHES)
+
+
+def test_the_docs_tell_who_speaks_what() -> None:
+    told = []
+    for dialect in sorted({provider.dialect for provider in FLEET.providers.values()}):
+        speakers = [slug for slug, provider in FLEET.providers.items() if provider.dialect == dialect]
+        count = sum(len(FLEET.served_by(slug)) for slug in speakers)
+        told.append(f"| `{dialect}` | {', '.join(speakers)} | {count} |")
+    page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
+    table = page.partition("| dialect | spoken by | endpoints |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    assert table.splitlines() == told
 
 
 def test_some_model_is_offered_twice_by_one_provider() -> None:
