@@ -20,6 +20,7 @@ from httpx import AsyncClient, Client
 from monitor.catalog.model import Endpoint
 from monitor.clock import SystemClock
 from monitor.observation import Observation
+from monitor.outcome import Outcome
 from monitor.probing.probe import Prober
 from monitor.probing.prompt import prompt_text
 from monitor.probing.redaction import Redactor
@@ -229,3 +230,10 @@ async def test_a_vector_is_given() -> None:
             model=MODEL, texts=[WORD], input_type="search_query", embedding_types=["float"], request_options=NO_RETRY
         )
     assert [len(vector) for vector in answer.embeddings.float_ or ()] == [256]
+
+
+@pytest.mark.parametrize("kind", ["long", "cache", "vision", "tools", "json", "embeddings"])
+async def test_our_probe_gets_right_answers_to_every_kind(kind: str) -> None:
+    async with serving() as server:
+        ours = await probed(server, kind)
+    assert (ours.outcome, ours.answer_ok) == (Outcome.SUCCESS, True), ours

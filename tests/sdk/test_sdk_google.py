@@ -17,6 +17,7 @@ from google.genai import Client, errors, types
 from monitor.catalog.model import Endpoint
 from monitor.clock import SystemClock
 from monitor.observation import Observation
+from monitor.outcome import Outcome
 from monitor.probing.dialects import gemini
 from monitor.probing.probe import Prober
 from monitor.probing.prompt import prompt_text
@@ -266,3 +267,11 @@ async def test_a_vector_is_given(mode: str) -> None:
     async with serving() as server, client_of(server, mode) as models:
         answer = await models.embed_content(model=MODEL, contents=WORD)
     assert [len(one.values) for one in answer.embeddings] == [256]
+
+
+@both_modes
+@pytest.mark.parametrize("kind", ["long", "cache", "vision", "tools", "json", "embeddings"])
+async def test_our_probe_gets_right_answers_to_every_kind(mode: str, kind: str) -> None:
+    async with serving() as server:
+        ours = await probed(server, mode, kind)
+    assert (ours.outcome, ours.answer_ok) == (Outcome.SUCCESS, True), ours
