@@ -12,7 +12,10 @@ from monitor.cli import main
 from monitor.settings import load_settings
 
 
-def test_the_table_has_every_known_provider(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_every_known_provider(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     assert main(["providers"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["slug", "name", "dialect", "base", "URL", "key"]
