@@ -25,7 +25,7 @@ _MAX_MESSAGE = 4000
 _MAX_CODES = 12
 _MAX_CODE = 100
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s?")
-_TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
+_TITLE = re.compile(r"<title[^<>]{0,500}+>([^<]*)", re.IGNORECASE)
 
 
 def read_error_body(body: bytes) -> ErrorFacts:

@@ -147,7 +147,8 @@ QUOTA_ID_DAILY = "perday"
 QUOTA_ID_MINUTE = "perminute"
 
 # `.../settings/billing` is no word about billing, and `projects/x/locations/y` names no forbidden place.
-URLS = re.compile(r"https?://\S+|[^\s/]*(?:/[^\s/]*){2,}", re.IGNORECASE)
+# From a word's start on and without going back: a message of one long word would else cost a second.
+URLS = re.compile(r"https?://\S+|(?<![^\s/])[^\s/]*+(?:/[^\s/]*+){2,}", re.IGNORECASE)
 
 
 def _texts(*patterns: str) -> re.Pattern[str]:

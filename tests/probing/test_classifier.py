@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -638,3 +639,16 @@ def test_a_permission_refused_for_a_place_is_the_region(body: dict[str, Any], ex
     assert verdict.outcome is expected
     inside = judge_told(error_facts(body | {"error": body["error"] | {"code": 403}}), False, lambda: True)
     assert inside.outcome is expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"x" * 65536, b"1" * 65536, b"<" + b"<title" * 10_000, b"a/" * 30_000],
+    ids=["word", "digits", "titles", "paths"],
+)
+def test_no_error_keeps_the_loop_from_its_work(body: bytes) -> None:
+    """Half a second and more, as long as patterns went back over what they had read."""
+    begun = time.process_time()
+    for status in (400, 403, 429):
+        judge_status(status, read_error_body(body), {}, NOW, lambda: True)
+    assert time.process_time() - begun < 0.15
