@@ -15,7 +15,7 @@ from monitor.probing.classifier import Ending, Verdict, judge_status, judge_stre
 from monitor.probing.dialects.dialect import Decoder, Dialect, Framer, ProbeRequest
 from monitor.probing.encoding import Inflater, inflater_of, is_plain
 from monitor.probing.error_body import MAX_ERROR_BYTES
-from monitor.probing.events import END, Failed, Usage
+from monitor.probing.events import END, Failed, Payload, Usage
 from monitor.probing.framings.frame import Frame, Undecodable, Unreadable
 from monitor.probing.measure import Deadlines, Tape
 from monitor.probing.overdue import judge_overdue
@@ -250,8 +250,12 @@ class Attempt:
         """Put the frames on the tape; a verdict only if they tell an error."""
         tape, decode = self.tape, self._decoder.decode
         for frame in frames:
+            may_go_on = self.terminal_at is not None and self._decoder.expects_more
             try:
                 for event in decode(frame):
+                    if may_go_on and isinstance(event, Payload):
+                        may_go_on, self.terminal_at = False, None
+                        self._due_at, self._due_outcome = self._deadlines.next_due(self._t0, at)
                     if self.terminal_at is not None:
                         # Nothing but usage matters any more.
                         if isinstance(event, Usage):
@@ -275,7 +279,8 @@ class Attempt:
 
     def _await_rest(self, wire: Wire, at: float) -> bool:
         """After the terminal event: whether to read on for usage, or to the end that a pooled connection needs."""
-        if self.tape.usage is not None and self._probing.connection != "reuse":
+        is_all = self.tape.usage is not None and not self._decoder.expects_more
+        if is_all and self._probing.connection != "reuse":
             return False
         if self._due_outcome is not Outcome.SUCCESS:
             self._arm(at + USAGE_SECONDS, Outcome.SUCCESS)

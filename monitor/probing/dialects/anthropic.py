@@ -172,7 +172,7 @@ def _content(question: Question) -> str | list[dict[str, object]]:
 
 
 class MessageDecoder(Decoder):
-    closers = (b"message_stop", b'"error"')
+    closers = (b"message_stop", b'"error"', b"event: error")
 
     def __init__(self) -> None:
         super().__init__()

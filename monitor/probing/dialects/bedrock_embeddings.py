@@ -25,7 +25,7 @@ def vector_body(upstream: str, question: Question) -> Mapping[str, object]:
 
 
 class VectorDecoder(Decoder):
-    closers = (b"inputTextTokenCount", b'"response_type"')
+    closers = (b"inputTextTokenCount", b'"response_type"', b'"message"')
 
     def decode(self, frame: Frame) -> Iterable[Event]:
         """Titan: `{"embedding": [..], "inputTextTokenCount"}`. Cohere: `{"id", "embeddings": [[..]]}`, or by type,

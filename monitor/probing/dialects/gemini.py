@@ -242,7 +242,8 @@ class GeminiStream(EventStream):
 
 class GeminiDecoder(Decoder):
     """A finish reason ends the stream. Gateways write a stop on empty chunks ahead of the answer too: before any
-    payload it ends the stream only with a clean close."""
+    payload it ends the stream only with a clean close. Others, and the first Gemini models, write one on every chunk:
+    where the first piece had one, more is awaited."""
 
     closers = (b'"finishReason"', b'"blockReason"', b'"error"')
 
@@ -250,11 +251,12 @@ class GeminiDecoder(Decoder):
         super().__init__(close_ends=close_ends)
         self._any_frame = False
         self._any_payload = False
+        self._always_stops = True  # every chunk with a piece of the answer had a stop as well
 
     def decode(self, frame: Frame) -> Iterable[Event]:
         value = decoded(frame.data)
         is_first, self._any_frame = not self._any_frame, True
-        chunk = value[0] if frame.bare and isinstance(value, list) and value else value
+        chunk = value[0] if isinstance(value, list) and value else value
         if not isinstance(chunk, dict):
             return (CONTROL,)
         if chunk.get("error"):
@@ -272,19 +274,25 @@ class GeminiDecoder(Decoder):
         return events or (CONTROL,)
 
     def _events(self, chunk: dict[str, Any]) -> Iterator[Event]:
+        payloads: list[Payload] = []
         ends: list[Event] = []
         for candidate in _list(chunk.get("candidates")):
-            for payload in _payloads(member(candidate, "content", "parts")):
-                self._any_payload = True
-                yield payload
+            payloads += _payloads(member(candidate, "content", "parts"))
             ends += _finish(text_of(member(candidate, "finishReason")))
         if reason := text_of(member(chunk, "promptFeedback", "blockReason")):
             ends.append(Finish(reason, FinishKind.FILTER))
-        if usage := _usage(chunk.get("usageMetadata")):
+        if payloads:
+            self._any_payload = True
+            self._always_stops = self._always_stops and ends == [_STOP]
+        yield from payloads
+        usage = _usage(chunk.get("usageMetadata"))
+        if usage is not None:
             yield usage
         yield from ends
         if ends and (self._any_payload or ends != [_STOP]):
             yield END
+        if ends or usage is not None:
+            self.expects_more = usage is None or (self._any_payload and self._always_stops)
 
 
 _STOP = Finish("STOP", FinishKind.STOP)

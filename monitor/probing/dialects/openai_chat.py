@@ -100,6 +100,7 @@ class _Choice(msgspec.Struct, gc=False):
 
 class _Groq(msgspec.Struct, gc=False):
     usage: Any = None
+    error: Any = None  # a text, where it broke off
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -193,7 +194,7 @@ def _response_format(schema: Mapping[str, object], takes_schema: bool) -> object
 
 
 class ChatDecoder(Decoder):
-    closers = (_DONE, b'"error"')
+    closers = (_DONE, b'"error"', b"event: error")
 
     def decode(self, frame: Frame) -> Iterable[Event]:
         data = frame.data
@@ -210,6 +211,8 @@ class ChatDecoder(Decoder):
         if chunk.error or chunk.object == "error" or (frame.event == "error" and not choices):
             finishes = (_finish(choice) for choice in choices if choice.finish_reason)
             return (*finishes, Failed(error_facts(decoded(data))))
+        if chunk.x_groq and chunk.x_groq.error:
+            return (Failed(error_facts({"error": chunk.x_groq.error})),)
         if frame.bare:
             # To an SSE reader a bare line is nothing; only a whole answer in its place is one, or its error.
             if all(choice.message is None and not choice.error for choice in choices):

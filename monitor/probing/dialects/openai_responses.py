@@ -165,8 +165,8 @@ def _content(question: Question) -> str | list[dict[str, object]]:
 class ResponseDecoder(Decoder):
     # Not `"error"`: the first events have it too, with a null.
     closers = (
-        b"response.completed", b"response.incomplete", b"response.failed",
-        b"event: error", b'{"error"', b'"type":"error"',
+        b"response.completed", b"response.incomplete", b"response.failed", b"response.cancelled",
+        b"event: error", b'{"error"', b'"type":"error"', b'"type": "error"',
     )  # fmt: skip
 
     def __init__(self) -> None:

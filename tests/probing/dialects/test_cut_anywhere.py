@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from monitor.catalog.model import Quirks
 from monitor.probing.dialects import DIALECTS
-from monitor.probing.events import Event
+from monitor.probing.events import End, Event, Failed
 from monitor.probing.framings.frame import Frame, Undecodable, Unreadable
 from monitor.probing.question import Question
 
@@ -127,6 +127,24 @@ def test_many_cuts_change_nothing(path: Path, data: st.DataObject) -> None:
     body, frames = whole(path)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), min_size=2, max_size=12)))
     assert frames_of(path, [body[start:end] for start, end in itertools.pairwise([0, *cuts, len(body)])]) == frames
+
+
+@every_stream
+def test_what_ends_a_stream_holds_what_a_sleeper_wakes_at(path: Path) -> None:
+    """The end and every error do. A document in the place of a stream, and what has no end, end with their body."""
+    dialect, question, body = DIALECTS[path.parent.name], question_of(path), path.read_bytes()
+    framer, decoder = dialect.framer(question), dialect.decoder(Quirks(), question)
+    begun, is_first = 0, True
+    for at in range(len(body)):
+        try:
+            for frame in framer.feed(body[at : at + 1]):
+                if any(isinstance(event, End | Failed) for event in decoder.decode(frame)):
+                    told, is_document = body[begun : at + 1], decoder.is_whole or (frame.bare and is_first)
+                    assert is_document or any(closer in told for closer in decoder.closers), told
+                    return
+                begun, is_first = at + 1, False
+        except Unreadable:
+            return
 
 
 def test_every_dialect_has_streams_and_every_account_has_its_stream() -> None:

@@ -545,6 +545,40 @@ async def test_a_stop_ahead_of_the_answer_does_not_cut_it_off() -> None:
     assert (observation.outcome, observation.answer_ok) == (Outcome.SUCCESS, True)
 
 
+COUNTS = {"usageMetadata": {"promptTokenCount": 20, "candidatesTokenCount": 9}}
+
+
+async def test_usage_behind_the_finish_reason_is_awaited_though_some_was_told_before() -> None:
+    so_far = {"usageMetadata": {"promptTokenCount": 20, "candidatesTokenCount": 2}}
+    chunks = (said({"text": "1"}, **so_far), said({"text": " 2"}, finish="STOP"), COUNTS)
+    observation = await probed(saying(*chunks, ends=False, pause=0.01), endpoint=STREAM)
+    assert (observation.outcome, observation.output_tokens) == (Outcome.SUCCESS, 9)
+
+
+async def test_a_stop_on_every_chunk_does_not_end_the_answer_with_the_first() -> None:
+    chunks = [said({"text": text}, finish="STOP", **COUNTS) for text in ("nonce", "23456", " 1 2")]
+    told = await probed(saying(*chunks, pause=0.02), endpoint=STREAM)
+    assert (told.outcome, told.answer_ok, told.finish_reason) == (Outcome.SUCCESS, True, "STOP")
+    assert told.latency_seconds is not None
+    assert told.ttft_seconds is not None
+    assert told.latency_seconds - told.ttft_seconds > 0.03
+
+
+async def test_a_stop_on_every_chunk_is_no_end_where_the_cap_comes_behind() -> None:
+    chunks = said({"text": "nonce"}, finish="STOP", **COUNTS), said({"text": "23456"}, finish="MAX_TOKENS", **COUNTS)
+    told = await probed(saying(*chunks, ends=False, pause=0.02), endpoint=STREAM)
+    assert (told.outcome, told.answer_ok, told.finish_reason) == (Outcome.SUCCESS, True, "MAX_TOKENS")
+
+
+async def test_an_answer_in_one_chunk_has_ended_with_it_though_the_body_stays_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("monitor.probing.attempt.USAGE_SECONDS", 0.05)
+    told = await probed(saying(said({"text": "nonce23456"}, finish="STOP", **COUNTS), ends=False), endpoint=STREAM)
+    assert (told.outcome, told.answer_ok, told.output_tokens) == (Outcome.SUCCESS, True, 9)
+    assert told.latency_seconds == pytest.approx(told.ttft_seconds)
+
+
 async def test_a_stop_without_any_token_is_empty() -> None:
     observation = await probed(saying(said(finish="STOP")), endpoint=STREAM)
     assert observation.outcome is Outcome.EMPTY
