@@ -34,17 +34,10 @@ from monitor.simulator.server import FAULT_HEADER, FleetServer
 from monitor.simulator.speech import SPEECHES
 
 NONCE = "k7w3hq9xzt"
-NAME = "openai/gpt-4o-mini@northwind"
-KEY = "sim-northwind"
+NAME, MODEL, KEY = "openai/gpt-4o-mini@halcyon", "gpt-4o-mini", "sim-halcyon"
 # Far above what a busy machine needs.
 PATIENT = ProbingSettings(
     first_token_timeout_seconds=15.0, idle_timeout_seconds=15.0, timeout_seconds=30.0, connect_timeout_seconds=15.0
-)
-# What ends by a deadline of ours alone, and deadlines for it: at this speed a crawling token comes every 0.5 s.
-WAITING = frozenset({Fault.SILENT, Fault.SLOW_FIRST_TOKEN, Fault.KEEP_ALIVE_FOREVER, Fault.STALL, Fault.CRAWL})
-SPEED = 4.0
-IMPATIENT = ProbingSettings(
-    first_token_timeout_seconds=3.0, idle_timeout_seconds=3.0, timeout_seconds=4.0, connect_timeout_seconds=15.0
 )
 CERTIFICATES = Path(__file__).parent / "probing" / "certificates"
 _AT_A_TIME = 10
@@ -63,7 +56,7 @@ def fleet_speaking(dialect: str) -> Fleet:
 
 @asynccontextmanager
 async def speaking(dialect: str, speed: float = 50.0, https: bool = False) -> AsyncIterator[FleetServer]:
-    tls = {"northwind": _context()} if https else {}
+    tls = {_USUAL.endpoints[NAME].provider: _context()} if https else {}
     async with FleetServer(fleet_speaking(dialect), SystemClock(), speed=speed, tls=tls) as server:
         yield server
 
@@ -93,10 +86,10 @@ def endpoint_of(server: FleetServer, **fields: Any) -> Endpoint:
     options = dict(_flat(SPEECHES[provider.dialect].settings(provider)))
     key = options.pop("api_key", None)
     assert not isinstance(key, str)
+    how = {"options": options} | fields
     return Endpoint(
-        one.model, one.provider, "", provider.dialect, server.base_url(NAME), one.upstream, 60.0, key, options=options,
-        **fields,
-    )  # fmt: skip
+        one.model, one.provider, "", provider.dialect, server.base_url(NAME), one.upstream, 60.0, key, **how
+    )
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str | Secret]]:
@@ -112,17 +105,19 @@ async def probed(
     faults: Iterable[Fault | None] = (None,),
     worked_before: bool = True,
     probing: ProbingSettings = PATIENT,
+    kind: str = "chat",
+    **fields: Any,
 ) -> Mapping[Fault | None, Observation]:
-    """One observation for each fault."""
+    """One observation for each fault. `fields`: the endpoint's."""
     clock = SystemClock()
     prober = Prober(probing, "here", clock, Redactor(()), lambda _: worked_before, make_nonce=lambda: NONCE)
     await prober.start()
     places = asyncio.Semaphore(_AT_A_TIME)
 
     async def one(slot: int, fault: Fault | None) -> Observation:
-        asked = endpoint_of(server, headers={FAULT_HEADER: fault or "healthy"})
+        asked = endpoint_of(server, headers={FAULT_HEADER: fault} if fault else {}, **fields)
         async with places:
-            return (await prober.probe(Turn(asked, slot, clock.now()))).observation
+            return (await prober.probe(Turn(asked, slot, clock.now(), kind=kind))).observation
 
     wanted = list(faults)
     try:
@@ -156,7 +151,3 @@ async def read_by_dialect(server: FleetServer, question: Question) -> list[Event
 
 def answer_in(events: Iterable[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, Content))
-
-
-def shown_by(dialect: str) -> list[Fault]:
-    return [fault for fault in Fault if fault is not Fault.REFUSED and fault not in SPEECHES[dialect].cannot_show]

@@ -26,14 +26,22 @@ NONCE = "k7w3hq9xzt"
 FLEET = in_one_dialect(default_fleet(1), "openai-chat")
 GPT = "openai/gpt-4o-mini@northwind"
 R1 = "deepseek/deepseek-r1@tern"
+# The provider that is put to other tongues: no trouble of its own is one that some dialect cannot show.
+SPEAKER = "halcyon"
 SILENCE_SECONDS = 0.05
 PATIENCE_SECONDS = 10.0
 MOST_ENDLESS_BYTES = 2000
 
 
+def fleet_with(dialect: str) -> Fleet:
+    """The fleet, with the one provider that is asked here speaking `dialect`."""
+    return replace(FLEET, providers={**FLEET.providers, SPEAKER: replace(FLEET.providers[SPEAKER], dialect=dialect)})
+
+
 @asynccontextmanager
-async def serving(**options: Any) -> AsyncIterator[FleetServer]:
-    async with FleetServer(FLEET, SystemClock(), **({"speed": FAST} | options)) as server:
+async def serving(dialect: str = "openai-chat", **options: Any) -> AsyncIterator[FleetServer]:
+    fleet = fleet_with(dialect)
+    async with FleetServer(fleet, SystemClock(), **({"speed": FAST} | options)) as server:
         yield server
 
 

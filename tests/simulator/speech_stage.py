@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 from urllib.parse import urlsplit
 
 from simulator_stage import FLEET, GPT, NONCE
@@ -110,6 +111,17 @@ class Pair:
 
     def read_whole(self, body: object) -> list[Event]:
         return self.read([json.dumps(body).encode()])
+
+
+def events_in(*pieces: bytes) -> list[dict[str, Any]]:
+    """The JSON of each named event; its name is its type."""
+    events = []
+    for block in b"".join(pieces).decode().strip().split("\n\n"):
+        name, data = block.split("\n")
+        event: dict[str, Any] = json.loads(data.removeprefix("data: "))
+        assert name == f"event: {event['type']}"
+        events.append(event)
+    return events
 
 
 def _flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulator_stage import FLEET
+from simulator_stage import fleet_with
 
 from monitor.clock import SystemClock
 from monitor.outcome import Outcome
@@ -29,8 +29,7 @@ NAME = "openai/gpt-4o-mini@halcyon"
 async def test_every_kind_that_a_dialect_can_ask_is_answered_rightly(
     dialect: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    halcyon = replace(FLEET.providers["halcyon"], dialect=dialect)
-    fleet = replace(FLEET, providers={**FLEET.providers, "halcyon": halcyon})
+    fleet = fleet_with(dialect)
     for name, value in fleet_env(fleet).items():
         monkeypatch.setenv(name, value)
     clock = SystemClock()

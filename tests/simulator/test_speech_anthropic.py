@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from agreement_stage import REST, TOLD, WAITING, check_faults, scene_in
-from speech_stage import Pair
+from speech_stage import Pair, events_in
 
 from monitor.outcome import Outcome
 from monitor.probing.question import Question, Tool
@@ -19,35 +18,6 @@ from monitor.simulator.written import Counts, Finish, Told
 
 COUNTS = Counts(prompt_tokens=30, cached_tokens=8, output_tokens=12, reasoning_tokens=4)
 TOOL = Tool("echo", "Says it again.", {"type": "object", "properties": {"text": {"type": "string"}}})
-
-
-async def test_the_prober_gives_what_takes_its_time_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    await check_faults("anthropic", (*TOLD, *WAITING), monkeypatch, SPEECH.cannot_show)
-
-
-@pytest.mark.prove
-async def test_the_prober_gives_every_other_fault_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    await check_faults("anthropic", REST, monkeypatch, SPEECH.cannot_show)
-
-
-async def test_a_new_endpoint_is_judged_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with scene_in("anthropic", monkeypatch, worked_before=False) as scene:
-        assert (await scene.probed(1, Fault.MODEL_404)).outcome is Outcome.UNKNOWN_MODEL
-        one = await scene.probed(2, None)
-    assert one.response_id is not None
-    assert one.response_id.startswith("msg_")
-    assert (one.finish_reason, one.response_model) == ("end_turn", scene.endpoint.upstream)
-
-
-def events_in(*pieces: bytes) -> list[dict[str, Any]]:
-    """Each event's JSON; its name is its type."""
-    events = []
-    for block in b"".join(pieces).decode().strip().split("\n\n"):
-        name, data = block.split("\n")
-        event: dict[str, Any] = json.loads(data.removeprefix("data: "))
-        assert name == f"event: {event['type']}"
-        events.append(event)
-    return events
 
 
 def types_in(*pieces: bytes) -> list[str]:

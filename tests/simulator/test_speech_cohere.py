@@ -6,10 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from dialect_stage import KEY, disagreements, observations_of, shown_by
-from speech_stage import Pair
+from speaking_stage import plant_secrets, probed, speaking
+from speech_stage import Pair, events_in
 
-from monitor.outcome import Outcome
 from monitor.probing.events import ToolCall, Usage, Vector
 from monitor.probing.question import Question, Tool
 from monitor.simulator.faults import NATURES, Fault
@@ -20,15 +19,8 @@ from monitor.simulator.written import Counts, Finish, Told
 COUNTS = Counts(prompt_tokens=30, cached_tokens=8, output_tokens=12, reasoning_tokens=4)
 
 
-def events_of(data: bytes) -> list[dict[str, Any]]:
-    events = [event.partition("\ndata: ") for event in data.decode().removesuffix("\n\n").split("\n\n")]
-    values = [json.loads(text) for _, _, text in events]
-    assert [name.removeprefix("event: ") for name, _, _ in events] == [value["type"] for value in values]
-    return values
-
-
 def kinds_of(data: bytes) -> list[str]:
-    return [event["type"] for event in events_of(data)]
+    return [event["type"] for event in events_in(data)]
 
 
 def asked(body: dict[str, Any], path: str = "/v2/chat") -> Any:
@@ -37,21 +29,11 @@ def asked(body: dict[str, Any], path: str = "/v2/chat") -> Any:
     return SPEECH.ask(request, what, names)
 
 
-async def test_the_prober_gives_every_fault_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HALCYON_KEY", KEY)
-    found = await observations_of("cohere", [None, *shown_by("cohere")])
-    assert not disagreements(found)
-    good = found[None]
-    assert (good.outcome, good.answer_ok, good.token_source) == (Outcome.SUCCESS, True, "usage")
-    assert good.finish_reason in ("COMPLETE", "MAX_TOKENS")
-    assert found[Fault.ERROR_FINISH].finish_reason == "ERROR"
-
-
-async def test_what_it_cannot_show_is_a_good_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HALCYON_KEY", KEY)
-    found = await observations_of("cohere", SPEECH.cannot_show, 50.0)
-    assert len(found) >= 2
-    assert {one.outcome for one in found.values()} == {Outcome.SUCCESS}
+async def test_an_end_that_is_an_error_is_told_by_the_finish_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant_secrets(monkeypatch, "cohere")
+    async with speaking("cohere") as server:
+        told = await probed(server, (Fault.ERROR_FINISH,))
+    assert told[Fault.ERROR_FINISH].finish_reason == "ERROR"
 
 
 def test_blocks_are_opened_and_closed_around_their_pieces() -> None:
@@ -65,13 +47,13 @@ def test_blocks_are_opened_and_closed_around_their_pieces() -> None:
         *("tool-call-start", "tool-call-delta", "tool-call-delta", "tool-call-end"),
         "message-end",
     ]
-    indexes = [event["index"] for event in events_of(b"".join(said)) if "index" in event]
+    indexes = [event["index"] for event in events_in(b"".join(said)) if "index" in event]
     assert indexes == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
 
 
 def test_usage_has_tokens_beside_billed_units() -> None:
     (last,) = Pair("cohere").words().ending(Finish.LENGTH, COUNTS)
-    (event,) = events_of(last)
+    (event,) = events_in(last)
     tokens = {"input_tokens": 30, "output_tokens": 12}
     assert event["delta"]["usage"] == {"billed_units": tokens, "tokens": tokens, "cached_tokens": 8}
     assert event["delta"]["finish_reason"] == "MAX_TOKENS"
@@ -80,7 +62,7 @@ def test_usage_has_tokens_beside_billed_units() -> None:
 def test_an_error_inside_is_the_end_of_the_message() -> None:
     error = NATURES[Fault.ERROR_IN_STREAM].error
     assert error is not None
-    (event,) = events_of(Pair("cohere").words().error(error))
+    (event,) = events_in(Pair("cohere").words().error(error))
     assert event["delta"] == {"finish_reason": "ERROR", "error": error.message}
 
 

@@ -8,14 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from dialect_stage import KEY, disagreements, observations_of, shown_by
 from simulator_stage import NONCE
+from speaking_stage import plant_secrets, probed, speaking
 from speech_stage import Pair
 
-from monitor.outcome import Outcome
 from monitor.probing.events import Content, End, Failed, ToolCall
 from monitor.probing.question import Question, Tool
-from monitor.simulator.faults import NATURES, Fault
+from monitor.simulator.faults import EXPECTED, NATURES, Fault
 from monitor.simulator.requests import BadRequest, Request
 from monitor.simulator.speech.gemini import SPEECH
 from monitor.simulator.speech.speech import What
@@ -41,25 +40,21 @@ def saying(text: str, **more: Any) -> dict[str, Any]:
     return {"contents": [{"role": "user", "parts": [{"text": text}]}], **more}
 
 
-async def test_the_prober_gives_every_fault_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HALCYON_KEY", KEY)
-    found = await observations_of("gemini", [None, *shown_by("gemini")])
-    assert not disagreements(found)
-    good = found[None]
-    assert (good.outcome, good.answer_ok, good.token_source) == (Outcome.SUCCESS, True, "usage")
-    assert good.finish_reason in ("STOP", "MAX_TOKENS")
-    assert good.response_model == "gpt-4o-mini"
-    assert found[Fault.RATE_LIMITED_429].error_code == "GenerateRequestsPerMinutePerProjectPerModel"
-    assert found[Fault.AUTH_401].http_status == 400
-    assert found[Fault.AUTH_401].error_code == "API_KEY_INVALID"
+async def test_the_prober_hears_googles_own_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant_secrets(monkeypatch, "gemini")
+    async with speaking("gemini") as server:
+        told = await probed(server, (Fault.RATE_LIMITED_429, Fault.AUTH_401))
+    assert told[Fault.RATE_LIMITED_429].error_code == "GenerateRequestsPerMinutePerProjectPerModel"
+    assert (told[Fault.AUTH_401].http_status, told[Fault.AUTH_401].error_code) == (400, "API_KEY_INVALID")
 
 
 async def test_the_prober_gets_the_same_answers_from_vertex(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HALCYON_KEY", KEY)
-    faults = [None, Fault.REASONING_FIRST, Fault.ERROR_IN_STREAM, Fault.WHOLE_ANSWER, Fault.QUOTA_429]
-    found = await observations_of("gemini", faults, 50.0, options=VERTEX)
-    assert not disagreements(found)
-    assert found[None].answer_ok
+    plant_secrets(monkeypatch, "gemini")
+    faults = (Fault.REASONING_FIRST, Fault.ERROR_IN_STREAM, Fault.WHOLE_ANSWER, Fault.QUOTA_429)
+    async with speaking("gemini") as server:
+        told = await probed(server, (None, *faults), options=VERTEX)
+    assert [told[fault].outcome for fault in faults] == [EXPECTED[fault] for fault in faults]
+    assert told[None].answer_ok
 
 
 def test_a_chunk_is_a_whole_response() -> None:

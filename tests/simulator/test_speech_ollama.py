@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from simulator_stage import FAST, FLEET, NONCE, Heard, hear, request_bytes
+from simulator_stage import NONCE, Heard, hear, request_bytes, serving
 
-from monitor.clock import SystemClock
 from monitor.simulator.faults import Fault
-from monitor.simulator.server import FAULT_HEADER, FleetServer
+from monitor.simulator.server import FAULT_HEADER
 
 PROVIDER, MODEL = "halcyon", "gpt-4o-mini"
 PROMPT = f"{NONCE} is a code word. Write it, then count."
 
 
-@asynccontextmanager
-async def serving() -> AsyncIterator[FleetServer]:
-    speaking = replace(FLEET.providers[PROVIDER], dialect="ollama")
-    fleet = replace(FLEET, providers={**FLEET.providers, PROVIDER: speaking})
-    async with FleetServer(fleet, SystemClock(), speed=FAST) as server:
-        yield server
-
-
 async def asked(path: str, fault: Fault | str = "healthy", method: str = "POST", **body: Any) -> Heard:
     headers = {"authorization": f"Bearer sim-{PROVIDER}", FAULT_HEADER: str(fault)}
     data = json.dumps({"model": MODEL, **body}).encode() if method == "POST" else b""
-    async with serving() as server:
+    async with serving("ollama") as server:
         request = request_bytes(method, f"/{PROVIDER}{path}", data, headers)
         return await hear(server.base_url(PROVIDER), request)
 
