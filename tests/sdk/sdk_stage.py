@@ -6,25 +6,21 @@ import struct
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from simulator_stage import FAST, FLEET, NONCE
+from speaking_stage import NAME, NONCE, speaking
 
 from monitor.catalog.model import Quirks
-from monitor.clock import SystemClock
 from monitor.probing.dialects import DIALECTS
 from monitor.probing.events import Content, Event, Finish, Reasoning, Refusal, ToolCall, Usage
 from monitor.probing.framings.frame import Undecodable
 from monitor.probing.question import Question
 from monitor.simulator.faults import Fault
-from monitor.simulator.members import fleet_of
 from monitor.simulator.server import FAULT_HEADER, FleetServer
 
-PROVIDER, MODEL = "halcyon", "gpt-4o-mini"
 PROMPT = f"{NONCE} is a code word. Write the code word, then count from 1 to 20 in digits."
-KEY = f"sim-{PROVIDER}"
 STREAMS = Path(__file__).parents[1] / "probing" / "dialects" / "streams"
 
 
@@ -33,12 +29,11 @@ def kept_streams(dialect: str) -> list[Path]:
 
 
 @asynccontextmanager
-async def serving(dialect: str) -> AsyncIterator[FleetServer]:
-    """One provider that speaks this dialect, at leisure from every trouble but those that are asked for."""
-    provider = replace(FLEET.providers[PROVIDER], dialect=dialect, cycles=())
-    calm = tuple(replace(one, profile=replace(one.profile, rates={}, cycles=())) for one in FLEET.served_by(PROVIDER))
-    fleet = fleet_of(1, (provider,), tuple(FLEET.models[one.model] for one in calm), calm)
-    async with FleetServer(fleet, SystemClock(), speed=FAST) as server:
+async def serving(dialect: str, fault: Fault | None = None) -> AsyncIterator[FleetServer]:
+    """Without any trouble but those that are asked for; `fault` is asked for all along."""
+    async with speaking(dialect) as server:
+        if fault is not None:
+            await server.force(NAME, fault)
         yield server
 
 

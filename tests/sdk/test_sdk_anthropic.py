@@ -14,9 +14,6 @@ import httpx2
 import pytest
 from sdk_stage import (
     ARGUMENTS,
-    KEY,
-    MODEL,
-    NONCE,
     ORANGE,
     PARAMETERS,
     PROMPT,
@@ -29,6 +26,7 @@ from sdk_stage import (
     serving,
     tee_client,
 )
+from speaking_stage import KEY, MODEL, NAME, NONCE
 
 from monitor.simulator.faults import Fault
 
@@ -46,7 +44,7 @@ def client_of(http: httpx2.AsyncClient, base_url: str = "http://kept.example", *
 @asynccontextmanager
 async def talking(**more: Any) -> AsyncIterator[anthropic.AsyncAnthropic]:
     async with serving("anthropic") as server, plain_client() as http:
-        yield client_of(http, server.base_url("halcyon"), **more)
+        yield client_of(http, server.base_url(NAME), **more)
 
 
 def agree(message: Any, ours: Read) -> None:
@@ -82,7 +80,7 @@ async def test_the_sdk_reads_a_kept_stream_as_we_do(path: Path) -> None:
 
 async def test_an_answer_is_the_same_to_the_sdk_and_to_us_streamed_or_not() -> None:
     async with serving("anthropic") as server, tee_client() as (http, tee):
-        client = client_of(http, server.base_url("halcyon"))
+        client = client_of(http, server.base_url(NAME))
         for fault in ("healthy", Fault.REASONING_FIRST, Fault.REASONING_CUT, Fault.CRLF, Fault.REFUSAL):
             async with client.messages.stream(**QUESTION, extra_headers=asking_for(fault)) as stream:
                 text = "".join([piece async for piece in stream.text_stream])
@@ -115,7 +113,7 @@ async def test_every_event_is_one_that_the_sdk_knows() -> None:
 async def test_a_tool_is_called_with_what_its_schema_says(choice: Any) -> None:
     asked = QUESTION | {"tools": [TOOL], "tool_choice": choice}
     async with serving("anthropic") as server, tee_client() as (http, tee):
-        client = client_of(http, server.base_url("halcyon"))
+        client = client_of(http, server.base_url(NAME))
         async with client.messages.stream(**asked, extra_headers=asking_for()) as stream:
             streamed = await stream.get_final_message()
         assert read("anthropic", tee.body).called.startswith('record{"code_word"')

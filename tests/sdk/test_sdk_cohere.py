@@ -5,75 +5,34 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import struct
-import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from cohere import AsyncClientV2, ClientV2, errors
 from cohere.core.api_error import ApiError
 from httpx import AsyncClient, Client
+from sdk_stage import ORANGE, serving
+from speaking_stage import KEY, MODEL, NAME, NONCE, plant_secrets, probed
 
-from monitor.catalog.model import Endpoint
-from monitor.clock import SystemClock
-from monitor.observation import Observation
 from monitor.outcome import Outcome
-from monitor.probing.probe import Prober
 from monitor.probing.prompt import prompt_text
-from monitor.probing.redaction import Redactor
-from monitor.probing.report import Turn
-from monitor.secret import Secret
-from monitor.settings import ProbingSettings
 from monitor.simulator.faults import Fault
-from monitor.simulator.fleet import default_fleet
-from monitor.simulator.members import Fleet
 from monitor.simulator.server import FleetServer
 
-NONCE = "k7w3hq9xzt"
-NAME, MODEL, KEY = "openai/gpt-4o-mini@halcyon", "gpt-4o-mini", "sim-halcyon"
 NO_RETRY = {"max_retries": 0}
-
-
-def fleet() -> Fleet:
-    whole = default_fleet(1)
-    return replace(
-        whole, providers={**whole.providers, "halcyon": replace(whole.providers["halcyon"], dialect="cohere")}
-    )
-
-
-@asynccontextmanager
-async def serving(fault: Fault | None = None) -> AsyncIterator[FleetServer]:
-    async with FleetServer(fleet(), SystemClock(), speed=100.0) as server:
-        await server.force(NAME, fault or "healthy")
-        yield server
 
 
 @asynccontextmanager
 async def client_of(server: FleetServer, key: str = KEY) -> AsyncIterator[AsyncClientV2]:
     async with AsyncClient(timeout=10) as http:
-        yield AsyncClientV2(api_key=key, base_url=server.base_url("halcyon"), httpx_client=http)
-
-
-async def probed(server: FleetServer, kind: str = "chat") -> Observation:
-    one = server.fleet.endpoints[NAME]
-    endpoint = Endpoint(
-        one.model, one.provider, "", "cohere", server.base_url("halcyon"), one.upstream, 60.0,
-        Secret("env", "HALCYON_KEY"),
-    )  # fmt: skip
-    prober = Prober(ProbingSettings(), "here", SystemClock(), Redactor(()), lambda _: True, make_nonce=lambda: NONCE)
-    await prober.start()
-    try:
-        return (await prober.probe(Turn(endpoint, 1, 0.0, kind=kind))).observation
-    finally:
-        await prober.close()
+        yield AsyncClientV2(api_key=key, base_url=server.base_url(NAME), httpx_client=http)
 
 
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HALCYON_KEY", KEY)
+    plant_secrets(monkeypatch, "cohere")
 
 
 def saying(content: Any, **more: Any) -> dict[str, Any]:
@@ -96,10 +55,10 @@ def text_of(events: list[Any]) -> str:
 # A fresh fleet writes its first answer the same to everybody.
 @pytest.mark.parametrize("fault", [None, Fault.REASONING_FIRST])
 async def test_a_streamed_answer_is_read_and_our_probe_counts_the_same(fault: Fault | None) -> None:
-    async with serving(fault) as server, client_of(server) as client:
+    async with serving("cohere", fault) as server, client_of(server) as client:
         events = await streamed(client, **ASKED)
-    async with serving(fault) as server:
-        ours = await probed(server)
+    async with serving("cohere", fault) as server:
+        ours = (await probed(server))[None]
     end = events[-1]
     assert (events[0].type, end.type) == ("message-start", "message-end")
     assert text_of(events).startswith(f"{NONCE} 1 2")
@@ -113,9 +72,9 @@ async def test_a_streamed_answer_is_read_and_our_probe_counts_the_same(fault: Fa
 
 
 async def test_a_whole_answer_is_the_streamed_one() -> None:
-    async with serving() as server, client_of(server) as client:
+    async with serving("cohere") as server, client_of(server) as client:
         answer = await client.chat(**ASKED)
-    async with serving() as server, client_of(server) as client:
+    async with serving("cohere") as server, client_of(server) as client:
         events = await streamed(client, **ASKED)
     assert answer.message.content is not None
     assert [part.type for part in answer.message.content] == ["text"]
@@ -125,9 +84,9 @@ async def test_a_whole_answer_is_the_streamed_one() -> None:
 
 
 async def test_the_client_that_waits_reads_the_same() -> None:
-    async with serving() as server:
+    async with serving("cohere") as server:
         with Client(timeout=10) as http:
-            client = ClientV2(api_key=KEY, base_url=server.base_url("halcyon"), httpx_client=http)
+            client = ClientV2(api_key=KEY, base_url=server.base_url(NAME), httpx_client=http)
             events = await asyncio.to_thread(lambda: list(client.chat_stream(**ASKED)))
     assert text_of(events).startswith(f"{NONCE} 1 2")
 
@@ -150,7 +109,7 @@ async def test_the_client_that_waits_reads_the_same() -> None:
     ],
 )
 async def test_an_error_is_raised_as_what_it_is(fault: Fault, kind: type[ApiError]) -> None:
-    async with serving(fault) as server, client_of(server) as client:
+    async with serving("cohere", fault) as server, client_of(server) as client:
         with pytest.raises(kind) as whole:
             await client.chat(**ASKED)
         with pytest.raises(kind) as begun:
@@ -160,14 +119,14 @@ async def test_an_error_is_raised_as_what_it_is(fault: Fault, kind: type[ApiErro
 
 
 async def test_an_error_within_a_stream_is_its_last_event() -> None:
-    async with serving(Fault.ERROR_IN_STREAM) as server, client_of(server) as client:
+    async with serving("cohere", Fault.ERROR_IN_STREAM) as server, client_of(server) as client:
         events = await streamed(client, **ASKED)
     assert events[-1].delta.finish_reason == "ERROR"
     assert events[-1].delta.error
 
 
 async def test_a_wrong_key_and_a_wrong_model_are_refused() -> None:
-    async with serving() as server, client_of(server) as client, client_of(server, "wrong") as stranger:
+    async with serving("cohere") as server, client_of(server) as client, client_of(server, "wrong") as stranger:
         with pytest.raises(errors.UnauthorizedError):
             await stranger.chat(**ASKED)
         with pytest.raises(errors.NotFoundError):
@@ -175,7 +134,7 @@ async def test_a_wrong_key_and_a_wrong_model_are_refused() -> None:
 
 
 async def test_the_models_are_listed() -> None:
-    async with serving() as server, client_of(server) as client:
+    async with serving("cohere") as server, client_of(server) as client:
         listed = await client.models.list()
     assert MODEL in [model.name for model in listed.models]
 
@@ -186,18 +145,10 @@ WORD = f"{NONCE} is a code word."
 PARAMETERS = {"type": "object", "properties": {"code_word": {"type": "string"}}, "required": ["code_word"]}
 
 
-def png_of(red: int, green: int, blue: int, side: int = 8) -> bytes:
-    """A square of one colour."""
-    rows = zlib.compress((b"\0" + bytes((red, green, blue)) * side) * side)
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
-    packed = (struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
-
-
 async def test_a_function_is_called() -> None:
     function = {"name": "record", "description": "Records.", "parameters": PARAMETERS}
     asked = saying(WORD, tools=[{"type": "function", "function": function}], tool_choice="REQUIRED")
-    async with serving() as server, client_of(server) as client:
+    async with serving("cohere") as server, client_of(server) as client:
         answer = await client.chat(**asked)
         events = await streamed(client, **asked)
     (call,) = answer.message.tool_calls or ()
@@ -211,21 +162,21 @@ async def test_a_function_is_called() -> None:
 
 async def test_json_is_written_as_its_schema_says() -> None:
     asked = saying(WORD, response_format={"type": "json_object", "json_schema": PARAMETERS})
-    async with serving() as server, client_of(server) as client:
+    async with serving("cohere") as server, client_of(server) as client:
         answer = await client.chat(**asked)
     assert json.loads(answer.message.content[0].text) == {"code_word": NONCE}  # type: ignore[index,union-attr]
 
 
 async def test_an_image_is_seen() -> None:
-    url = f"data:image/png;base64,{base64.b64encode(png_of(250, 160, 10)).decode()}"
+    url = f"data:image/png;base64,{base64.b64encode(ORANGE).decode()}"
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": f"{WORD} Which colour?"}]
-    async with serving() as server, client_of(server) as client:
+    async with serving("cohere") as server, client_of(server) as client:
         answer = await client.chat(**saying(content))
     assert answer.message.content[0].text == "orange"  # type: ignore[index,union-attr]
 
 
 async def test_a_vector_is_given() -> None:
-    async with serving() as server, client_of(server) as client:
+    async with serving("cohere") as server, client_of(server) as client:
         answer = await client.embed(
             model=MODEL, texts=[WORD], input_type="search_query", embedding_types=["float"], request_options=NO_RETRY
         )
@@ -234,6 +185,6 @@ async def test_a_vector_is_given() -> None:
 
 @pytest.mark.parametrize("kind", ["long", "cache", "vision", "tools", "json", "embeddings"])
 async def test_our_probe_gets_right_answers_to_every_kind(kind: str) -> None:
-    async with serving() as server:
-        ours = await probed(server, kind)
+    async with serving("cohere") as server:
+        ours = (await probed(server, kind=kind))[None]
     assert (ours.outcome, ours.answer_ok) == (Outcome.SUCCESS, True), ours

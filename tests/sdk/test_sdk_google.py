@@ -2,48 +2,29 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import pydantic
 import pytest
 from google.auth.credentials import Credentials
 from google.genai import Client, errors, types
+from sdk_stage import ORANGE, serving
+from speaking_stage import KEY, MODEL, NAME, NONCE, plant_secrets, probed
 
-from monitor.catalog.model import Endpoint
-from monitor.clock import SystemClock
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.probing.dialects import gemini
-from monitor.probing.probe import Prober
 from monitor.probing.prompt import prompt_text
-from monitor.probing.redaction import Redactor
-from monitor.probing.report import Turn
-from monitor.secret import Secret
-from monitor.settings import ProbingSettings
 from monitor.simulator.faults import Fault
-from monitor.simulator.fleet import default_fleet
-from monitor.simulator.members import Fleet
 from monitor.simulator.server import FleetServer
 
 # It subclasses aiohttp's session, whose makers would rather it did not.
 pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class AiohttpClientSession:DeprecationWarning")
 
-NONCE = "k7w3hq9xzt"
-NAME, MODEL, KEY = "openai/gpt-4o-mini@halcyon", "gpt-4o-mini", "sim-halcyon"
 VERTEX = {"project": "my-project", "location": "us-central1"}
 both_modes = pytest.mark.parametrize("mode", ["gemini", "vertex"])
-
-
-def fleet() -> Fleet:
-    whole = default_fleet(1)
-    return replace(
-        whole, providers={**whole.providers, "halcyon": replace(whole.providers["halcyon"], dialect="gemini")}
-    )
 
 
 class Token(Credentials):
@@ -58,15 +39,8 @@ class Token(Credentials):
 
 
 @asynccontextmanager
-async def serving(fault: Fault | None = None) -> AsyncIterator[FleetServer]:
-    async with FleetServer(fleet(), SystemClock(), speed=100.0) as server:
-        await server.force(NAME, fault or "healthy")
-        yield server
-
-
-@asynccontextmanager
 async def client_of(server: FleetServer, mode: str) -> AsyncIterator[Any]:
-    options = types.HttpOptions(base_url=server.base_url("halcyon"), timeout=10_000)
+    options = types.HttpOptions(base_url=server.base_url(NAME), timeout=10_000)
     if mode == "vertex":
         client = Client(vertexai=True, credentials=Token(), http_options=options, **VERTEX)  # type: ignore[arg-type]
     else:
@@ -78,23 +52,13 @@ async def client_of(server: FleetServer, mode: str) -> AsyncIterator[Any]:
         client.close()
 
 
-async def probed(server: FleetServer, mode: str, kind: str = "chat") -> Observation:
-    one = server.fleet.endpoints[NAME]
-    endpoint = Endpoint(
-        one.model, one.provider, "", "gemini", server.base_url("halcyon"), one.upstream, 60.0,
-        Secret("env", "HALCYON_KEY"), options=VERTEX if mode == "vertex" else {},
-    )  # fmt: skip
-    prober = Prober(ProbingSettings(), "here", SystemClock(), Redactor(()), lambda _: True, make_nonce=lambda: NONCE)
-    await prober.start()
-    try:
-        return (await prober.probe(Turn(endpoint, 1, 0.0, kind=kind))).observation
-    finally:
-        await prober.close()
+async def our_probe(server: FleetServer, mode: str, kind: str = "chat") -> Observation:
+    return (await probed(server, kind=kind, options=VERTEX if mode == "vertex" else {}))[None]
 
 
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HALCYON_KEY", KEY)
+    plant_secrets(monkeypatch, "gemini")
 
 
 CONFIG = types.GenerateContentConfig(max_output_tokens=64, temperature=0)
@@ -108,10 +72,10 @@ async def streamed(models: Any, **how: Any) -> list[Any]:
 @both_modes
 @pytest.mark.parametrize("fault", [None, Fault.REASONING_FIRST])
 async def test_a_streamed_answer_is_read_and_our_probe_counts_the_same(mode: str, fault: Fault | None) -> None:
-    async with serving(fault) as server, client_of(server, mode) as models:
+    async with serving("gemini", fault) as server, client_of(server, mode) as models:
         chunks = await streamed(models, contents=prompt_text(NONCE), config=CONFIG)
-    async with serving(fault) as server:
-        ours = await probed(server, mode)
+    async with serving("gemini", fault) as server:
+        ours = await our_probe(server, mode)
     text, usage = "".join(chunk.text or "" for chunk in chunks), chunks[-1].usage_metadata
     assert text.startswith(f"{NONCE} 1 2")
     assert (ours.answer_ok, ours.token_source) == (True, "usage")
@@ -125,16 +89,16 @@ async def test_a_streamed_answer_is_read_and_our_probe_counts_the_same(mode: str
 
 @both_modes
 async def test_a_whole_answer_is_the_streamed_one(mode: str) -> None:
-    async with serving() as server, client_of(server, mode) as models:
+    async with serving("gemini") as server, client_of(server, mode) as models:
         answer = await models.generate_content(model=MODEL, contents=prompt_text(NONCE), config=CONFIG)
-    async with serving() as server, client_of(server, mode) as models:
+    async with serving("gemini") as server, client_of(server, mode) as models:
         chunks = await streamed(models, contents=prompt_text(NONCE), config=CONFIG)
     assert answer.text == "".join(chunk.text or "" for chunk in chunks)
     assert answer.usage_metadata == chunks[-1].usage_metadata
 
 
 async def test_thoughts_are_kept_apart_and_counted_apart() -> None:
-    async with serving(Fault.REASONING_FIRST) as server, client_of(server, "gemini") as models:
+    async with serving("gemini", Fault.REASONING_FIRST) as server, client_of(server, "gemini") as models:
         answer = await models.generate_content(model=MODEL, contents=prompt_text(NONCE), config=CONFIG)
     parts = answer.candidates[0].content.parts
     assert [bool(part.thought) for part in parts] == [True, False]
@@ -162,7 +126,7 @@ async def test_thoughts_are_kept_apart_and_counted_apart() -> None:
 async def test_an_error_is_raised_as_what_it_is(
     fault: Fault, kind: type[errors.APIError], code: int, status: str
 ) -> None:
-    async with serving(fault) as server, client_of(server, "gemini") as models:
+    async with serving("gemini", fault) as server, client_of(server, "gemini") as models:
         with pytest.raises(kind) as whole:
             await models.generate_content(model=MODEL, contents="hello", config=CONFIG)
         with pytest.raises(kind) as begun:
@@ -174,7 +138,7 @@ async def test_an_error_is_raised_as_what_it_is(
 @pytest.mark.parametrize("fault", [Fault.ERROR_IN_STREAM, Fault.OVERLOADED_IN_STREAM])
 async def test_an_error_within_a_stream_is_raised_from_it(fault: Fault) -> None:
     texts: list[str] = []
-    async with serving(fault) as server, client_of(server, "gemini") as models:
+    async with serving("gemini", fault) as server, client_of(server, "gemini") as models:
         with pytest.raises(errors.ServerError) as raised:
             async for chunk in await models.generate_content_stream(model=MODEL, contents="hello", config=CONFIG):
                 texts.append(chunk.text or "")
@@ -183,8 +147,8 @@ async def test_an_error_within_a_stream_is_raised_from_it(fault: Fault) -> None:
 
 
 async def test_a_wrong_key_and_a_wrong_model_are_refused() -> None:
-    async with serving() as server:
-        client = Client(api_key="wrong", http_options=types.HttpOptions(base_url=server.base_url("halcyon")))
+    async with serving("gemini") as server:
+        client = Client(api_key="wrong", http_options=types.HttpOptions(base_url=server.base_url(NAME)))
         with pytest.raises(errors.ClientError, match="API_KEY_INVALID"):
             await client.aio.models.generate_content(model=MODEL, contents="hello")
         await client.aio.aclose()
@@ -196,7 +160,7 @@ async def test_a_wrong_key_and_a_wrong_model_are_refused() -> None:
 
 
 async def test_the_models_are_listed() -> None:
-    async with serving() as server, client_of(server, "gemini") as models:
+    async with serving("gemini") as server, client_of(server, "gemini") as models:
         names = [model.name async for model in await models.list()]
     assert f"models/{MODEL}" in names
 
@@ -212,14 +176,6 @@ WORD = f"{NONCE} is a code word."
 PARAMETERS = {"type": "object", "properties": {"code_word": {"type": "string"}}, "required": ["code_word"]}
 
 
-def png_of(red: int, green: int, blue: int, side: int = 8) -> bytes:
-    """A square of one colour."""
-    rows = zlib.compress((b"\0" + bytes((red, green, blue)) * side) * side)
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
-    packed = (struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
-
-
 def declared(**how: Any) -> types.Tool:
     return types.Tool(function_declarations=[types.FunctionDeclaration(name="record", description="Records.", **how)])
 
@@ -233,7 +189,7 @@ async def test_a_function_is_called(mode: str, form: str) -> None:
         tools=[declared(**{form: PARAMETERS})],
         tool_config=types.ToolConfig(function_calling_config=calling),
     )
-    async with serving() as server, client_of(server, mode) as models:
+    async with serving("gemini") as server, client_of(server, mode) as models:
         answer = await models.generate_content(model=MODEL, contents=WORD, config=config)
         chunks = await streamed(models, contents=WORD, config=config)
     assert [(call.name, call.args) for call in answer.function_calls] == [("record", {"code_word": NONCE})]
@@ -250,21 +206,21 @@ class Answer(pydantic.BaseModel):
 async def test_json_is_written_as_its_schema_says(schema: Any) -> None:
     kind = "response_schema" if isinstance(schema, type) else "response_json_schema"
     config = types.GenerateContentConfig(max_output_tokens=64, response_mime_type="application/json", **{kind: schema})
-    async with serving() as server, client_of(server, "gemini") as models:
+    async with serving("gemini") as server, client_of(server, "gemini") as models:
         answer = await models.generate_content(model=MODEL, contents=WORD, config=config)
     assert Answer.model_validate_json(answer.text).code_word == NONCE
 
 
 async def test_an_image_is_seen() -> None:
-    image = types.Part.from_bytes(data=png_of(250, 160, 10), mime_type="image/png")
-    async with serving() as server, client_of(server, "gemini") as models:
+    image = types.Part.from_bytes(data=ORANGE, mime_type="image/png")
+    async with serving("gemini") as server, client_of(server, "gemini") as models:
         answer = await models.generate_content(model=MODEL, contents=[image, f"{WORD} Which colour?"], config=CONFIG)
     assert answer.text == "orange"
 
 
 @both_modes
 async def test_a_vector_is_given(mode: str) -> None:
-    async with serving() as server, client_of(server, mode) as models:
+    async with serving("gemini") as server, client_of(server, mode) as models:
         answer = await models.embed_content(model=MODEL, contents=WORD)
     assert [len(one.values) for one in answer.embeddings] == [256]
 
@@ -272,6 +228,6 @@ async def test_a_vector_is_given(mode: str) -> None:
 @both_modes
 @pytest.mark.parametrize("kind", ["long", "cache", "vision", "tools", "json", "embeddings"])
 async def test_our_probe_gets_right_answers_to_every_kind(mode: str, kind: str) -> None:
-    async with serving() as server:
-        ours = await probed(server, mode, kind)
+    async with serving("gemini") as server:
+        ours = await our_probe(server, mode, kind)
     assert (ours.outcome, ours.answer_ok) == (Outcome.SUCCESS, True), ours

@@ -4,76 +4,33 @@ from __future__ import annotations
 
 import base64
 import json
-import struct
-import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import httpx2
 import pytest
 from mistralai.client import Mistral
 from mistralai.client.errors import HTTPValidationError, MistralError, SDKError
+from sdk_stage import ORANGE, Read, Tee, read, serving, tee_client
+from speaking_stage import KEY, MODEL, NAME, NONCE, plant_secrets, probed
 
-from monitor.catalog.model import Endpoint, Quirks
-from monitor.clock import SystemClock
-from monitor.probing.dialects import DIALECTS
-from monitor.probing.events import Content, Event, Finish, Reasoning, ToolCall, Usage, Vector
-from monitor.probing.probe import Prober
+from monitor.probing.events import Finish, Usage, Vector
 from monitor.probing.prompt import prompt_text
 from monitor.probing.question import Question
-from monitor.probing.redaction import Redactor
-from monitor.probing.report import Turn
-from monitor.secret import Secret
-from monitor.settings import ProbingSettings
 from monitor.simulator.faults import Fault
-from monitor.simulator.fleet import default_fleet
-from monitor.simulator.members import fleet_of
-from monitor.simulator.server import FAULT_HEADER, FleetServer
+from monitor.simulator.server import FAULT_HEADER
 
-NONCE = "k7w3hq9xzt"
-NAME, PROVIDER, MODEL, KEY = "openai/gpt-4o-mini@halcyon", "halcyon", "gpt-4o-mini", "sim-halcyon"
 PROMPT = prompt_text(NONCE)
 PARAMETERS = {"type": "object", "properties": {"code_word": {"type": "string"}}, "required": ["code_word"]}
 
 
-class Tee(httpx2.AsyncBaseTransport):
-    """Hands on what the server sends, and keeps the last body. No proxy of the environment's stands between."""
-
-    def __init__(self) -> None:
-        self._inner = httpx2.AsyncHTTPTransport()
-        self.body = b""
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await self._inner.handle_async_request(request)
-        self.body = await response.aread()
-        await response.aclose()
-        return httpx2.Response(response.status_code, headers=response.headers, content=self.body, request=request)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-@asynccontextmanager
-async def serving() -> AsyncIterator[FleetServer]:
-    """One provider that speaks mistral, and answers rightly whatever the hour."""
-    whole = default_fleet(1)
-    speaking = replace(whole.providers[PROVIDER], dialect="mistral", cycles=())
-    one = whole.endpoints[NAME]
-    calm = replace(one, profile=replace(one.profile, rates={}, cycles=(), wrong_answers=0.0))
-    fleet = fleet_of(1, (speaking,), (whole.models[one.model],), (calm,))
-    async with FleetServer(fleet, SystemClock(), speed=50.0) as server:
-        yield server
-
-
 @asynccontextmanager
 async def talking(key: str = KEY) -> AsyncIterator[tuple[Mistral, Tee]]:
-    tee = Tee()
     # The client of its own for calls that wait is never used, and never closed by anybody else.
     with httpx2.Client(trust_env=False) as unused:
-        async with serving() as server, httpx2.AsyncClient(transport=tee, trust_env=False) as http:
-            yield Mistral(api_key=key, server_url=server.base_url(PROVIDER), client=unused, async_client=http), tee
+        async with serving("mistral") as server, tee_client() as (http, tee):
+            yield Mistral(api_key=key, server_url=server.base_url(NAME), client=unused, async_client=http), tee
 
 
 def asking(content: Any = PROMPT, fault: Fault | str = "healthy", **more: Any) -> dict[str, Any]:
@@ -81,18 +38,8 @@ def asking(content: Any = PROMPT, fault: Fault | str = "healthy", **more: Any) -
     return {"model": MODEL, "messages": messages, "max_tokens": 64, "http_headers": {FAULT_HEADER: str(fault)}, **more}
 
 
-def read(body: bytes, kind: str = "chat") -> list[Event]:
-    question = Question(PROMPT, 64, kind)
-    framer, decoder = DIALECTS["mistral"].framer(question), DIALECTS["mistral"].decoder(Quirks(), question)
-    return [event for frame in (*framer.feed(body), *framer.close()) for event in decoder.decode(frame)]
-
-
-def said(events: list[Event], kind: type[Content | Reasoning | ToolCall]) -> str:
-    return "".join(event.text for event in events if isinstance(event, kind))
-
-
-def usage_of(events: list[Event]) -> tuple[int | None, int | None]:
-    (usage,) = (event for event in events if isinstance(event, Usage))
+def usage_of(ours: Read) -> tuple[int | None, int | None]:
+    (usage,) = (event for event in ours.events if isinstance(event, Usage))
     return usage.prompt_tokens, usage.output_tokens
 
 
@@ -114,22 +61,22 @@ async def test_a_stream_says_the_same_to_the_client_and_to_us(fault: Fault | str
                 deltas.append(texts_of(choice.delta.content))
                 finishes += [choice.finish_reason] if choice.finish_reason else []
                 usages += [event.data.usage] if event.data.usage else []
-        ours = read(tee.body)
-    assert "".join(answer for answer, _ in deltas) == said(ours, Content)
-    assert "".join(thought for _, thought in deltas) == said(ours, Reasoning)
-    assert NONCE in said(ours, Content)
-    assert bool(said(ours, Reasoning)) is (fault is Fault.REASONING_FIRST)
-    assert finishes == [event.reason for event in ours if isinstance(event, Finish)]
+        ours = read("mistral", tee.body)
+    assert "".join(answer for answer, _ in deltas) == ours.text
+    assert "".join(thought for _, thought in deltas) == ours.reasoning
+    assert NONCE in ours.text
+    assert bool(ours.reasoning) is (fault is Fault.REASONING_FIRST)
+    assert finishes == [event.reason for event in ours.events if isinstance(event, Finish)]
     assert [(usage.prompt_tokens, usage.completion_tokens) for usage in usages] == [usage_of(ours)]
 
 
 async def test_a_whole_answer_says_the_same_to_the_client_and_to_us() -> None:
     async with talking() as (client, tee):
         answer = await client.chat.complete_async(**asking(fault=Fault.REASONING_FIRST))
-        ours = read(tee.body)
-    assert texts_of(answer.choices[0].message.content) == (said(ours, Content), said(ours, Reasoning))
+        ours = read("mistral", tee.body)
+    assert texts_of(answer.choices[0].message.content) == (ours.text, ours.reasoning)
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == usage_of(ours)
-    assert said(ours, Reasoning)
+    assert ours.reasoning
 
 
 @pytest.mark.parametrize("choice", ["any", {"type": "function", "function": {"name": "record"}}])
@@ -143,11 +90,11 @@ async def test_a_tool_is_called(choice: Any) -> None:
         async with await client.chat.stream_async(**asked) as stream:
             async for event in stream:
                 streamed += event.data.choices[0].delta.tool_calls or []
-        ours = read(tee.body)
+        ours = read("mistral", tee.body)
     assert (call.function.name, json.loads(call.function.arguments)) == ("record", {"code_word": NONCE})
     assert answer.choices[0].finish_reason == "tool_calls"
     assert [(one.function.name, one.function.arguments) for one in streamed] == [("record", call.function.arguments)]
-    assert said(ours, ToolCall) == f"record{call.function.arguments}"
+    assert ours.called == f"record{call.function.arguments}"
 
 
 async def test_json_is_as_the_schema_has_it() -> None:
@@ -157,16 +104,9 @@ async def test_json_is_as_the_schema_has_it() -> None:
     assert json.loads(answer.choices[0].message.content) == {"code_word": NONCE}
 
 
-def orange_png() -> bytes:
-    rows = zlib.compress((b"\0" + bytes((250, 160, 10)) * 8) * 8)
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
-    packed = (struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
-
-
 @pytest.mark.parametrize("as_object", [True, False])
 async def test_an_image_is_seen_in_both_ways_of_sending_it(as_object: bool) -> None:
-    url: Any = f"data:image/png;base64,{base64.b64encode(orange_png()).decode()}"
+    url: Any = f"data:image/png;base64,{base64.b64encode(ORANGE).decode()}"
     image = {"type": "image_url", "image_url": {"url": url} if as_object else url}
     async with talking() as (client, _):
         answer = await client.chat.complete_async(**asking([image, {"type": "text", "text": "Which colour?"}]))
@@ -176,8 +116,8 @@ async def test_an_image_is_seen_in_both_ways_of_sending_it(as_object: bool) -> N
 async def test_a_vector_has_the_same_size_for_the_client_and_for_us() -> None:
     async with talking() as (client, tee):
         answer = await client.embeddings.create_async(model=MODEL, inputs="a river")
-        ours = read(tee.body, "embeddings")
-    (vector,) = (event for event in ours if isinstance(event, Vector))
+        ours = read("mistral", tee.body, Question(PROMPT, 64, "embeddings"))
+    (vector,) = (event for event in ours.events if isinstance(event, Vector))
     assert len(answer.data[0].embedding) == vector.dimensions > 0
     assert (answer.usage.prompt_tokens, None) == usage_of(ours)
 
@@ -220,19 +160,9 @@ async def test_a_wrong_key_and_a_wrong_request_are_told_as_fastapi_does() -> Non
 
 @pytest.mark.parametrize("kind", ["chat", "vision", "tools", "json", "embeddings"])
 async def test_our_probe_succeeds_where_the_client_does(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HALCYON_KEY", KEY)
-    async with serving() as server:
-        one = server.fleet.endpoints[NAME]
-        endpoint = Endpoint(
-            one.model, one.provider, "", "mistral", server.base_url(PROVIDER), one.upstream, 60.0,
-            Secret("env", "HALCYON_KEY"), headers={FAULT_HEADER: "healthy"},
-        )  # fmt: skip
-        prober = Prober(ProbingSettings(), "here", SystemClock(), Redactor(()), lambda _: True)
-        await prober.start()
-        try:
-            observation = (await prober.probe(Turn(endpoint, 1, 0.0, kind=kind))).observation
-        finally:
-            await prober.close()
+    plant_secrets(monkeypatch, "mistral")
+    async with serving("mistral") as server:
+        observation = (await probed(server, kind=kind))[None]
     assert observation.outcome == "success", observation.detail
     assert observation.prompt_tokens
     if kind != "embeddings":  # a vector holds no word

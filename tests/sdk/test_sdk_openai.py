@@ -14,9 +14,6 @@ import openai
 import pytest
 from sdk_stage import (
     ARGUMENTS,
-    KEY,
-    MODEL,
-    NONCE,
     ORANGE,
     PARAMETERS,
     PROMPT,
@@ -29,6 +26,7 @@ from sdk_stage import (
     serving,
     tee_client,
 )
+from speaking_stage import KEY, MODEL, NAME, NONCE
 
 from monitor.probing.events import Failed
 from monitor.simulator.faults import Fault
@@ -46,7 +44,7 @@ def client_of(http: httpx2.AsyncClient, base_url: str = "http://kept.example/v1"
 @asynccontextmanager
 async def talking(dialect: str = "openai-responses", **more: Any) -> AsyncIterator[openai.AsyncOpenAI]:
     async with serving(dialect) as server, plain_client() as http:
-        yield client_of(http, server.base_url("halcyon"), **more)
+        yield client_of(http, server.base_url(NAME), **more)
 
 
 # ---- responses
@@ -108,7 +106,7 @@ async def test_the_sdk_reads_a_kept_stream_as_we_do(path: Path) -> None:
 
 async def test_a_response_is_the_same_to_the_sdk_and_to_us_streamed_or_not() -> None:
     async with serving("openai-responses") as server, tee_client() as (http, tee):
-        client = client_of(http, server.base_url("halcyon"))
+        client = client_of(http, server.base_url(NAME))
         for fault in ("healthy", Fault.REASONING_FIRST, Fault.REASONING_CUT, Fault.CRLF):
             headers = asking_for(fault)
             text, response = await ended(await client.responses.create(**ASKED, stream=True, extra_headers=headers))
@@ -138,7 +136,7 @@ async def test_a_function_is_called_with_what_its_schema_says() -> None:
     tool: Any = {"type": "function", "name": "record", "parameters": PARAMETERS, "strict": True}
     asked = ASKED | {"tools": [tool], "tool_choice": {"type": "function", "name": "record"}}
     async with serving("openai-responses") as server, tee_client() as (http, tee):
-        client = client_of(http, server.base_url("halcyon"))
+        client = client_of(http, server.base_url(NAME))
         _, streamed = await ended(await client.responses.create(**asked, stream=True, extra_headers=asking_for()))
         assert read("openai-responses", tee.body).called.startswith('record{"code_word"')
         whole = await client.responses.create(**asked, extra_headers=asking_for())
@@ -238,7 +236,7 @@ async def test_the_models_are_listed(dialect: str) -> None:
 
 async def test_a_completion_is_the_same_to_the_sdk_and_to_us_streamed_or_not() -> None:
     async with serving("openai-chat") as server, tee_client() as (http, tee):
-        client = client_of(http, server.base_url("halcyon"))
+        client = client_of(http, server.base_url(NAME))
         for fault in ("healthy", Fault.REASONING_FIRST, Fault.REASONING_CUT):
             headers = asking_for(fault)
             stream = await client.chat.completions.create(**CHAT, **WITH_USAGE, extra_headers=headers)
