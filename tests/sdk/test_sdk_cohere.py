@@ -16,7 +16,6 @@ from httpx import AsyncClient, Client
 from sdk_stage import ORANGE, serving
 from speaking_stage import KEY, MODEL, NAME, NONCE, plant_secrets, probed
 
-from monitor.outcome import Outcome
 from monitor.probing.prompt import prompt_text
 from monitor.simulator.faults import Fault
 from monitor.simulator.server import FleetServer
@@ -181,10 +180,3 @@ async def test_a_vector_is_given() -> None:
             model=MODEL, texts=[WORD], input_type="search_query", embedding_types=["float"], request_options=NO_RETRY
         )
     assert [len(vector) for vector in answer.embeddings.float_ or ()] == [256]
-
-
-@pytest.mark.parametrize("kind", ["long", "cache", "vision", "tools", "json", "embeddings"])
-async def test_our_probe_gets_right_answers_to_every_kind(kind: str) -> None:
-    async with serving("cohere") as server:
-        ours = (await probed(server, kind=kind))[None]
-    assert (ours.outcome, ours.answer_ok) == (Outcome.SUCCESS, True), ours

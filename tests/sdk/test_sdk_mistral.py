@@ -13,7 +13,7 @@ import pytest
 from mistralai.client import Mistral
 from mistralai.client.errors import HTTPValidationError, MistralError, SDKError
 from sdk_stage import ORANGE, Read, Tee, read, serving, tee_client
-from speaking_stage import KEY, MODEL, NAME, NONCE, plant_secrets, probed
+from speaking_stage import KEY, MODEL, NAME, NONCE
 
 from monitor.probing.events import Finish, Usage, Vector
 from monitor.probing.prompt import prompt_text
@@ -156,14 +156,3 @@ async def test_a_wrong_key_and_a_wrong_request_are_told_as_fastapi_does() -> Non
         with pytest.raises(HTTPValidationError) as invalid:
             await client.chat.complete_async(**asking(max_tokens=-1))
     assert invalid.value.data.detail
-
-
-@pytest.mark.parametrize("kind", ["chat", "vision", "tools", "json", "embeddings"])
-async def test_our_probe_succeeds_where_the_client_does(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plant_secrets(monkeypatch, "mistral")
-    async with serving("mistral") as server:
-        observation = (await probed(server, kind=kind))[None]
-    assert observation.outcome == "success", observation.detail
-    assert observation.prompt_tokens
-    if kind != "embeddings":  # a vector holds no word
-        assert observation.answer_ok

@@ -120,9 +120,10 @@ def test_a_stream_that_comes_byte_by_byte_says_the_same(path: Path) -> None:
     assert account_of(path, [body[at : at + 1] for at in range(len(body))]) == account_of(path, [body])
 
 
+@pytest.mark.prove
 @every_stream
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_many_cuts_change_nothing(path: Path, data: st.DataObject) -> None:
     body, frames = whole(path)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), min_size=2, max_size=12)))

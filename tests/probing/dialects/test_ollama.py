@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 from probing_stage import NONCE, Conn, Script, endpoint_at, probed, replying
@@ -160,6 +160,7 @@ UNUSUAL = st.sampled_from(
 
 
 @given(st.lists(st.one_of(USUAL, USUAL, USUAL, UNUSUAL), max_size=8))
+@settings(max_examples=40)
 def test_a_run_says_no_other_texts_than_its_lines_one_by_one(told: list[Any]) -> None:
     decoder, twin = (OLLAMA.decoder(Quirks(), Question("hello", 64)) for _ in range(2))
     run = [json.dumps(each).encode() for each in told]
