@@ -17,6 +17,7 @@ from monitor.probing.dialects.dialect import (
     ProbeRequest,
     bearer,
     capped_tokens,
+    cut_at_prefix,
     joined,
     merged,
     request_headers,
@@ -162,10 +163,9 @@ def _content(question: Question) -> str | list[dict[str, object]]:
     if question.image is not None:
         data = base64.b64encode(question.image).decode()
         parts.append({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}})
-    prefix = question.prompt.encode()[: question.prefix_bytes].decode(errors="ignore")
+    prefix, rest = cut_at_prefix(question)
     if prefix:
         parts.append({"type": "text", "text": prefix, "cache_control": {"type": "ephemeral"}})
-    rest = question.prompt[len(prefix) :]
     if rest:  # an empty text is refused
         parts.append({"type": "text", "text": rest})
     return parts

@@ -26,6 +26,7 @@ from monitor.probing.dialects.dialect import (
     ProbeRequest,
     bearer,
     capped_tokens,
+    cut_at_prefix,
     joined,
     merged,
     request_headers,
@@ -201,8 +202,7 @@ def _content(question: Question) -> list[dict[str, object]]:
     blocks: list[dict[str, object]] = []
     if question.image is not None:
         blocks.append({"image": {"format": "png", "source": {"bytes": b64encode(question.image).decode()}}})
-    prompt = question.prompt.encode()
-    prefix, rest = prompt[: question.prefix_bytes].decode(), prompt[question.prefix_bytes :].decode()
+    prefix, rest = cut_at_prefix(question)
     if prefix:
         blocks += [{"text": prefix}, {"cachePoint": {"type": "default"}}]
     if rest:  # an empty text is refused

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from monitor.probing.dialects.dialect import (
     ProbeRequest,
     bearer,
     capped_tokens,
+    data_url,
     joined,
     merged,
     request_headers,
@@ -89,7 +89,7 @@ def _body(endpoint: Endpoint, question: Question, cap: int) -> dict[str, object]
     quirks = endpoint.quirks
     content: object = question.prompt
     if question.image is not None:
-        url = f"data:image/png;base64,{base64.b64encode(question.image).decode()}"
+        url = data_url(question.image)
         content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question.prompt}]
     body: dict[str, object] = {
         "model": endpoint.upstream,

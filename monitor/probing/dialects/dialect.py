@@ -5,6 +5,7 @@ A dialect is one module of this package with a `DIALECT`; docs/dialects.md walks
 
 from __future__ import annotations
 
+import base64
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Protocol
@@ -137,6 +138,16 @@ def capped_tokens(endpoint: Endpoint, question: Question) -> int:
     """The cap to ask for: the wish, within what the endpoint can and the host takes."""
     cap = min(question.max_tokens, endpoint.max_completion_tokens or question.max_tokens)
     return max(cap, endpoint.quirks.min_max_tokens)
+
+
+def data_url(image: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
+
+
+def cut_at_prefix(question: Question) -> tuple[str, str]:
+    """The prompt's part that a cache may keep, empty where none is meant, and the rest. No character is cut."""
+    prefix = question.prompt.encode()[: question.prefix_bytes].decode(errors="ignore")
+    return prefix, question.prompt[len(prefix) :]
 
 
 def merged(body: Mapping[str, object], own: Mapping[str, object]) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from monitor.probing.dialects.dialect import (
     ProbeRequest,
     bearer,
     capped_tokens,
+    data_url,
     joined,
     merged,
     request_headers,
@@ -183,7 +183,7 @@ class OpenAIChat(Dialect):
 def _content(question: Question) -> object:
     if question.image is None:
         return question.prompt
-    url = f"data:image/png;base64,{base64.b64encode(question.image).decode()}"
+    url = data_url(question.image)
     return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question.prompt}]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from monitor.probing.dialects.dialect import (
     ProbeRequest,
     bearer,
     capped_tokens,
+    data_url,
     joined,
     merged,
     request_headers,
@@ -155,7 +155,7 @@ def _body(endpoint: Endpoint, question: Question, cap: int) -> dict[str, object]
 def _content(question: Question) -> str | list[dict[str, object]]:
     if question.image is None:
         return question.prompt
-    url = f"data:image/png;base64,{base64.b64encode(question.image).decode()}"
+    url = data_url(question.image)
     return [
         {"type": "input_image", "image_url": url, "detail": "auto"},
         {"type": "input_text", "text": question.prompt},
