@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from probing_stage import Conn, provider
 
-GUIDE = Path(__file__).parents[3] / "docs" / "dialects.md"
+from monitor.probing.dialects import DIALECTS
+
+ROOT = Path(__file__).parents[3]
+GUIDE, MONITOR = ROOT / "docs" / "dialects.md", ROOT / "monitor"
 # The package, with a second folder for its modules, as if the file lay in the first.
 WITH_ONE_MORE = """
 import importlib.util, sys
@@ -65,3 +68,16 @@ async def test_a_dialect_is_spoken_once_its_module_is_there(parrot: Path) -> Non
     assert (code, told) == (0, b"")
     observation = json.loads(out)
     assert (observation["outcome"], observation["output_tokens"]) == ("success", 2)
+
+
+def test_nothing_outside_its_own_files_names_a_dialect() -> None:
+    """The simulated fleet is a configuration: it says which tongue each of its providers has."""
+    own = (MONITOR / "probing" / "dialects", MONITOR / "simulator")
+    files = {type(dialect).__module__ for dialect in DIALECTS.values()}
+    named = re.compile("|".join([*(f"[\"']{re.escape(name)}[\"']" for name in DIALECTS), *map(re.escape, files)]))
+    found = [
+        f"{path}: {told[0]}"
+        for path in MONITOR.rglob("*.py")
+        if not any(folder in path.parents for folder in own) and (told := named.search(path.read_text()))
+    ]
+    assert not found
