@@ -253,7 +253,7 @@ class Attempt:
             may_go_on = self.terminal_at is not None and self._decoder.expects_more
             try:
                 for event in decode(frame):
-                    if may_go_on and isinstance(event, Payload):
+                    if may_go_on and isinstance(event, Payload | Failed):
                         may_go_on, self.terminal_at = False, None
                         self._due_at, self._due_outcome = self._deadlines.next_due(self._t0, at)
                     if self.terminal_at is not None:

@@ -76,7 +76,8 @@ class Decoder(ABC):
     `response_id` and `response_model` are as sent, None until then. `is_whole` is true once a complete, not streamed
     answer came. `close_ends` tells whether a finish reason and a clean close end the stream as well as `End` does.
     `closers` are bytes that the last event of a stream, or an error, holds and hardly any other: a hint to look.
-    `expects_more` is true while what counts may stand behind `End`: usage, or a payload, which takes the end back."""
+    `expects_more` is true while what counts may stand behind `End`: usage, or more of the answer, or an error, which
+    takes the end back."""
 
     closers: ClassVar[tuple[bytes, ...]] = ()
 

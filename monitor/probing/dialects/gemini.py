@@ -292,7 +292,7 @@ class GeminiDecoder(Decoder):
         if ends and (self._any_payload or ends != [_STOP]):
             yield END
         if ends or usage is not None:
-            self.expects_more = usage is None or (self._any_payload and self._always_stops)
+            self.expects_more = not self.is_whole and (usage is None or (self._any_payload and self._always_stops))
 
 
 _STOP = Finish("STOP", FinishKind.STOP)

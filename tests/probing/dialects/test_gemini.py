@@ -570,6 +570,12 @@ async def test_a_stop_on_every_chunk_is_no_end_where_the_cap_comes_behind() -> N
     assert (told.outcome, told.answer_ok, told.finish_reason) == (Outcome.SUCCESS, True, "MAX_TOKENS")
 
 
+async def test_an_error_behind_a_stop_that_was_no_end_is_one() -> None:
+    error = {"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}}
+    told = await probed(saying(said({"text": "nonce"}, finish="STOP", **COUNTS), error, pause=0.02), endpoint=STREAM)
+    assert told.outcome is Outcome.OVERLOADED
+
+
 async def test_an_answer_in_one_chunk_has_ended_with_it_though_the_body_stays_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
