@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from simulator_stage import eventually
 
 from monitor.clock import SystemClock
 from monitor.simulator.connection import Connection, Play
@@ -54,9 +55,7 @@ async def test_an_end_that_waited_for_the_client_to_read_is_told_once(ending: En
             size += len(data)
     except ConnectionResetError:
         assert ending is Ending.RESET
-    async with asyncio.timeout(5.0):
-        while not served[0].lost:
-            await asyncio.sleep(0.001)
+    await eventually(lambda: served[0].lost)
     await asyncio.sleep(0.01)
     writer.transport.abort()
     server.close()
