@@ -33,9 +33,9 @@ USAGE_SECONDS = 2.0
 # A stall of our loop from which on a probe without the kernel's clock says nothing: its figures hold the stall, and a
 # deadline noticed so late may have been kept.
 DISTURBING_SECONDS = 0.25
-# What is heard before others have their turn: of a hostile body it may cost 25 ms. Who has cost so much, or a fifth of
-# it, waits for its turn among its like, so that all of them together hold up the loop no longer than one.
-_SLICE_BYTES = 16 << 10
+# What is heard before others have their turn: 16 KiB, or pieces of 4 until 5 ms are over. Whoever needs those waits for
+# its turn among its like, so that all of them together hold up the loop no longer than one.
+_SLICE_BYTES, _PIECE_BYTES = 16 << 10, 4 << 10
 _HEAVY_SECONDS = 0.005
 # How long after its deadline a body that came in time is still heard.
 _PATIENCE_SECONDS = 1.0
@@ -204,13 +204,14 @@ class Attempt:
         tape, framer, t0 = self.tape, self._framer, self._t0
         arrivals, self._unheard = self._unheard or wire.take(), []
         place = heard = 0
+        begun = self._clock.monotonic()
         may_run = inflater is None and len(arrivals) > _LEAST_RUN
         while place < len(arrivals):
             if may_run and tape.answered and self.terminal_at is None:
                 may_run = False
                 place += self._take_run(arrivals[place:-_ENDING])
                 continue
-            if heard >= _SLICE_BYTES:
+            if heard >= _SLICE_BYTES or self._clock.monotonic() - begun > _HEAVY_SECONDS:
                 self._unheard = arrivals[place:]
                 return None
             data, at, since = arrivals[place]
@@ -223,9 +224,9 @@ class Attempt:
                     continue
             else:
                 place += 1
-                if len(data) > _SLICE_BYTES:  # aiohttp held it back, and gave it all at once
-                    arrivals[place:place] = [(data[_SLICE_BYTES:], at, since)]
-                    data = data[:_SLICE_BYTES]
+                if len(data) > _PIECE_BYTES and at <= self._due_at:
+                    arrivals[place:place] = [(data[_PIECE_BYTES:], at, since)]
+                    data = data[:_PIECE_BYTES]
             heard += len(data)
             is_late = at > self._due_at
             if is_late and (since > self._due_at or self.terminal_at is not None):

@@ -12,7 +12,7 @@ _RAW = -zlib.MAX_WBITS
 # A stream is one gzip member; each costs a decompressor, also one that holds nothing.
 _MAX_MEMBERS = 64
 # What is decoded at a time: the lines of 8 MiB, each an object, would hold 200.
-_PIECE_BYTES = 16 << 10
+_PIECE_BYTES = 4 << 10
 
 
 class Inflater:
