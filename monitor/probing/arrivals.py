@@ -16,12 +16,14 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import aiohttp
+from aiohttp import http
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from monitor.clock import Clock
 from monitor.probing.chunks import whole_chunks
 from monitor.probing.collector import Basket, Collector
+from monitor.probing.framings.frame import MAX_BODY_BYTES
 from monitor.probing.pulse import Pulse
 from monitor.probing.stamps import Look, StampedSocket, has_kernel_stamps
 
@@ -31,10 +33,15 @@ Arrival = tuple[bytes, float, float]
 _Read = tuple[bytes, float, float, bool]
 
 
+_END_OF_HEAD = b"\r\n\r\n"
+
+
 class ReadLog:
     """The reads of one response's body: first as they came off the wire, then as body bytes, until they are taken."""
 
-    __slots__ = ("_base", "_body", "_held", "_reads", "_total", "_whole", "headers_at", "is_kernel", "is_lost", "skips")
+    __slots__ = (
+        "_base", "_body", "_held", "_reads", "_total", "_whole", "_wired", "headers_at", "is_kernel", "is_lost", "skips"
+    )  # fmt: skip
 
     def __init__(self, body: StreamReader, headers_at: float, is_kernel: bool, skips: bool) -> None:
         self.headers_at = headers_at
@@ -46,6 +53,7 @@ class ReadLog:
         self._reads: list[tuple[int, float, float]] = []  # body bytes so far, and the two stamps
         self._base = 0  # body bytes taken
         self._total = 0
+        self._wired = 0  # bytes off the wire that went through aiohttp's parser
         self._held = b""
 
     def is_of(self, body: StreamReader) -> bool:
@@ -60,6 +68,7 @@ class ReadLog:
     def note(self, read: _Read) -> None:
         """After the read, headers and framing included, has gone through aiohttp's parser."""
         total = self._body.total_bytes
+        self._wired += len(read[0])
         if total > self._total:
             self._total = total
             self._reads.append((total, read[1], read[2]))
@@ -80,6 +89,11 @@ class ReadLog:
             arrivals.append((data[start:end], at, since))
             start = end
         return arrivals
+
+    @property
+    def is_mere_framing(self) -> bool:
+        """Chunks have extensions of any length, and a body that is nothing else would never end."""
+        return self._wired - self._total > MAX_BODY_BYTES
 
     def hold(self) -> None:
         """Take what aiohttp has parsed out of its buffer, and keep it for `take`."""
@@ -211,14 +225,34 @@ class Handler(ResponseHandler):
 
     def _parse(self, read: _Read) -> None:
         self._latest = read
+        data = read[0]
+        start = 0
+        while self._awaits_head and self.exception() is None:
+            end = data.find(_END_OF_HEAD, start) + len(_END_OF_HEAD)
+            if end < len(_END_OF_HEAD) or end == len(data):
+                break
+            # Apart from what is behind it: aiohttp would drop it with that, if that is no HTTP.
+            self._feed((data[start:end], *read[1:]))
+            start = end
+        self._feed((data[start:], *read[1:]) if start else read)
+
+    @property
+    def _awaits_head(self) -> bool:
+        """Nothing has come, or interim responses alone."""
+        return self.log is None or self.log.is_of(EMPTY_PAYLOAD)
+
+    def _feed(self, read: _Read) -> None:
         super().data_received(read[0])
         body = self._payload
-        if body is not None and (self.log is None or not self.log.is_of(body)):
+        if body is not None and self._awaits_head:
             self.log = ReadLog(body, read[1], read[3], self._is_between_chunks(read[0]))
         elif self.log is not None and self.log.skips:
             self.log.skips = not self._reading_paused and bool(whole_chunks(read[0]))
         if self.log is not None:
             self.log.note(read)
+            if self.log.is_mere_framing and self.transport is not None:
+                self.set_exception(http.HttpProcessingError(message="too much framing"))
+                self.transport.close()
 
     def _is_between_chunks(self, data: bytes) -> bool:
         """Whether `data`, the read that brought the headers, leaves a chunked body where a chunk may begin."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from monitor.clock import Clock
@@ -33,6 +33,12 @@ USAGE_SECONDS = 2.0
 # A stall of our loop from which on a probe without the kernel's clock says nothing: its figures hold the stall, and a
 # deadline noticed so late may have been kept.
 DISTURBING_SECONDS = 0.25
+# What is heard before others have their turn: 16 KiB, or pieces of 4 until 5 ms are over. Whoever needs those waits for
+# its turn among its like, so that all of them together hold up the loop no longer than one.
+_SLICE_BYTES, _PIECE_BYTES = 16 << 10, 4 << 10
+_HEAVY_SECONDS = 0.005
+# How long after its deadline a body that came in time is still heard.
+_PATIENCE_SECONDS = 1.0
 # Reads that are worth being taken all at once, and how many of the last are not: they hold finish, usage and the end.
 _LEAST_RUN = 8
 _ENDING = 3
@@ -93,6 +99,10 @@ class Attempt:
         self._due_outcome = Outcome.TIMEOUT_CONNECT
         self._unreadable_lines = 0
         self._read_at = 0.0
+        self._unheard: list[Arrival] = []
+        self._inflating: Iterator[bytes] | None = None  # the first of the unheard
+        self._is_heavy = False
+        self._looked_at: float | None = None  # when what is being heard was taken: a heavy body is heard for long
 
     async def run(self) -> Verdict:
         """The class, with its evidence. Raises CancelledError, and whatever is a defect of ours."""
@@ -160,9 +170,23 @@ class Attempt:
         self._read_at = wire.headers_at
         self.tape.begin_read(wire.headers_at, wire.headers_at)
         while True:
-            verdict = self._take(wire, inflater)
+            begun = self._clock.monotonic()
+            if not self._unheard:
+                self._looked_at = begun
+            if self._is_heavy:
+                async with self._transport.turn:
+                    await asyncio.sleep(0)
+                    verdict = self._take(wire, inflater)
+            else:
+                verdict = self._take(wire, inflater)
+                self._is_heavy = self._clock.monotonic() - begun > _HEAVY_SECONDS
             if verdict is not None:
                 return verdict
+            if self._unheard:
+                if self._clock.monotonic() > self._due_at + _PATIENCE_SECONDS:
+                    return Verdict(Outcome.OVERLOAD, "the monitor was too busy to hear all that came")
+                await asyncio.sleep(0)
+                continue
             if wire.ending is not None:
                 return self._ended(wire.ending)
             now = self._clock.monotonic()
@@ -173,27 +197,44 @@ class Attempt:
             await wire.woken()
 
     def _take(self, wire: Wire, inflater: Inflater | None) -> Verdict | None:
-        """Hear what has come by now; a verdict if that settles it. Raises _Expired where a deadline lay between.
+        """Hear what has come by now, or a slice of it; a verdict if that settles it. Raises _Expired where a deadline
+        lay between.
 
         It moves the deadline with the payload; the timer is the caller's."""
         tape, framer, t0 = self.tape, self._framer, self._t0
-        arrivals = wire.take()
-        place = 0
+        arrivals, self._unheard = self._unheard or wire.take(), []
+        place = heard = 0
+        begun = self._clock.monotonic()
         may_run = inflater is None and len(arrivals) > _LEAST_RUN
         while place < len(arrivals):
             if may_run and tape.answered and self.terminal_at is None:
                 may_run = False
                 place += self._take_run(arrivals[place:-_ENDING])
                 continue
+            if heard >= _SLICE_BYTES or self._clock.monotonic() - begun > _HEAVY_SECONDS:
+                self._unheard = arrivals[place:]
+                return None
             data, at, since = arrivals[place]
-            place += 1
+            if inflater is not None:
+                self._inflating = self._inflating or inflater.feed(data)
+                data = next(self._inflating, b"")
+                if not data:
+                    self._inflating = None
+                    place += 1
+                    continue
+            else:
+                place += 1
+                if len(data) > _PIECE_BYTES and at <= self._due_at:
+                    arrivals[place:place] = [(data[_PIECE_BYTES:], at, since)]
+                    data = data[:_PIECE_BYTES]
+            heard += len(data)
             is_late = at > self._due_at
             if is_late and (since > self._due_at or self.terminal_at is not None):
                 raise _Expired
             tokens_before = tape.payload_events
             tape.begin_read(at, since)
             self._read_at = at
-            told = self._hear(framer.feed(data if inflater is None else inflater.feed(data)), at)
+            told = self._hear(framer.feed(data), at)
             if told is not None:
                 return told
             # The stamp is that of the read's last byte. A token that has others or the end behind it, in a read that
@@ -227,7 +268,7 @@ class Attempt:
         if texts:
             count = len(texts)
             tape.add_texts(texts, [read[1] for read in arrivals[:count]])
-            self._framer.passed(sum(map(len, reads[:count])))
+            self._framer.passed(reads[:count])
             self._read_at = arrivals[count - 1][1]
             self._due_at, self._due_outcome = self._deadlines.next_due(t0, self._read_at)
         return len(texts)
@@ -298,8 +339,11 @@ class Attempt:
         try:
             while True:
                 for data, _, _ in wire.take():
-                    body += data if inflater is None else inflater.feed(data)
-                if len(body) >= MAX_ERROR_BYTES or wire.ending is not None:
+                    for piece in (data,) if inflater is None else inflater.feed(data):
+                        body += piece
+                        if len(body) >= MAX_ERROR_BYTES:
+                            return bytes(body[:MAX_ERROR_BYTES])
+                if wire.ending is not None:
                     break
                 if self._clock.monotonic() >= self._due_at:
                     break
@@ -374,7 +418,7 @@ class Attempt:
         return self._overdue() if self.terminal_at is None else self._undisturbed(self._judge(Ending.TERMINAL))
 
     def _overdue(self) -> Verdict:
-        late = self._clock.monotonic() - self._due_at
+        late = (self._looked_at or self._clock.monotonic()) - self._due_at
         # With the kernel's stamps it is certain that nothing had come by then, however late we look.
         if late > DISTURBING_SECONDS and not self._has_kernel_clock:
             return Verdict(Outcome.OVERLOAD, f"{self._due_outcome} noticed {late:.1f} s late: the monitor was busy")

@@ -9,7 +9,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from itertools import chain
 
@@ -36,6 +36,7 @@ from monitor.settings import ConnectionMode
 MAX_HEADER_BYTES = 64 << 10
 # aiohttp counts headers and not their bytes; the real cap is checked on what it let through.
 _MAX_HEADERS = 256
+_STATUS_LINE_BYTES = 32
 # aiohttp stops reading from a socket at twice this: what one hostile body can hold of our memory.
 _READ_BUFFER = 64 << 10
 # A pooled connection has to outlive the pause between two probes of an endpoint; servers close theirs sooner.
@@ -161,7 +162,7 @@ class Wire:
         self._link.wake()
 
     def header_bytes(self) -> int:
-        return sum(map(len, chain.from_iterable(self._raw_headers))) + 4 * len(self._raw_headers)
+        return _header_bytes(self._raw_headers)
 
     def drop(self) -> None:
         """Close at once, without TLS's goodbye. After a body's end there is nothing left to close."""
@@ -199,6 +200,7 @@ class Transport:
         self._clock = clock
         self._resolver = resolver
         self.pulse = Pulse(clock)
+        self.turn = asyncio.Lock()  # of those who have much to hear
         self._collector = Collector(clock, self.pulse)
         self._stamp_keeper = StampKeeper()
         self._connectors: dict[ConnectionMode, aiohttp.TCPConnector] = {}
@@ -279,13 +281,18 @@ class Transport:
             max_headers=_MAX_HEADERS,
         )
         transport = link.transport
-        if transport is None or transport.is_closing():
+        # What lies there already is no answer to what has not been asked yet.
+        if transport is None or transport.is_closing() or link.should_close:
             raise aiohttp.ClientConnectionResetError("closed before the request was written")
         transport.write(message)
+        interim_bytes = 0
         while True:
             head, content = await link.read()
             if not 100 <= head.code <= 199 or head.code == HTTPStatus.SWITCHING_PROTOCOLS:
                 break
+            interim_bytes += _header_bytes(head.raw_headers) + _STATUS_LINE_BYTES
+            if interim_bytes > MAX_HEADER_BYTES:
+                raise http.HttpProcessingError(message="too many interim responses")
         wire = Wire(link, connection, head, content, self.pulse)
         content.on_eof(connection.release)
         return wire
@@ -313,6 +320,10 @@ class Transport:
                 keepalive_timeout=None if is_fresh else _KEEPALIVE_SECONDS,
             )
         return connector
+
+
+def _header_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int:
+    return sum(map(len, chain.from_iterable(headers))) + 4 * len(headers)
 
 
 def _make_context() -> ssl.SSLContext:

@@ -43,7 +43,7 @@ class Connection(asyncio.Protocol):
         self._told_first = False
         self._last = False
         self._is_full = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -66,8 +66,9 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_full = False
-        if self._timer is None:
-            self._step()
+        if self._timer is None and self._play is not None:
+            # Not within this call: asyncio asks on its return whether to close, and would tell the loss twice.
+            self._timer = self._loop.call_soon(self._step)
 
     def reset(self) -> None:
         """Close with RST."""

@@ -28,7 +28,7 @@ from probing_stage import (
 )
 
 from monitor.outcome import Outcome
-from monitor.probing.framings.frame import MAX_BODY_BYTES
+from monitor.probing.framings.frame import MAX_BODY_BYTES, MAX_PIECES
 
 MEGABYTE = 1 << 20
 
@@ -55,10 +55,11 @@ async def test_a_line_of_100_megabytes_holds_no_more_memory_than_the_caps() -> N
     assert peak < 24 * MEGABYTE
 
 
-async def test_endless_comments_end_at_the_cap_of_a_body() -> None:
-    observation = await probed(pouring(b": keep-alive\n\n" * 5000, 400))
+@pytest.mark.parametrize(("comment", "cap"), [(b": keep-alive\n\n", MAX_PIECES), (b":" + b"x" * 999, MAX_BODY_BYTES)])
+async def test_endless_comments_end_at_a_cap(comment: bytes, cap: int) -> None:
+    observation = await probed(pouring(comment * (65536 // len(comment)) + b"\n", 400))
     assert observation.outcome is Outcome.MALFORMED
-    assert str(MAX_BODY_BYTES) in (observation.detail or "")
+    assert str(cap) in (observation.detail or "")
 
 
 async def test_endless_answers_end_at_the_cap_of_a_body() -> None:

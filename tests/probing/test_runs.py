@@ -181,6 +181,8 @@ def outcome_of(voice: Voice, arrivals: Sequence[Arrival], *, at_once: bool) -> t
             for share in [arrivals] if at_once else [[one] for one in arrivals]:
                 wire.arrivals = share
                 verdict = attempt._take(wire, None)  # type: ignore[arg-type]
+                while verdict is None and attempt._unheard:
+                    verdict = attempt._take(wire, None)  # type: ignore[arg-type]
                 if verdict is not None:
                     break
         except Exception as error:

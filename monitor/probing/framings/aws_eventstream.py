@@ -17,9 +17,11 @@ import msgspec
 from monitor.probing.framings.frame import (
     MAX_BODY_BYTES,
     MAX_LINE_BYTES,
+    MAX_PIECES,
     BodyTooLong,
     Frame,
     LineTooLong,
+    TooManyPieces,
     Undecodable,
     checked,
 )
@@ -46,6 +48,7 @@ class AwsEventStream:
         self.unknown_lines = 0  # lines of a text that is no JSON
         self.is_markup = False
         self._size = 0
+        self._messages = 0
         self._is_begun = False
         self._text: JsonStream | None = None  # what reads text in place of the stream
         self._tail = bytearray()
@@ -70,14 +73,17 @@ class AwsEventStream:
             message = bytes(tail[start : start + self._due])
             start += self._due
             self._due = 0
+            self._messages += 1
+            if self._messages > MAX_PIECES:
+                raise TooManyPieces
             yield _frame_of(_parsed(message))
         del tail[:start]
 
     def run(self, reads: Sequence[bytes]) -> Sequence[bytes]:
         return ()
 
-    def passed(self, size: int) -> None:
-        self._size += size
+    def passed(self, reads: Sequence[bytes]) -> None:
+        self._size += sum(map(len, reads))
 
     def close(self) -> Iterator[Frame]:
         """What a text still holds. A message that was cut off is dropped."""

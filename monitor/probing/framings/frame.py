@@ -3,6 +3,7 @@
 Unreadable          the body is not what a stream of this kind may be
 ├── LineTooLong     a line, or a message, above 1 MiB
 ├── BodyTooLong     a body above 8 MiB
+├── TooManyPieces   more than 131072 lines of events, JSON values or messages
 ├── TooDeep         JSON nested deeper than 64
 └── Undecodable     not UTF-8, not JSON where JSON is due, or a message whose checksum is wrong
 """
@@ -15,6 +16,8 @@ import msgspec
 
 MAX_LINE_BYTES = 1 << 20
 MAX_BODY_BYTES = 8 << 20
+# Of 8 MiB, 64 bytes a line: no provider's stream is so fine, and 4 million of `{}` cost 10 s.
+MAX_PIECES = 1 << 17
 MAX_JSON_DEPTH = 64
 
 # The closing quote is optional, so that an unterminated string costs one pass and not one per escaped quote.
@@ -35,6 +38,11 @@ class LineTooLong(Unreadable):
 class BodyTooLong(Unreadable):
     def __init__(self) -> None:
         super().__init__(f"the body is longer than {MAX_BODY_BYTES} bytes")
+
+
+class TooManyPieces(Unreadable):
+    def __init__(self) -> None:
+        super().__init__(f"the body is cut into more than {MAX_PIECES} pieces")
 
 
 class TooDeep(Unreadable):

@@ -17,10 +17,12 @@ from monitor.probing.framings.frame import (
     MAX_BODY_BYTES,
     MAX_JSON_DEPTH,
     MAX_LINE_BYTES,
+    MAX_PIECES,
     BodyTooLong,
     Frame,
     LineTooLong,
     TooDeep,
+    TooManyPieces,
     Undecodable,
     is_too_deep,
     text_of,
@@ -55,6 +57,7 @@ class JsonStream:
         self.unknown_lines = 0  # lines that are no JSON
         self.is_markup = False  # the first thing in the body was a `<`: HTML or XML
         self._size = 0
+        self._pieces = 0  # values, and lines that are none
         self._in_array = False  # the elements of the outermost array are values
         self._value = bytearray()  # as far as it has come
         self._depth = 0  # of the brackets that are open in it; 0 between two values
@@ -73,6 +76,7 @@ class JsonStream:
         if self._size > MAX_BODY_BYTES:
             raise BodyTooLong
         if whole:
+            self._count()
             self._by_lines = True
             yield Frame(whole[0])
             return
@@ -92,7 +96,7 @@ class JsonStream:
 
     def run(self, reads: Sequence[bytes]) -> Sequence[bytes]:
         """The data of each of `reads`, if each is one object on a line of its own. Else nothing. Neither is anything
-        read yet: feed them one by one, or tell how much of them was `passed`."""
+        read yet: feed them one by one, or tell which of them were `passed`."""
         is_between = not (self._depth or self._in_array or self._line_size)
         if not is_between or self._size + sum(map(len, reads)) > MAX_BODY_BYTES:
             return ()
@@ -107,9 +111,10 @@ class JsonStream:
         # Blanks behind a value are no part of it.
         return lines if values == lines else ()
 
-    def passed(self, size: int) -> None:
-        """So many bytes of a run's first reads were taken in another way."""
-        self._size += size
+    def passed(self, reads: Sequence[bytes]) -> None:
+        """These first reads of a run were taken in another way."""
+        self._size += sum(map(len, reads))
+        self._pieces += len(reads)
         self._by_lines = True
 
     def close(self) -> Iterator[Frame]:
@@ -123,7 +128,13 @@ class JsonStream:
             except Undecodable:
                 self.unknown_lines += 1
 
+    def _count(self) -> None:
+        self._pieces += 1
+        if self._pieces > MAX_PIECES:
+            raise TooManyPieces
+
     def _frame(self, cut: bool = False) -> Frame:
+        self._count()
         data = bytes(self._value)
         self._by_lines = self._by_lines or not (self._in_array or b"\n" in data or b"\r" in data)
         self._value.clear()
@@ -227,6 +238,7 @@ class JsonStream:
         return end
 
     def _end_line(self) -> None:
+        self._count()
         text = self._line_text()
         self._line_size = 0
         if text:

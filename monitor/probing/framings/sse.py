@@ -9,9 +9,11 @@ from functools import cache
 from monitor.probing.framings.frame import (
     MAX_BODY_BYTES,
     MAX_LINE_BYTES,
+    MAX_PIECES,
     BodyTooLong,
     Frame,
     LineTooLong,
+    TooManyPieces,
     Undecodable,
     checked,
     is_too_deep,
@@ -40,6 +42,8 @@ class EventStream:
         self.unknown_lines = 0  # lines that are neither a field, a comment nor JSON
         self.is_markup = False  # the first thing in the body was a `<`: HTML or XML
         self._size = 0
+        self._lines = 0
+        self._event_size = 0  # of an event's lines behind its first
         self._tail = bytearray()
         self._skip_lf = False
         self._any_line = False
@@ -63,6 +67,9 @@ class EventStream:
         lines = chunk.split(b"\n")
         rest = lines.pop()
         if lines:
+            self._lines += len(lines)
+            if self._lines > MAX_PIECES:
+                raise TooManyPieces
             if self._tail:
                 self._tail += lines[0]
                 lines[0] = bytes(self._tail)
@@ -80,6 +87,8 @@ class EventStream:
                 elif line.startswith(b"data:") and self._any_line:
                     if self._bare:
                         self._drop_bare()
+                    if self._data:
+                        self._grow(line)
                     self._data.append(line[6:] if line[5:6] == b" " else line[5:])
                 else:
                     frame = self._line(line)
@@ -93,7 +102,7 @@ class EventStream:
 
     def run(self, reads: Sequence[bytes]) -> Sequence[bytes]:
         """The data of each of `reads`, if each is one whole event of that name with JSON on its one line. Else nothing.
-        Neither is anything read yet: feed them one by one, or tell how much of them was `passed`."""
+        Neither is anything read yet: feed them one by one, or tell which of them were `passed`."""
         body = b"".join(reads)
         if not self._is_idle or self._size + len(body) > MAX_BODY_BYTES:
             return ()
@@ -105,9 +114,10 @@ class EventStream:
             return ()
         return events
 
-    def passed(self, size: int) -> None:
-        """So many bytes of a run's first reads were taken in another way."""
-        self._size += size
+    def passed(self, reads: Sequence[bytes]) -> None:
+        """These first reads of a run were taken in another way."""
+        self._size += sum(map(len, reads))
+        self._lines += b"".join(reads).count(b"\n")
 
     def close(self) -> Iterator[Frame]:
         """What a body that ended cleanly still holds: hosts leave out the last blank line, or even the last newline.
@@ -140,6 +150,8 @@ class EventStream:
 
     def _field(self, name: bytes, value: bytes) -> None:
         if name == b"data":
+            if self._data:
+                self._grow(value)
             self._data.append(value)
         elif name == b"event":
             self._event = text_of(value)
@@ -150,6 +162,7 @@ class EventStream:
         """A line that is no field: proxies and Google write an error as plain JSON, on one line or on many."""
         stripped = line.strip()
         if self._bare:
+            self._grow(line)
             self._bare.append(line)
             is_last = line.startswith((b"]", b"}]") if self._bare[0][:1] == b"[" else b"}")
             return self._dispatch_bare() if is_last else None
@@ -163,19 +176,28 @@ class EventStream:
             self.unknown_lines += 1
         return None
 
+    def _grow(self, line: bytes) -> None:
+        """One more line of an event that has some: all of them may be as long as one."""
+        self._event_size += len(line) + 1
+        if self._event_size > MAX_LINE_BYTES:
+            raise LineTooLong
+
     def _dispatch(self, cut: bool = False) -> Frame | None:
+        self._event_size = 0
         data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
         event, self._event = self._event, ""
         self._data.clear()
         return Frame(checked(data), event, cut=cut) if data.strip() else None
 
     def _dispatch_bare(self, cut: bool = False) -> Frame:
+        self._event_size = 0
         data = b"\n".join(self._bare)
         self._bare.clear()
         return Frame(checked(data), bare=True, cut=cut)
 
     def _drop_bare(self) -> None:
         if self._bare:
+            self._event_size = 0
             self._bare.clear()
             self.unknown_lines += 1
 

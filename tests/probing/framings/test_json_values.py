@@ -280,7 +280,7 @@ def test_a_run_is_what_feeding_would_have_told(before: list[bytes], reads: list[
     run = stream.run(reads)
     assert vars(stream) == vars(twin)
     if run:
-        stream.passed(sum(map(len, reads)))
+        stream.passed(reads)
         assert [list(twin.feed(piece)) for piece in reads] == [[Frame(data)] for data in run]
         assert vars(stream) == vars(twin)
 
