@@ -290,4 +290,4 @@ def _cost(price: Price | None, tape: Tape, usage: Usage, output_tokens: int | No
     prompt_tokens = usage.prompt_tokens
     if not prompt_tokens:
         prompt_tokens = estimate_tokens(prompt_bytes) if tape.payload_events or tape.usage else 0
-    return price.cost_usd(prompt_tokens, usage.cached_tokens or 0, output_tokens or 0)
+    return price.cost_usd(prompt_tokens, usage.cached_tokens or 0, output_tokens or 0, usage.cache_write_tokens or 0)
