@@ -73,6 +73,12 @@ class KindBoard:
             if kind != CHAT:
                 self.stamp(endpoint, location, kind, at)
 
+    def restore_successes(self, succeeded: Iterable[tuple[Key, float]]) -> None:
+        """When the last success of each (endpoint, location, kind) began, in UTC seconds; chat is passed over."""
+        for (endpoint, location, kind), at in succeeded:
+            if kind != CHAT:
+                self.stamp(endpoint, location, kind, at, at)
+
     def views(
         self, windows: Windows, endpoint: Endpoint, location: str, main_eras: Sequence[Era], now: float
     ) -> tuple[Mapping[str, KindView], float]:
