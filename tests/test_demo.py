@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import itertools
+import re
 import sqlite3
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from daemon_stage import get, running, until
 
-from monitor.clock import FakeClock
-from monitor.commands.demo import make_up_past, refusal_of
+from monitor.clock import FakeClock, SystemClock
+from monitor.commands.demo import demo_settings, make_up_past, refusal_of
 from monitor.health.incidents import Incident
 from monitor.health.state import State
 from monitor.outcome import Group, group_of
+from monitor.probing.kinds import KINDS
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import DatabaseSettings, StateRule, parse_settings
-from monitor.simulator.config import fleet_yaml
+from monitor.simulator.config import fleet_env, fleet_yaml
 from monitor.simulator.fleet import default_fleet
 from monitor.simulator.past import past_observations
 from monitor.simulator.past_incidents import PastIncidents
+from monitor.simulator.server import FleetServer
 from monitor.storage.database import Database
 from monitor.storage.facts import MADE_UP, write_fact
 from monitor.storage.history import History
@@ -143,3 +148,41 @@ async def test_a_made_up_past_is_marked_and_its_incidents_are_in_the_database(
     finally:
         await database.close()
     assert refusal_of(path) is None
+
+
+def families_told(page: str) -> set[tuple[str, str]]:
+    """(family, kind) of every series of a kind of probe that is on a page of metrics."""
+    return set(re.findall(r'^(llm_kind_\w+)\{.*kind="(\w+)"', page, re.MULTILINE))
+
+
+async def test_a_demo_has_figures_of_every_kind_of_probe_after_one_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in fleet_env(FLEET).items():
+        monkeypatch.setenv(name, value)
+    named = ("success_ratio", "coverage_ratio", "answer_ok_ratio", "latency_seconds", "last_success_timestamp_seconds")
+    wanted = {(f"llm_kind_{name}", kind) for name in named for kind in KINDS if kind != "chat"}
+    wanted |= {("llm_kind_ttft_seconds", kind) for kind in KINDS if kind not in ("chat", "embeddings")}
+    wanted |= {("llm_kind_prefill_tokens_per_second", "long"), ("llm_kind_prompt_tokens", "long")}
+    wanted |= {(f"llm_kind_{name}", "cache") for name in ("prompt_tokens", "cached_ratio", "saved_usd")}
+    # What the demo does, but that everything is quick: the least chat that may be asked, and kinds once in 2 s.
+    async with FleetServer(FLEET, SystemClock(), speed=20.0) as server:
+        text = fleet_yaml(
+            FLEET, server.base_url, listen="127.0.0.1:0", database=f"sqlite:///{tmp_path / 'demo.db'}",
+            interval="60s", kinds_interval="2s",
+        )  # fmt: skip
+        async with running(parse_settings(text, tmp_path / "monitor.yaml")) as daemon:
+
+            async def everything_is_told() -> bool:
+                _, page = await get(daemon, "/metrics")
+                return wanted <= families_told(page)
+
+            await until(everything_is_told)
+
+
+def test_the_demo_asks_every_kind_within_its_first_minute(tmp_path: Path) -> None:
+    told = argparse.Namespace(listen=("127.0.0.1", 9469), interval=15.0)
+    asked = demo_settings(told, tmp_path / "demo.db", FLEET, lambda slug: f"http://127.0.0.1:1/{slug}")
+    lanes = [each for endpoint in asked.catalog.endpoints.values() for each in endpoint.probes]
+    assert {each.kind for each in lanes} == set(KINDS) - {"chat"}
+    assert max(each.interval_seconds for each in lanes) <= 60.0

@@ -17,13 +17,18 @@ class Price:
     cache_read: float | None = None
     cache_write: float | None = None
 
-    def cost_usd(self, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float | None:
-        """What a probe cost; cached tokens are a part of the prompt. None without an input and an output price."""
+    def cost_usd(
+        self, prompt_tokens: int, cached_tokens: int, output_tokens: int, cache_write_tokens: int = 0
+    ) -> float | None:
+        """What a probe cost; the cached and the cache-write tokens are two parts of the prompt, at the input's price
+        where they have none of their own. None without an input and an output price."""
         if self.input is None or self.output is None:
             return None
         cached = min(cached_tokens, prompt_tokens)
-        cache_price = self.input if self.cache_read is None else self.cache_read
-        return ((prompt_tokens - cached) * self.input + cached * cache_price + output_tokens * self.output) / 1e6
+        written = min(cache_write_tokens, prompt_tokens - cached)
+        cost = (prompt_tokens - cached - written) * self.input + output_tokens * self.output
+        cost += cached * (self.input if self.cache_read is None else self.cache_read)
+        return (cost + written * (self.input if self.cache_write is None else self.cache_write)) / 1e6
 
 
 @dataclass(frozen=True, slots=True)

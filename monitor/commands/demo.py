@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -42,6 +43,7 @@ DAY_SECONDS = 86400.0
 PAST_DAYS = 30
 PAST_INTERVAL_SECONDS = 300.0  # a probe in five minutes: 8,640 samples each in 30 days, made up in some seconds
 _BATCH = 2_000
+_KINDS_INTERVAL = "1m"  # an hour is usual; a demo is looked at for some minutes
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ async def _live(arguments: argparse.Namespace) -> int:
     fleet = default_fleet(arguments.seed)
     os.environ.update(fleet_env(fleet))
     async with FleetServer(fleet, clock, "127.0.0.1", 0) as server:
-        settings = _settings(arguments, database, fleet, server)
+        settings = demo_settings(arguments, database, fleet, server.base_url)
 
         async def make_up(opened: Database, writer: Writer) -> None:
             await make_up_past(fleet, clock, settings, opened, writer)
@@ -112,15 +114,18 @@ def _beside(database: Path) -> list[Path]:
     return [database.with_name(database.name + end) for end in ("-wal", "-shm", ".spill")]
 
 
-def _settings(arguments: argparse.Namespace, database: Path, fleet: Fleet, server: FleetServer) -> Settings:
+def demo_settings(
+    arguments: argparse.Namespace, database: Path, fleet: Fleet, base_url_of: Callable[[str], str]
+) -> Settings:
     host, port = arguments.listen
     text = fleet_yaml(
         fleet,
-        server.base_url,
+        base_url_of,
         listen=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         database=f"sqlite:///{database}",
         location=MADE_UP_LOCATION,
         interval=duration_text(arguments.interval),
+        kinds_interval=_KINDS_INTERVAL,
     )
     return parse_settings(text, Path("the demo's own configuration"))
 
@@ -131,7 +136,11 @@ async def make_up_past(fleet: Fleet, clock: Clock, settings: Settings, database:
     start = floor_hour(end - PAST_DAYS * DAY_SECONDS) - HOUR
 
     async def begin(connection: object) -> None:
-        cadences = {one: (Cadence.of(one, PAST_INTERVAL_SECONDS), "made up") for one in settings.catalog.endpoints}
+        cadences = {
+            one.id: (Cadence.of(one.id, PAST_INTERVAL_SECONDS), "made up")
+            for one in fleet.endpoints.values()
+            if fleet.chats(one)
+        }
         await record_eras(connection, database.names, settings.location, cadences, start)  # type: ignore[arg-type]
         await write_fact(connection, MADE_UP, f"the past until {end:.0f} never happened")  # type: ignore[arg-type]
 

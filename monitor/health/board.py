@@ -10,35 +10,30 @@ A restore goes: `set_eras`, `restore_incidents`, `restore_stamps`, `restore_rang
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from itertools import zip_longest
-from operator import is_not
 
 import numpy as np
 
 from monitor.catalog.model import Catalog, Endpoint
 from monitor.clock import Clock
-from monitor.health.cadences import Cadences
-from monitor.health.figures import pooled_figures, series_figures
+from monitor.health.display import Display
+from monitor.health.figures import pooled_figures
 from monitor.health.incidents import Incident
-from monitor.health.kind_board import NO_KINDS, KindBoard
+from monitor.health.kind_board import KindBoard
 from monitor.health.rows import TallyRows
-from monitor.health.series import NEVER, Series, Stamp
-from monitor.health.state import Moment, Standing, StateMachine, Transition, as_transition
-from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, KindView, WindowFigures
+from monitor.health.series import Stamp
+from monitor.health.standings import Standings
+from monitor.health.state import Moment, Standing, Transition
+from monitor.health.view import EndpointView, KindView, WindowFigures
 from monitor.health.vouching import Vouchers
 from monitor.health.windows import DAY, HOUR, RestoreRanges, Windows
-from monitor.letting_go import let_go
 from monitor.observation import CHAT, Observation
 from monitor.outcome import Group, Outcome, group_of
 from monitor.settings import Settings
 from monitor.slot import Era, expected_slots
 
-# Some 3 ms of work: a refresh must not be seen in the probes' own measurements.
-SERIES_PER_SLICE = 64
 _ERAS_PER_SLICE = 250
 # Counted at once at the latest: numpy is called as often for one observation as for all of a second.
 _MOST_COMMITTED = 250
-_ALWAYS_STALE = float("-inf")
 
 
 class Board:
@@ -47,56 +42,60 @@ class Board:
 
     def __init__(self, settings: Settings, clock: Clock, interval_of: Callable[[str], float] | None = None) -> None:
         self._clock = clock
-        self.interval_of = interval_of
         self._deciding: dict[str, str] = {}  # endpoint -> the kind that decides of it, where it is not chat
         self._windows = Windows(clock.now(), self._deciding)
         self.kinds = KindBoard()
         self._committed: list[Observation] = []  # still to be counted
         self._committed_since = 0.0
-        self._series: list[Series] = []  # by the windows' row
-        self._rows_of: dict[str, list[int]] = {}  # endpoint -> rows
-        # By row: until when (UTC) the view holds, and when (monotonic) the state is to be looked at again.
-        self._fresh_until = np.full(0, _ALWAYS_STALE)
-        self._expires_at = np.full(0, NEVER)
+        self._standings = Standings(settings, clock)
+        self._standings.interval_of = interval_of
+        self._series = self._standings.series  # by the windows' row
+        self._display = Display(settings, self._standings, self.kinds)
         self._vouchers = Vouchers(lambda endpoint: self._catalog.endpoints.get(endpoint), self.kind_of)
-        self._order: list[int] | None = None  # rows as their views are listed; None when it is to be found anew
-        self._views: tuple[EndpointView, ...] = ()
-        self._locations: tuple[str, ...] = (settings.location,)
-        self._version = 0
         self.configure(settings)
+
+    @property
+    def interval_of(self) -> Callable[[str], float] | None:
+        return self._standings.interval_of
+
+    @interval_of.setter
+    def interval_of(self, interval_of: Callable[[str], float]) -> None:
+        self._standings.interval_of = interval_of
+
+    @property
+    def performance_windows(self) -> tuple[str, ...]:
+        """Those whose views have quantiles."""
+        return self._display.performance_windows
+
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """Those that views have, as for times."""
+        return self._display.quantiles
 
     def configure(self, settings: Settings) -> None:
         """Take over reloaded settings, the catalog included. History stays: a policy judges it anew."""
         self._settings = settings
-        export = settings.export
-        self.performance_windows = tuple(dict.fromkeys((*export.performance_windows, API_PERFORMANCE_WINDOW)))
-        self.quantiles = tuple(sorted({*export.quantiles, *API_QUANTILES}))
-        self.kinds.configure(settings.uptime_policy, self.performance_windows, self.quantiles)
-        for series in self._series:
-            series.machine.configure(settings.state, settings.uptime_policy)
+        self._standings.configure(settings)
+        self._display.configure(settings)
         self.apply_catalog(settings.catalog)
 
     def apply_catalog(self, catalog: Catalog) -> None:
         """Endpoints that are gone vanish from the views at once; those that come back have kept what was known."""
         self._catalog = catalog
+        self._standings.apply_catalog(catalog)
         self._deciding.clear()
         self._deciding.update({id_: each.kind for id_, each in catalog.endpoints.items() if each.kind != CHAT})
         for row in self._windows.decided_anew():
-            self._series[row] = Series(self._machine(), self._series[row].eras)
+            self._standings.begin_anew(row)
         for endpoint in catalog.endpoints:
             self._row(endpoint, self._settings.location)
-        for row, series in enumerate(self._series):
-            if not self._is_configured(row):
-                series.view = None
-        self._fresh_until[:] = _ALWAYS_STALE
-        self._order = None
-        self._publish()
+        self._display.apply_catalog(catalog)
 
     def set_eras(self, endpoint: str, location: str, eras: Sequence[Era]) -> None:
         """Which cadences and targets were in force: what coverage and `worked_before` go by."""
         row = self._row(endpoint, location)
         self._series[row].eras = tuple(sorted(eras, key=lambda era: era.since))
-        self._fresh_until[row] = _ALWAYS_STALE
+        self._display.spoil(row)
 
     async def take_eras(self, eras: Mapping[tuple[str, str], Sequence[Era]]) -> None:
         """`set_eras` of many (endpoint, location), letting others run in between."""
@@ -109,7 +108,7 @@ class Board:
         """The same of the kinds of probe that decide nothing, by (endpoint, location, kind)."""
         for (endpoint, location, kind), found in eras.items():
             self.kinds.set_eras(endpoint, location, kind, found)
-            self._fresh_until[self._row(endpoint, location)] = _ALWAYS_STALE
+            self._display.spoil(self._row(endpoint, location))
 
     def kind_of(self, endpoint: str) -> str:
         """The kind of probe that decides of an endpoint."""
@@ -122,11 +121,7 @@ class Board:
 
     def is_watched(self, endpoint: str, location: str) -> bool:
         """Whether slots fall due there: from here, if it is configured; from elsewhere, unless its last era is over."""
-        if location == self._settings.location:
-            return endpoint in self._catalog.endpoints
-        row = self._windows.find(endpoint, location)
-        eras = () if row is None else self._series[row].eras
-        return not eras or eras[-1].until is None
+        return self._standings.is_watched(endpoint, location, self._windows.find(endpoint, location))
 
     def observe(self, observation: Observation, *, foreign: bool = False) -> Transition | None:
         """Take in an observation as it is made, or (`foreign`) as it is read from another monitor's rows: state and
@@ -141,15 +136,18 @@ class Board:
         if observation.kind != CHAT:
             self.kinds.observe(observation)
         if not decides:
-            self._fresh_until[row] = min(self._fresh_until[row], now)
+            self._display.outdate(row, now)
             return None
         age = max(now - observation.started_at, 0.0) if foreign else 0.0
         before = series.machine.standing
         self._take(row, observation, age)
         after = series.machine.standing
         told = (after.state, after.cause, after.usable) != (before.state, before.cause, before.usable)
-        self._fresh_until[row] = _ALWAYS_STALE if told else min(self._fresh_until[row], now)
-        return self._transition(row, before, observation.started_at)
+        if told:
+            self._display.spoil(row)
+        else:
+            self._display.outdate(row, now)
+        return self._standings.transition(row, before, observation.started_at)
 
     def record(self, observations: Iterable[Observation]) -> None:
         """Count committed observations in the windows, each exactly once: when somebody looks at them next."""
@@ -171,7 +169,7 @@ class Board:
         committed, self._committed = self._committed, []
         touched = self._windows.record(committed, self._clock.now())
         self._follow_windows()
-        self._fresh_until[touched] = np.minimum(self._fresh_until[touched], self._committed_since)
+        self._display.outdate_many(touched, self._committed_since)
 
     def move(self, changes: Iterable[tuple[Observation, Outcome]]) -> None:
         """Committed observations that have got another class: count them there. States follow by `relive`."""
@@ -179,7 +177,7 @@ class Board:
         for observation, outcome in changes:
             row = windows.move(observation, outcome)
             if row is not None:
-                self._fresh_until[row] = _ALWAYS_STALE
+                self._display.spoil(row)
 
     def relive(
         self, endpoint: str, location: str, recent: Sequence[Observation], changed: Mapping[Moment, Outcome]
@@ -189,14 +187,9 @@ class Board:
         row = self._windows.find(endpoint, location)
         if row is None:
             return None
-        series, forget_seconds = self._series[row], self._forget_seconds(row)
-        before = series.machine.standing
-        series.machine = series.machine.relived(
-            [one for one in recent if one.kind == self.kind_of(endpoint)], changed, forget_seconds
-        )
-        self._fresh_until[row] = _ALWAYS_STALE
-        self._arm(row, self._forget_seconds(row))
-        return self._transition(row, before, self._clock.now())
+        self._display.spoil(row)
+        deciding = [one for one in recent if one.kind == self.kind_of(endpoint)]
+        return self._standings.relive(row, deciding, changed)
 
     def wants_recheck(self, observation: Observation) -> bool:
         """After `observe`: whether a quick recheck would help to settle the state."""
@@ -215,15 +208,9 @@ class Board:
 
     def expire(self) -> list[Transition]:
         """Forget states that nothing has confirmed for too long; the changes of configured endpoints."""
-        monotonic = self._clock.monotonic()
         transitions = []
-        for row in np.flatnonzero(self._expires_at <= monotonic).tolist():
-            series = self._series[row]
-            before = series.machine.standing
-            if series.machine.expire(monotonic - series.relevant_at, self._forget_seconds(row)):
-                self._fresh_until[row] = _ALWAYS_STALE
-            self._arm(row, self._forget_seconds(row))
-            transition = self._transition(row, before, self._clock.now())
+        for row, transition in self._standings.expire():
+            self._display.spoil(row)
             if transition is not None:
                 transitions.append(transition)
         return transitions
@@ -231,14 +218,14 @@ class Board:
     def slide(self, to_hour: int, leaving: Mapping[str, TallyRows]) -> None:
         """See `Windows.slide`: in a job of the writer's. The next `refresh` does the work."""
         self.windows.slide(to_hour, leaving)
-        self._fresh_until[:] = _ALWAYS_STALE
+        self._display.spoil_all()
 
     def take_windows(self, windows: Windows) -> None:
         """Go on with windows that were restored beside these. ValueError if they are not of the same series."""
         if windows.keys != self.windows.keys:
             raise ValueError("the windows are of other series")
         self._windows = windows
-        self._fresh_until[:] = _ALWAYS_STALE
+        self._display.spoil_all()
 
     async def refresh(self, settled_seconds: float = 0.0) -> None:
         """Bring the views up to date in short slices, letting others run between them. A view whose figures alone have
@@ -251,24 +238,12 @@ class Board:
         """`refresh` as a generator, for callers without an event loop. One at a time."""
         while self.windows.settle():
             yield
-        now = self._clock.now()
-        stale = np.flatnonzero(self._fresh_until[: len(self._series)] <= now - settled_seconds).tolist()
-        for start in range(0, len(stale), SERIES_PER_SLICE):
-            # Between two slices a reload may have taken endpoints away.
-            part = [row for row in stale[start : start + SERIES_PER_SLICE] if self._is_configured(row)]
-            if part:
-                self._renew(part, now)
-                yield
-        former = self._views
-        self._publish()
-        gone: list[object] = [view for view, now in zip_longest(former, self._views) if view is not now]
-        del former
-        yield from let_go(gone)
+        yield from self._display.renew(self.windows, self._clock.now(), settled_seconds)
 
     def views(self) -> tuple[EndpointView, ...]:
         """Every configured endpoint, in the catalog's order, at this location and at every other that has data of it;
         as of the last `refresh`. The same tuple, of the same views, as long as nothing has changed."""
-        return self._views
+        return self._display.views
 
     def view(self, endpoint: str, location: str | None = None) -> EndpointView | None:
         """One of `views`, at this location unless another is named; None if there is none."""
@@ -277,7 +252,7 @@ class Board:
 
     def locations(self) -> tuple[str, ...]:
         """This location first, then every other that some view is of."""
-        return self._locations
+        return self._display.locations
 
     def figures(
         self, endpoint_ids: Iterable[str], location: str | None, window: str, quantiles: Sequence[float] = ()
@@ -289,7 +264,7 @@ class Board:
         rows = [
             row
             for endpoint in dict.fromkeys(endpoint_ids)
-            for row in self._rows_of.get(endpoint, ())
+            for row in self._standings.rows_of(endpoint)
             if location is None or self._windows.keys[row][1] == location
         ]
         expected = sum(expected_slots(self._series[row].eras, start, now) for row in rows)
@@ -298,7 +273,7 @@ class Board:
 
     def pooled_kinds(self, endpoint: Endpoint) -> Mapping[str, KindView]:
         """The kinds other than chat of an endpoint, pooled over all locations. Computed now."""
-        rows = self._rows_of.get(endpoint.id, ())
+        rows = self._standings.rows_of(endpoint.id)
         eras = {self._windows.keys[row][1]: self._series[row].eras for row in rows}
         return self.kinds.pooled(self.windows, endpoint, eras, self._clock.now())
 
@@ -306,8 +281,9 @@ class Board:
         """Begin from the states that were confirmed before the restart."""
         for incident in still_open:
             row = self._row(incident.endpoint, incident.location)
-            standing = Standing(incident.state, incident.started_at, incident.cause, incident.detail)
-            self._series[row].machine = self._machine(standing)
+            self._standings.begin_from(
+                row, Standing(incident.state, incident.started_at, incident.cause, incident.detail)
+            )
 
     def restore_stamps(self, stamps: Iterable[Stamp]) -> None:
         """When the last probe and the last success of each series began, where the raw tail does not tell."""
@@ -321,9 +297,9 @@ class Board:
         """What to read: see `Windows.restore_ranges`. The tail reaches far enough back for the states, too."""
         now = self._clock.now()
         ranges = self._windows.restore_ranges(now, hours_until, days_until)
-        forget = max((self._forget_seconds(row) for row in range(len(self._series))), default=0.0)
         # A day at most: a state that is made of older probes than that is better found out anew.
-        return RestoreRanges(ranges.days, ranges.hours, min(ranges.tail_since, now - min(forget, DAY)))
+        memory_seconds = min(self._standings.longest_memory_seconds(), DAY)
+        return RestoreRanges(ranges.days, ranges.hours, min(ranges.tail_since, now - memory_seconds))
 
     def restore_days(self, rows: TallyRows) -> None:
         self._windows.restore_days(rows)
@@ -352,9 +328,7 @@ class Board:
         """The standing of every configured endpoint that is known, for the ledger of incidents to compare. A state of
         which the tail no longer tells is forgotten."""
         self._follow_windows()
-        for row, series in enumerate(self._series):
-            if series.machine.standing.relevant is None:
-                series.machine.expire(NEVER, self._forget_seconds(row))
+        self._standings.forget_untold()
         self.expire()
         return self.standings()
 
@@ -365,13 +339,7 @@ class Board:
 
     def standings(self, endpoints: Container[str] | None = None) -> list[Transition]:
         """The states of what is watched (and among `endpoints`), as if they had just come about; no unknown ones."""
-        wanted = self._catalog.endpoints if endpoints is None else endpoints
-        now = self._clock.now()
-        return [
-            as_transition(*key, series.machine.standing, now)
-            for key, series in zip(self._windows.keys, self._series, strict=True)
-            if key[0] in wanted and self.is_watched(*key) and series.machine.is_known
-        ]
+        return self._standings.told(endpoints)
 
     def _row(self, endpoint: str, location: str) -> int:
         row = self._windows.row_of(endpoint, location)
@@ -383,17 +351,9 @@ class Board:
         known = len(self._series)
         if known == len(self._windows):
             return
-        for row, (endpoint, _) in enumerate(self._windows.keys[known:], start=known):
-            self._series.append(Series(self._machine()))
-            self._rows_of.setdefault(endpoint, []).append(row)
-        self._order = None
-        if len(self._series) > self._fresh_until.size:
-            more = max(len(self._series), 64)
-            self._fresh_until = np.concatenate((self._fresh_until, np.full(more, _ALWAYS_STALE)))
-            self._expires_at = np.concatenate((self._expires_at, np.full(more, NEVER)))
-
-    def _machine(self, standing: Standing | None = None) -> StateMachine:
-        return StateMachine(self._settings.state, self._settings.uptime_policy, standing)
+        for endpoint, location in self._windows.keys[known:]:
+            self._standings.add(endpoint, location)
+        self._display.make_room()
 
     def _take(self, row: int, observation: Observation, age_seconds: float) -> None:
         series, at = self._series[row], observation.started_at
@@ -402,94 +362,7 @@ class Board:
             self._vouchers.vouch(observation.endpoint, series.eras, at)
         elif observation.outcome is not Outcome.SECRET_MISSING:  # then no probe was sent
             series.stamp(at, None)
-        forget_seconds, usable = self._forget_seconds(row), series.machine.standing.usable
-        if series.machine.observe(observation, forget_seconds):
-            series.relevant_at = max(series.relevant_at, self._clock.monotonic() - age_seconds)
-            self._arm(row, forget_seconds if series.machine.standing.usable is usable else self._forget_seconds(row))
-
-    def _arm(self, row: int, forget_seconds: float) -> None:
-        series = self._series[row]
-        after = series.machine.expires_after_seconds(forget_seconds)
-        self._expires_at[row] = NEVER if after is None else series.relevant_at + after
-
-    def _transition(self, row: int, before: Standing, at: float) -> Transition | None:
-        after = self._series[row].machine.standing
-        endpoint, location = self._windows.keys[row]
-        if (after.state, after.cause) == (before.state, before.cause) or endpoint not in self._catalog.endpoints:
-            return None
-        since = at if after.since is None else after.since
-        return Transition(endpoint, location, before.state, after.state, after.cause, since, at, after.detail)
-
-    def _forget_seconds(self, row: int) -> float:
-        # How far a failing key has stretched the interval is not on record: a restart and a reader of the database
-        # would forget earlier than the process that knows.
-        stretched = self._series[row].machine.standing.usable
-        return self._settings.state.forget_intervals * self._interval_seconds(row, stretched=stretched)
-
-    def _interval_seconds(self, row: int, *, stretched: bool = True) -> float:
-        endpoint_id, location = self._windows.keys[row]
-        endpoint = self._catalog.endpoints.get(endpoint_id)
-        if endpoint is not None and location == self._settings.location:
-            if self.interval_of is None or not stretched:
-                return endpoint.interval_seconds
-            return self.interval_of(endpoint_id)
-        eras = self._series[row].eras
-        if eras:
-            return eras[-1].cadence.interval_seconds
-        return endpoint.interval_seconds if endpoint is not None else self._settings.probing.interval_seconds
+        self._standings.observe(row, observation, age_seconds)
 
     def _vouch_rows(self, rows: TallyRows, width: int) -> None:
         self._vouchers.vouch_rows(rows, width, lambda endpoint, at: self._series[self._row(endpoint, at)].eras)
-
-    def _is_configured(self, row: int) -> bool:
-        return self._windows.keys[row][0] in self._catalog.endpoints
-
-    def _renew(self, rows: Sequence[int], now: float) -> None:
-        found, until = series_figures(
-            self._windows,
-            rows,
-            now,
-            self._settings.uptime_policy,
-            self.performance_windows,
-            self.quantiles,
-            Cadences([self._series[row].eras for row in rows]),
-        )
-        self._fresh_until[rows] = until
-        for row, windows in zip(rows, found, strict=True):
-            series = self._series[row]
-            endpoint, location = self._windows.keys[row]
-            configured = self._catalog.endpoints[endpoint]
-            kinds: Mapping[str, KindView] = NO_KINDS
-            if configured.probes:
-                kinds, kinds_until = self.kinds.views(self._windows, configured, location, series.eras, now)
-                self._fresh_until[row] = min(self._fresh_until[row], kinds_until)
-            view = series.renew_view(
-                configured,
-                location,
-                windows,
-                self._interval_seconds(row),
-                self.is_watched(endpoint, location),
-                self._next_version,
-                kinds,
-            )
-            series.is_shown = location == self._settings.location or view.has_data(now)
-
-    def _next_version(self) -> int:
-        self._version += 1
-        return self._version
-
-    def _publish(self) -> None:
-        if self._order is None:
-            own = self._settings.location
-            keys = self._windows.keys
-            self._order = [
-                row
-                for endpoint in self._catalog.endpoints
-                for row in sorted(self._rows_of.get(endpoint, ()), key=lambda row: (keys[row][1] != own, keys[row]))
-            ]
-        shown = [self._series[row] for row in self._order]
-        views = tuple([series.view for series in shown if series.view is not None and series.is_shown])
-        if len(views) != len(self._views) or any(map(is_not, views, self._views)):
-            self._views = views
-            others = {view.location for view in views} - {self._settings.location}
-            self._locations = (self._settings.location, *sorted(others))

@@ -10,7 +10,7 @@ from monitor.health.kind_windows import Key, KindSeries, long_figures, recent_fi
 from monitor.health.view import KindFigures, KindView
 from monitor.health.windows import AHEAD_SECONDS, LONG_WINDOWS, SHORT_WINDOWS, WINDOWS, Windows
 from monitor.observation import CHAT, Observation
-from monitor.outcome import Group, group_of
+from monitor.outcome import Group, Outcome, group_of
 from monitor.slot import Era, expected_slots
 
 _NEVER = float("inf")
@@ -52,6 +52,8 @@ class KindBoard:
         self._eras[endpoint, location, kind] = tuple(sorted(eras, key=lambda era: era.since))
 
     def observe(self, observation: Observation) -> None:
+        if observation.outcome is Outcome.SECRET_MISSING:  # then no probe was sent
+            return
         succeeded_at = observation.started_at if group_of(observation.outcome) is Group.OK else None
         self.stamp(observation.endpoint, observation.location, observation.kind, observation.started_at, succeeded_at)
 
@@ -72,6 +74,12 @@ class KindBoard:
         for (endpoint, location, kind), at in probed:
             if kind != CHAT:
                 self.stamp(endpoint, location, kind, at)
+
+    def restore_successes(self, succeeded: Iterable[tuple[Key, float]]) -> None:
+        """When the last success of each (endpoint, location, kind) began, in UTC seconds; chat is passed over."""
+        for (endpoint, location, kind), at in succeeded:
+            if kind != CHAT:
+                self.stamp(endpoint, location, kind, at, at)
 
     def views(
         self, windows: Windows, endpoint: Endpoint, location: str, main_eras: Sequence[Era], now: float

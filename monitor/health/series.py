@@ -30,6 +30,8 @@ class Stamp:
 
 @dataclass(slots=True)
 class Series:
+    endpoint: str
+    location: str
     machine: StateMachine
     eras: tuple[Era, ...] = ()  # oldest first
     last_probe_at: float | None = None

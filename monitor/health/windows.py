@@ -21,9 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from monitor.health.cells import AddedCells, counted_cells
 from monitor.health.dense import BinMatrix, CountMatrix, Indices
 from monitor.health.kind_windows import KindWindows
-from monitor.health.recent import ANSWERED, ASKED, Recent
+from monitor.health.recent import ANSWERED, Recent
 from monitor.health.ring import Ring, entry_of, laid_out
 from monitor.health.rows import TallyRows
 from monitor.health.sketch import FIGURES, Values, decode_many
@@ -44,7 +45,6 @@ RING_SECONDS = max(SHORT_WINDOWS.values())
 AHEAD_SECONDS = 5.0
 
 _PLACES = {name: place for place, name in enumerate(LONG_WINDOWS)}
-_CODE_OF_NAME = {outcome.value: code for outcome, code in OUTCOME_CODES.items()}
 # Rollup rows subtracted at a time: some 3 ms of work, so that a slide never holds up the event loop.
 _ROWS_AT_ONCE = 250
 
@@ -256,7 +256,7 @@ class Windows:
 
     def _add(self, observations: Iterable[Observation], now: float, counted_since: float) -> list[int]:
         ring_start = now - RING_SECONDS
-        cells = _Cells()
+        cells = AddedCells()
         touched: dict[int, None] = {}
         for observation in observations:
             if observation.recheck:
@@ -294,7 +294,7 @@ class Windows:
             for endpoint, location, kind in zip(rows.endpoints, rows.locations, rows.kinds, strict=True)
         ]
         series = np.array([-1 if row is None else row for row in found], dtype=np.int64)
-        owners, columns, amounts = _count_cells(rows)
+        owners, columns, amounts = counted_cells(rows)
         clamped = self._change(self._counts, series, masks, (owners, columns, amounts), subtract)
         for figure, blobs in rows.sketches.items():
             matrix = self._bins[figure]
@@ -324,73 +324,6 @@ class Windows:
             else:
                 matrix.add(place, *change)
         return clamped
-
-
-class _Cells:
-    """What a batch of observations adds to the matrices, gathered so that numpy is called once per matrix."""
-
-    def __init__(self) -> None:
-        self._rows: list[int] = []
-        self._stamps: list[float] = []
-        # Per matrix: index into the two above, column.
-        self._counts: tuple[list[int], list[int]] = ([], [])
-        self._bins: dict[str, tuple[list[int], list[int]]] = {name: ([], []) for name in FIGURES}
-
-    def add(self, row: int, observation: Observation, figures: Mapping[str, float]) -> None:
-        index = len(self._rows)
-        self._rows.append(row)
-        self._stamps.append(observation.started_at)
-        owners, columns = self._counts
-        owners.append(index)
-        columns.append(OUTCOME_CODES[observation.outcome])
-        if observation.answer_ok is not None and observation.outcome is Outcome.SUCCESS:
-            owners.append(index)
-            columns.append(ASKED)
-            if observation.answer_ok:
-                owners.append(index)
-                columns.append(ANSWERED)
-        for name, value in figures.items():
-            owners, columns = self._bins[name]
-            owners.append(index)
-            columns.append(FIGURES[name].bin_of(value))
-
-    def add_to(self, counts: CountMatrix, bins: Mapping[str, BinMatrix], starts: Sequence[int]) -> None:
-        """`starts` are the long windows' edges, in their order."""
-        all_rows = np.array(self._rows, dtype=np.int64)
-        all_stamps = np.array(self._stamps)
-        changes: list[tuple[CountMatrix | BinMatrix, tuple[list[int], list[int]]]] = [
-            (counts, self._counts),
-            *((bins[name], cells) for name, cells in self._bins.items()),
-        ]
-        for matrix, cells in changes:
-            owners = np.array(cells[0], dtype=np.int64)
-            if not owners.size:
-                continue
-            rows, stamps = all_rows[owners], all_stamps[owners]
-            columns = np.array(cells[1], dtype=np.int64)
-            ones = np.ones(rows.size, dtype=np.int64)
-            for place, start in enumerate(starts):
-                within = stamps >= start
-                if within.all():
-                    matrix.add(place, rows, columns, ones)
-                else:
-                    matrix.add(place, rows[within], columns[within], ones[within])
-
-
-def _count_cells(rows: TallyRows) -> tuple[Indices, Indices, Indices]:
-    """(index of the row, column of the count matrix, count) of every count that is not 0."""
-    owners: list[int] = []
-    columns: list[int] = []
-    amounts: list[int] = []
-    for index, (counts, asked, answered) in enumerate(
-        zip(rows.counts, rows.answers_asked, rows.answers_ok, strict=True)
-    ):
-        owners.extend([index] * (len(counts) + 2))
-        columns.extend([_CODE_OF_NAME[name] for name in counts])
-        columns.extend((ASKED, ANSWERED))
-        amounts.extend(counts.values())
-        amounts.extend((asked, answered))
-    return np.array(owners, dtype=np.int64), np.array(columns, dtype=np.int64), np.array(amounts, dtype=np.int64)
 
 
 def _merged_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -63,12 +63,14 @@ class Vector(Payload, frozen=True, gc=False):
 
 
 class Usage(Event, frozen=True, gc=False):
-    """`output_tokens` are all generated tokens, reasoning included; `cached_tokens` are a part of `prompt_tokens`."""
+    """`output_tokens` are all generated tokens, reasoning included; `cached_tokens` (read from a
+    cache) and `cache_write_tokens` (put into one) are two parts of `prompt_tokens`."""
 
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     output_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
     def updated(self, later: Usage) -> Usage:
         """With what `later` tells; what it leaves out stays."""
@@ -77,6 +79,7 @@ class Usage(Event, frozen=True, gc=False):
             self.cached_tokens if later.cached_tokens is None else later.cached_tokens,
             self.output_tokens if later.output_tokens is None else later.output_tokens,
             self.reasoning_tokens if later.reasoning_tokens is None else later.reasoning_tokens,
+            self.cache_write_tokens if later.cache_write_tokens is None else later.cache_write_tokens,
         )
 
 

@@ -7,7 +7,7 @@ read with later ones, it is set back by the stream's own mean gap, though never 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
@@ -224,9 +224,7 @@ def figures_of(
     output_tokens, source = _output_tokens(tape, usage)
     is_success = outcome is Outcome.SUCCESS
     if tape.dimensions is not None:
-        # A vector is no text: it has no tokens, and as one document no first one. Nobody prices its output.
-        if price is not None and price.output is None:
-            price = replace(price, output=0.0)
+        # A vector is no text: it has no tokens, and as one document no first one.
         return Figures(
             first_event_seconds=_since(t0, tape.first_event_at),
             latency_seconds=_since(t0, terminal_at) if is_success else None,
@@ -290,4 +288,4 @@ def _cost(price: Price | None, tape: Tape, usage: Usage, output_tokens: int | No
     prompt_tokens = usage.prompt_tokens
     if not prompt_tokens:
         prompt_tokens = estimate_tokens(prompt_bytes) if tape.payload_events or tape.usage else 0
-    return price.cost_usd(prompt_tokens, usage.cached_tokens or 0, output_tokens or 0)
+    return price.cost_usd(prompt_tokens, usage.cached_tokens or 0, output_tokens or 0, usage.cache_write_tokens or 0)

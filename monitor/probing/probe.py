@@ -6,6 +6,7 @@ secrets -> request -> connection -> t0 -> headers -> events ... terminal event -
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import traceback
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from monitor.probing.attempt import Attempt
 from monitor.probing.classifier import Verdict
 from monitor.probing.dialects import DIALECTS
 from monitor.probing.dialects.dialect import Credentials, Dialect
-from monitor.probing.kinds import CACHE, LONG_PROMPT_TOKENS, answer_ok, question_of
+from monitor.probing.kinds import CACHE, EMBEDDINGS, LONG_PROMPT_TOKENS, answer_ok, question_of
 from monitor.probing.measure import Figures, figures_of
 from monitor.probing.prompt import new_nonce
 from monitor.probing.question import Question
@@ -113,7 +114,7 @@ class Prober:
             attempt = self._attempt(turn.endpoint, dialect, credentials, question, watch)
             verdict = await attempt.run()
             if turn.kind == CACHE and verdict.outcome is Outcome.SUCCESS:
-                paid_usd = self._figures(turn.endpoint, attempt, verdict.outcome).cost_usd or 0.0
+                paid_usd = self._figures(turn, attempt, verdict.outcome).cost_usd or 0.0
                 await self._clock.sleep(self._cache_settles_seconds)
                 begun_at, nonce = self._clock.monotonic(), self._make_nonce()
                 question = self._question(turn, nonce, started_at)
@@ -208,8 +209,11 @@ class Prober:
         return value
 
     @staticmethod
-    def _figures(endpoint: Endpoint, attempt: Attempt | None, outcome: Outcome) -> Figures:
-        price = endpoint.price
+    def _figures(turn: Turn, attempt: Attempt | None, outcome: Outcome) -> Figures:
+        price = turn.endpoint.price
+        if turn.kind == EMBEDDINGS and price is not None and price.output is None:
+            # Nobody prices it; without one it would be unknown what a failed one cost.
+            price = dataclasses.replace(price, output=0.0)
         if attempt is None or attempt.exchange.t0 is None:
             # Nothing was asked, so nothing is owed.
             return Figures(cost_usd=None if price is None else price.cost_usd(0, 0, 0))
@@ -236,7 +240,7 @@ class Prober:
         line = self._redactor.line
         outcome = verdict.outcome
         is_success = outcome is Outcome.SUCCESS
-        figures = self._figures(turn.endpoint, attempt, outcome)
+        figures = self._figures(turn, attempt, outcome)
         tape = attempt.tape if attempt is not None else None
         finish = tape.finish if tape is not None else None
         response_id = attempt.response_id if attempt is not None else None

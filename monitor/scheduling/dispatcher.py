@@ -152,8 +152,9 @@ class Dispatcher:
     def _count_absence(self, now: float) -> None:
         """What fell due between the last recorded slot and this process's start."""
         since = max(self._last_fallen_due, now - LONGEST_ABSENCE_SECONDS)
-        cadences = [self._watched[lane].cadence for lane in self._probed_before if lane in self._watched]
-        self._tally.miss([max(cadence.slot_at(now) - cadence.slot_at(since), 0) for cadence in cadences])
+        before = [self._watched[lane] for lane in self._probed_before if lane in self._watched]
+        passed = [(one.endpoint.id, one.cadence.slot_at(now) - one.cadence.slot_at(since)) for one in before]
+        self._tally.miss([each for each in passed if each[1] > 0])
         self._probed_before = frozenset()
 
     def _waiters_of(self, lane: str) -> list[Waiter]:
@@ -191,10 +192,9 @@ class Dispatcher:
         if self._is_drained:
             return
         self._is_running = True
-        monotonic = self._clock.monotonic()
-        now = self.schedule.utc_now()
+        monotonic, now = self._clock.monotonic(), self.schedule.utc_now()
         due, missed = self._queue.pop_until(now, now + HORIZON_SECONDS)
-        self._tally.miss([passed.slots for passed in missed])
+        self._tally.miss((self._watched[each.lane].endpoint.id, each.slots) for each in missed)
         for slot in due:
             self._agenda.arm(self.schedule.monotonic_at(slot.due_at), self._watched[slot.lane].generation, slot)
         self._flights.cut_off_overruns()

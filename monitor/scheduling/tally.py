@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from monitor.probing.report import Turn
 from monitor.self_metrics import SelfMetrics
@@ -31,13 +31,16 @@ class Tally:
             self._metrics.rechecks_dropped.labels(reason).inc()
         else:
             self.count(reason)
-        logger.debug("skipped %s slot=%d recheck=%d reason=%s", turn.endpoint.id, turn.slot, turn.recheck, reason)
+        logger.debug("skipped %s slot=%d recheck=%d reason=%s", turn.lane, turn.slot, turn.recheck, reason)
 
-    def miss(self, slots: Sequence[int]) -> None:
-        """`slots`: how many, by endpoint."""
-        if sum(slots):
-            self.count("missed", sum(slots))
-            logger.warning("slots_missed slots=%d endpoints=%d", sum(slots), sum(map(bool, slots)))
+    def miss(self, passed: Iterable[tuple[str, int]]) -> None:
+        """An endpoint's id and how many slots, for each of its lanes."""
+        slots: Counter[str] = Counter()
+        for endpoint, count in passed:
+            slots[endpoint] += count
+        if total := slots.total():
+            self.count("missed", total)
+            logger.warning("slots_missed slots=%d endpoints=%d", total, sum(map(bool, slots.values())))
 
     def count(self, reason: str, slots: int = 1) -> None:
         self.skipped[reason] += slots

@@ -38,7 +38,9 @@ def answer(server: FleetServer, request: Request) -> bytes:
             raise BadRequest(403, "Not from a web page: a request with an Origin header changes nothing here.")
         return json_answer(200, _change(server, request))
     if request.path == "/_sim/monitor.yaml":
-        return whole_answer(200, fleet_yaml(server.fleet, server.base_url).encode(), "application/yaml")
+        return whole_answer(
+            200, fleet_yaml(server.fleet, server.base_url, kinds_interval="2m").encode(), "application/yaml"
+        )
     if request.path == "/_sim/env":
         lines = (f"export {name}={shlex.quote(value)}\n" for name, value in fleet_env(server.fleet).items())
         return whole_answer(200, "".join(lines).encode(), "text/plain; charset=utf-8")

@@ -27,8 +27,10 @@ def fleet_yaml(
     database: str = "sqlite:///simulated.db",
     location: str = "made-up",
     interval: str = "60s",
+    kinds_interval: str | None = None,
 ) -> str:
-    """The text of a monitor.yaml. `base_url_of` takes a provider's slug, as `FleetServer.base_url` does."""
+    """The text of a monitor.yaml. `base_url_of` takes a provider's slug, as `FleetServer.base_url` does; each endpoint
+    is asked its kinds of probe besides chat every `kinds_interval`, None = not at all."""
     document = {
         "listen": listen,
         "database": database,
@@ -46,7 +48,7 @@ def fleet_yaml(
         },
         "models": {
             slug: _model(model)
-            | {"endpoints": [_endpoint(one) for one in fleet.endpoints.values() if one.model == slug]}
+            | {"endpoints": [_endpoint(one, kinds_interval) for one in fleet.endpoints.values() if one.model == slug]}
             for slug, model in fleet.models.items()
         },
     }
@@ -67,8 +69,9 @@ def _model(model: Model) -> dict[str, object]:
     return _given(fields)
 
 
-def _endpoint(endpoint: SimEndpoint) -> dict[str, object]:
+def _endpoint(endpoint: SimEndpoint, kinds_interval: str | None) -> dict[str, object]:
     price = endpoint.price
+    asked = endpoint.kinds if kinds_interval else ()
     fields: dict[str, object] = {
         "provider": endpoint.provider,
         "upstream": endpoint.upstream,
@@ -84,6 +87,7 @@ def _endpoint(endpoint: SimEndpoint) -> dict[str, object]:
         "quantization": endpoint.quantization,
         "max_completion_tokens": endpoint.max_completion_tokens,
         "supported_parameters": list(endpoint.supported_parameters) or None,
+        "probes": {kind: {"interval": kinds_interval} for kind in asked} or None,
     }
     return _given(fields)
 

@@ -75,6 +75,14 @@ MODELS = (
         "2024-08",
         ("text", "image"),
     ),
+    Model(
+        "baai/bge-m3",
+        "BAAI: BGE-M3",
+        "Open weights, vectors of text in a hundred languages.",
+        8_192,
+        "2024-01-27",
+        output_modalities=("embeddings",),
+    ),
 )
 
 # The two that go down in turns: at any moment one of them is down, and within 16 minutes they change over.
@@ -138,6 +146,7 @@ PROVIDERS = (
 
 _FULL = ("temperature", "top_p", "max_tokens", "stop", "seed", "tools", "tool_choice", "response_format")
 _PLAIN = ("temperature", "top_p", "max_tokens", "stop")
+_TOOLS = (*_PLAIN, "tools", "tool_choice", "response_format")
 _REASONING = ("temperature", "top_p", "max_tokens", "stop", "include_reasoning", "reasoning")
 
 # Rare troubles that everybody has: about one request in 700.
@@ -194,50 +203,59 @@ def _endpoint(
     most_tokens: int | None = None,
     parameters: tuple[str, ...] = _FULL,
     response_model: str | None = None,
+    kinds: tuple[str, ...] = (),
 ) -> SimEndpoint:
     provider, _, suffix = tag.partition("/")
     short = model.partition("/")[2]
     upstream = f"{suffix}.{short}" if suffix else short
     return SimEndpoint(
-        model, provider, suffix, upstream, price, profile, quantization, most_tokens, parameters, response_model
+        model, provider, suffix, upstream, price, profile, quantization, most_tokens, parameters, response_model, kinds
     )
 
 
-_GPT, _HAIKU, _LLAMA, _R1, _QWEN, _MISTRAL, _GEMMA = (model.slug for model in MODELS)
+_GPT, _HAIKU, _LLAMA, _R1, _QWEN, _MISTRAL, _GEMMA, _BGE = (model.slug for model in MODELS)
 _P = Profile
 
 ENDPOINTS = (
     _endpoint(_GPT, "northwind", Price(0.165, 0.66, 0.083), _P(0.34, 96, rates=_RARE), None, 16_384,
-              response_model="gpt-4o-mini-2024-07-18"),
+              response_model="gpt-4o-mini-2024-07-18", kinds=("long", "vision", "tools", "json", "cache")),
     _endpoint(_GPT, "quillstone/us-east", Price(0.15, 0.60, 0.075),
-              _P(0.42, 84, rates=_RARE, tokens_per_chunk=2, peak_hour=18), None, 16_384),
+              _P(0.42, 84, rates=_RARE, tokens_per_chunk=2, peak_hour=18), None, 16_384,
+              kinds=("long", "vision", "tools", "json", "cache")),
     _endpoint(_GPT, "quillstone/eu-west", Price(0.165, 0.66, 0.0825),
               _P(0.49, 78, rates=_RARE, tokens_per_chunk=2, peak_hour=11,
                  cycles=(Cycle(Fault.SERVER_ERROR_500, 11 * _DAY, 3 * _HOUR, wandering=True, share=0.9),)),
               None, 16_384),
-    _endpoint(_GPT, "halcyon", Price(0.15, 0.60, 0.075), _P(0.55, 70, rates=_RARE), None, 16_384),
+    _endpoint(_GPT, "halcyon", Price(0.15, 0.60, 0.075), _P(0.55, 70, rates=_RARE), None, 16_384,
+              kinds=("long", "vision", "tools", "json", "cache")),
     _endpoint(_GPT, "atoll", Price(0.14, 0.58), _P(0.60, 70, cycles=(always(Fault.AUTH_401),)), None, 16_384),
 
-    _endpoint(_HAIKU, "northwind", Price(0.80, 4.00, 0.08, 1.00), _P(0.48, 74, rates=_RARE), None, 8_192),
+    _endpoint(_HAIKU, "northwind", Price(0.80, 4.00, 0.08, 1.00), _P(0.48, 74, rates=_RARE), None, 8_192,
+              kinds=("tools", "cache")),
     _endpoint(_HAIKU, "quillstone/us-east", Price(0.80, 4.00, 0.08, 1.00),
               _P(0.62, 66, rates=_RARE, tokens_per_chunk=3, peak_hour=18), None, 8_192),
     _endpoint(_HAIKU, "halcyon", Price(0.88, 4.40, 0.09, 1.10), _P(0.70, 61, rates=_RARE), None, 8_192),
-    _endpoint(_HAIKU, "atoll", Price(0.78, 3.90), _P(0.70, 60, cycles=(always(Fault.QUOTA_429),)), None, 8_192),
+    _endpoint(_HAIKU, "atoll", Price(0.78, 3.90), _P(0.70, 60, cycles=(always(Fault.QUOTA_429),)), None, 8_192,
+              kinds=("tools",)),
 
     _endpoint(_LLAMA, "sirocco", Price(0.59, 0.79),
               _P(0.17, 285, tokens_per_chunk=4,
-                 rates=_RARE | {Fault.RATE_LIMITED_429: 0.06, Fault.NO_CAPACITY_498: 0.02}), "fp8", 32_768),
+                 rates=_RARE | {Fault.RATE_LIMITED_429: 0.06, Fault.NO_CAPACITY_498: 0.02}), "fp8", 32_768,
+              kinds=("long", "tools", "json")),
     _endpoint(_LLAMA, "northwind", Price(0.88, 0.88), _P(0.29, 142, rates=_RARE, tokens_per_chunk=2), "bf16", 8_192),
     _endpoint(_LLAMA, "halcyon", Price(0.60, 0.75), _P(0.45, 81, rates=_RARE), "fp8", 16_384),
-    _endpoint(_LLAMA, "borealis", Price(0.12, 0.30), _sleepy(_P(0.95, 34, rates=_RARE)), "fp8", 8_192, _PLAIN),
-    _endpoint(_LLAMA, "tern", Price(0.23, 0.40), _P(0.52, 66, rates=_FLAKY), "fp8", 8_192, _PLAIN),
+    _endpoint(_LLAMA, "borealis", Price(0.12, 0.30), _sleepy(_P(0.95, 34, rates=_RARE)), "fp8", 8_192, _TOOLS,
+              kinds=("long", "tools", "json", "cache")),
+    _endpoint(_LLAMA, "tern", Price(0.23, 0.40), _P(0.52, 66, rates=_FLAKY), "fp8", 8_192, _TOOLS,
+              kinds=("long", "tools", "json")),
     _endpoint(_LLAMA, "marlow", Price(0.09, 0.20), _P(0.66, 58, rates=_ODD, wrong_answers=0.18),
-              "int4", 4_096, _PLAIN),
-    _endpoint(_LLAMA, "lanternfish", Price(0.10, 0.25), _P(0.80, 37, rates=_RARE), "fp8", 4_096, _PLAIN),
+              "int4", 4_096, _TOOLS, kinds=("tools", "json")),
+    _endpoint(_LLAMA, "lanternfish", Price(0.10, 0.25), _P(0.80, 37, rates=_RARE), "fp8", 4_096, _TOOLS,
+              kinds=("tools", "json")),
     _endpoint(_LLAMA, "ember", Price(0.11, 0.28),
               _P(0.90, 48, load_gain=0.8, rates=_RARE,
                  cycles=(Cycle(Fault.OVERLOADED_503, _TURN, 16 * _MINUTE, offset_seconds=8 * _MINUTE, share=0.98),)),
-              "fp8", 8_192, _PLAIN),
+              "fp8", 8_192, _TOOLS, kinds=("long", "tools", "cache")),
 
     _endpoint(_R1, "northwind", Price(3.00, 7.00),
               _P(0.62, 88, reasoning="visible", reasoning_tokens=26, answer_tokens=24, rates=_RARE, tokens_per_chunk=2),
@@ -268,6 +286,11 @@ ENDPOINTS = (
     _endpoint(_GEMMA, "northwind", Price(0.12, 0.25), _P(0.31, 110, rates=_RARE), "bf16", 8_192),
     _endpoint(_GEMMA, "borealis", Price(0.09, 0.17), _sleepy(_P(0.85, 36, rates=_RARE)), "fp8", 8_192, _PLAIN),
     _endpoint(_GEMMA, "atoll", Price(0.10, 0.20), _P(0.60, 50, cycles=(always(Fault.MODEL_404),)), "bf16", 8_192),
+
+    _endpoint(_BGE, "tern", Price(0.013), _P(0.14, 200, rates=_RARE), "fp16", parameters=(), kinds=("embeddings",)),
+    _endpoint(_BGE, "marlow", Price(0.01), _P(0.22, 200, rates=_RARE), "fp16", parameters=(), kinds=("embeddings",)),
+    _endpoint(_BGE, "lanternfish", Price(0.01), _P(0.30, 200, rates=_RARE), "fp16", parameters=(),
+              kinds=("embeddings",)),
 )  # fmt: skip
 
 # The monitor's own troubles in its made-up past: its line was down, and it was not running.

@@ -89,6 +89,7 @@ class SimEndpoint:
     max_completion_tokens: int | None = None
     supported_parameters: tuple[str, ...] = ()
     response_model: str | None = None  # what answers call themselves; None = upstream
+    kinds: tuple[str, ...] = ()  # of probe, that a monitor of the fleet may ask besides what its model is for
 
     @property
     def id(self) -> str:
@@ -109,6 +110,10 @@ class Fleet:
     def loopback_hosts(self) -> dict[str, str]:
         """An address for each provider that does not live on 127.0.0.1."""
         return {slug: f"127.0.0.{one.loopback}" for slug, one in self.providers.items() if one.loopback != 1}
+
+    def chats(self, endpoint: SimEndpoint) -> bool:
+        """Whether its model gives text; one that does not is asked for vectors."""
+        return "text" in self.models[endpoint.model].output_modalities
 
     def served_by(self, provider: str) -> tuple[SimEndpoint, ...]:
         return tuple(endpoint for endpoint in self.endpoints.values() if endpoint.provider == provider)

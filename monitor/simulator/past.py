@@ -51,9 +51,11 @@ def past_observations(
     """The scheduled observations of every slot that falls due in [start, end) (UTC seconds), in the order in which
     they started, at 40,000 a second. The same for the same arguments, and a part of it is the same as the whole's.
 
-    Rechecks are left out: nothing but a state ever comes of them. Slots in which the monitor was not running are
+    Of chat alone, and so nothing of a model that gives no text. Rechecks are left out: nothing but a state ever comes
+    of them. Slots in which the monitor was not running are
     missing, as are those that a bad account stretches away."""
-    pasts = [_Past(fleet, endpoint, interval_seconds, location, max_tokens) for endpoint in fleet.endpoints.values()]
+    chatting = [endpoint for endpoint in fleet.endpoints.values() if fleet.chats(endpoint)]
+    pasts = [_Past(fleet, endpoint, interval_seconds, location, max_tokens) for endpoint in chatting]
     step = max(_BATCH_SLOTS * interval_seconds, 1.0)
     waiting: list[Observation] = []
     for since in np.arange(start, end, step).tolist():

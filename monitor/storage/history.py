@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Select, Table, literal, null, or_, select
 
-from monitor.observation import CHAT
 from monitor.outcome import Group, Outcome, group_of
 from monitor.slot import Era
 from monitor.storage import schema
@@ -126,23 +124,20 @@ class History(RawReads, RollupReads):
         async with self._database.read() as connection:
             return await read_fact(connection, name)
 
-    async def last_success_times(
-        self, since: float, kind_of: Callable[[str], str] = lambda endpoint: CHAT
-    ) -> dict[EndpointAtLocation, float]:
-        """When each (endpoint, location) last answered (group ok) to the kind of probe that `kind_of` its id tells, at
-        `since` or later; without a success it is left out. To the microsecond where raw rows are still kept, else the
-        start of its hour or day."""
+    async def last_success_times(self, since: float) -> dict[Place, float]:
+        """When each (endpoint, location, kind) last answered (group ok), at `since` or later; without a success it is
+        left out. To the microsecond where raw rows are still kept, else the start of its hour or day."""
         rolled_until = await self.rolled_until()
-        buckets: dict[EndpointAtLocation, tuple[int, int]] = {}
+        buckets: dict[Place, tuple[int, int]] = {}
         async for width, rows in self.window_rows(int(since // HOUR) * HOUR, rolled_until):
             for index, counts in enumerate(rows.counts):
-                if rows.kinds[index] == kind_of(rows.endpoints[index]) and any(map(counts.get, _ALIVE_NAMES)):
+                if any(map(counts.get, _ALIVE_NAMES)):
                     # Buckets come in order of time: the last one stays.
-                    buckets[rows.endpoints[index], rows.locations[index]] = (rows.bucket_starts[index], width)
+                    place = (rows.endpoints[index], rows.locations[index], rows.kinds[index])
+                    buckets[place] = (rows.bucket_starts[index], width)
         last = {place: max(since, float(start)) for place, (start, _) in buckets.items()}
         spans: list[tuple[float, float | None]] = [(start, start + width) for start, width in set(buckets.values())]
         for start, end in [*spans, (float(rolled_until), None)]:
-            for (endpoint, where, kind), at in (await self.successes_within(max(start, since), end)).items():
-                if kind == kind_of(endpoint):
-                    last[endpoint, where] = max(last.get((endpoint, where), at), at)
+            for place, at in (await self.successes_within(max(start, since), end)).items():
+                last[place] = max(last.get(place, at), at)
         return last

@@ -28,8 +28,13 @@ async def restore_board(
     await board.take_eras(await history.eras())
     board.take_kind_eras(await history.kind_eras())
     board.restore_incidents(await still_open(history, now) if incidents is None else incidents)
-    successes = await history.last_success_times(now - WORKED_SECONDS, board.kind_of)
-    board.restore_stamps(Stamp(endpoint, location, at, at) for (endpoint, location), at in successes.items())
+    successes = await history.last_success_times(now - WORKED_SECONDS)
+    board.restore_stamps(
+        Stamp(endpoint, location, at, at)
+        for (endpoint, location, kind), at in successes.items()
+        if kind == board.kind_of(endpoint)
+    )
+    board.kinds.restore_successes(successes.items())
     rolled_until = await history.rolled_until()
     ranges = board.restore_ranges(rolled_until, rolled_until // DAY * DAY)
     for day in range(*ranges.days, DAY):

@@ -15,7 +15,8 @@ from msgspec import structs
 
 from monitor.catalog.target import target_of
 from monitor.clock import FakeClock
-from monitor.health.board import SERIES_PER_SLICE, Board
+from monitor.health.board import Board
+from monitor.health.display import SERIES_PER_SLICE
 from monitor.health.incidents import IncidentLedger
 from monitor.health.rows import rows_of
 from monitor.health.series import Stamp

@@ -124,6 +124,13 @@ async def test_a_kind_has_its_own_slots_stamps_and_interval() -> None:
     assert view.last_probe_at is None, "chat was not probed"
 
 
+async def test_a_kind_without_its_secret_was_not_probed() -> None:
+    rig = Rig(WATCHED)
+    rig.take(WATCHED, "tools", at=NOW - 120)
+    rig.take(WATCHED, "tools", Outcome.SECRET_MISSING, at=NOW - 60)
+    assert (await rig.kind(WATCHED, "tools")).last_probe_at == NOW - 120
+
+
 async def test_a_kinds_view_changes_when_time_alone_changes_it() -> None:
     rig = Rig(WATCHED)
     rig.take(WATCHED, "tools", at=NOW - 10)

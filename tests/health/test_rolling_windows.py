@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from monitor.health.cadences import Cadences
 from monitor.health.figures import pooled_figures, series_figures
+from monitor.health.recent import ANSWERED, ASKED
 from monitor.health.ring import Ring, entry_of, laid_out
 from monitor.health.rows import TallyRows, rows_of
 from monitor.health.sketch import FIGURES, quantile_of_values
@@ -23,8 +24,6 @@ from monitor.health.uptime import grouped
 from monitor.health.view import WindowFigures, figure_quantiles
 from monitor.health.windows import (
     AHEAD_SECONDS,
-    ANSWERED,
-    ASKED,
     DAY,
     HOUR,
     LONG_WINDOWS,

@@ -170,13 +170,22 @@ def test_a_vector_is_ok_if_it_has_dimensions_and_has_neither_tokens_nor_a_first_
         t0=0.0,
         terminal_at=1.0,
         outcome=Outcome.SUCCESS,
-        price=Price(input=1.0),
+        price=Price(1.0, 0.0),
         prompt_bytes=40,
     )
     assert figures.latency_seconds == 1.0
     assert figures.cost_usd == 10 / 1e6
     for name in ("ttft_seconds", "output_tokens", "token_source", "throughput_tokens_per_second"):
         assert getattr(figures, name) is None
+
+
+@pytest.mark.parametrize("status", ["200 OK", "503 Service Unavailable"])
+async def test_embeddings_have_a_cost_without_a_price_of_their_output_whether_they_come_or_not(status: str) -> None:
+    answer = {"data": [{"embedding": [0.5, 0.5]}], "usage": {"prompt_tokens": 8, "total_tokens": 8}}
+    observation = await probed(replying(status, answer), kind="embeddings", endpoint={"price": Price(input=1.0)})
+    is_success = observation.outcome is Outcome.SUCCESS
+    assert observation.cost_usd == (8 / 1e6 if is_success else 0.0)
+    assert is_success is (status == "200 OK")
 
 
 async def test_a_cache_probe_asks_twice_and_tells_of_the_second_answer() -> None:

@@ -167,6 +167,19 @@ def test_cost_is_at_the_price_in_force_with_cached_tokens_at_their_own() -> None
     assert told.cost_usd == pytest.approx((600 * 1.0 + 400 * 0.5 + 100 * 10.0) / 1e6)
 
 
+def test_what_is_written_to_a_cache_costs_what_writing_costs() -> None:
+    said = (100.5, [Content("a"), Usage(1000, 400, 100, None, 500)])
+    with_own = figures(said, price=Price(1.0, 10.0, 0.5, 1.25))
+    assert with_own.cost_usd == pytest.approx((100 * 1.0 + 400 * 0.5 + 500 * 1.25 + 100 * 10.0) / 1e6)
+    without = figures(said, price=PRICE)
+    assert without.cost_usd == pytest.approx((600 * 1.0 + 400 * 0.5 + 100 * 10.0) / 1e6)
+
+
+def test_no_more_is_charged_than_the_prompt_had() -> None:
+    told = figures((100.5, [Content("a"), Usage(10, 400, 0, None, 500)]), price=Price(1.0, 0.0, 0.5, 1.25))
+    assert told.cost_usd == pytest.approx(10 * 0.5 / 1e6)
+
+
 def test_cost_is_estimated_where_usage_is_missing() -> None:
     told = figures((100.5, [Content("12345678")]), price=PRICE, outcome=Outcome.TRUNCATED)
     assert told.cost_usd == pytest.approx((10 * 1.0 + 2 * 10.0) / 1e6)

@@ -171,12 +171,13 @@ async def test_a_cache_probe_has_time_for_both_its_requests() -> None:
     assert stage.dispatcher.skipped.total() == 0
 
 
-async def test_slots_that_passed_while_nobody_ran_are_missed_kind_by_kind() -> None:
+async def test_slots_that_passed_while_nobody_ran_are_missed_kind_by_kind(caplog: pytest.LogCaptureFixture) -> None:
     now = MIDNIGHT + 3600.0
     endpoint = endpoint_of(probes=(LONG,))
     stage = Stage(FakeClock(now=now), last_due_at=now - 600.0, probed_before={endpoint.id, endpoint.lane("long")})
     stage.load([endpoint])
     assert stage.dispatcher.skipped["missed"] == 15
+    assert "slots_missed slots=15 endpoints=1" in caplog.text, "two lanes are one endpoint"
 
 
 def test_the_budget_knows_what_each_kind_may_cost() -> None:

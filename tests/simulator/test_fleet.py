@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 from monitor.outcome import Group, group_of
+from monitor.probing.dialects import DIALECTS
+from monitor.probing.kinds import KINDS
 from monitor.secret import Secret
 from monitor.settings import parse_settings
 from monitor.simulator.config import fleet_env, fleet_yaml
@@ -35,6 +37,34 @@ def test_nobody_takes_a_simulated_provider_for_a_real_one() -> None:
 
 def test_every_dialect_has_a_speaker() -> None:
     assert {provider.dialect for provider in FLEET.providers.values()} == set(SPEECHES)
+
+
+def test_every_kind_of_probe_is_asked_of_somebody_who_can_answer_and_only_where_it_fits() -> None:
+    asked = {kind for endpoint in FLEET.endpoints.values() for kind in endpoint.kinds}
+    assert asked == set(KINDS) - {"chat"}
+    for name, endpoint in FLEET.endpoints.items():
+        model = FLEET.models[endpoint.model]
+        assert set(endpoint.kinds) <= DIALECTS[FLEET.providers[endpoint.provider].dialect].kinds, name
+        assert "vision" not in endpoint.kinds or "image" in model.input_modalities, name
+        assert "tools" not in endpoint.kinds or "tools" in endpoint.supported_parameters, name
+        assert "json" not in endpoint.kinds or "response_format" in endpoint.supported_parameters, name
+        assert ("embeddings" in endpoint.kinds) is ("embeddings" in model.output_modalities), name
+
+
+def test_every_dialect_is_asked_more_than_chat() -> None:
+    asked = {FLEET.providers[endpoint.provider].dialect for endpoint in FLEET.endpoints.values() if endpoint.kinds}
+    assert asked == set(SPEECHES)
+
+
+def test_kinds_are_asked_at_their_own_interval_and_only_if_that_is_wanted() -> None:
+    silent = parse_settings(fleet_yaml(FLEET, _url), Path("monitor.yaml")).catalog.endpoints
+    wanted = parse_settings(fleet_yaml(FLEET, _url, kinds_interval="2m"), Path("monitor.yaml")).catalog.endpoints
+    for name, endpoint in FLEET.endpoints.items():
+        assert [each.kind for each in silent[name].probes] == ([] if FLEET.chats(endpoint) else ["embeddings"])
+        assert [(each.kind, each.interval_seconds) for each in wanted[name].probes] == [
+            (kind, 120.0) for kind in endpoint.kinds
+        ]
+        assert wanted[name].kind == ("chat" if FLEET.chats(endpoint) else "embeddings")
 
 
 def test_the_docs_tell_who_speaks_what() -> None:

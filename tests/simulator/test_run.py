@@ -19,7 +19,7 @@ async def test_it_says_where_it_is_and_stops_when_told(number: signal.Signals | 
     running = asyncio.create_task(run_simulator("127.0.0.1", 0, 3, SystemClock(), told.append, stop))
     await eventually(lambda: told and told[-1].startswith("or in one request"))
     url = told[0].rpartition(" ")[2]
-    assert told[0].startswith("simulated fleet, seed 3: 10 providers, 7 models, 31 endpoints at http://127.0.0.1:")
+    assert told[0].startswith("simulated fleet, seed 3: 10 providers, 8 models, 34 endpoints at http://127.0.0.1:")
     for slug, provider in default_fleet(3).providers.items():
         line = next(line for line in told if line.split()[:1] == [slug])
         assert line.split()[1] == provider.dialect

@@ -204,9 +204,9 @@ async def test_last_successes_are_exact_where_raw_rows_are_and_by_the_hour_where
     ]
     await store.write(rows)
     exact = {
-        ("m@down", "local"): MIDNIGHT + 65 * 60 + 0.005,
-        ("m@cut", "local"): MIDNIGHT + 1500 * 60 + 0.005,
-        ("m@up", "local"): MIDNIGHT + 3990 * 60 + 0.005,
+        ("m@down", "local", "chat"): MIDNIGHT + 65 * 60 + 0.005,
+        ("m@cut", "local", "chat"): MIDNIGHT + 1500 * 60 + 0.005,
+        ("m@up", "local", "chat"): MIDNIGHT + 3990 * 60 + 0.005,
     }
     assert await store.history.last_success_times(MIDNIGHT) == exact
     await store.writer.close_hours(MIDNIGHT + 2 * DAY + HOUR)
@@ -214,10 +214,24 @@ async def test_last_successes_are_exact_where_raw_rows_are_and_by_the_hour_where
     async with store.database.write() as connection:
         await connection.exec_driver_sql(f"DELETE FROM raw_observations WHERE due_ms < {(MIDNIGHT + 2 * DAY) * 1000}")
     assert await store.history.last_success_times(MIDNIGHT) == exact | {
-        ("m@down", "local"): MIDNIGHT,
-        ("m@cut", "local"): MIDNIGHT + DAY,
+        ("m@down", "local", "chat"): MIDNIGHT,
+        ("m@cut", "local", "chat"): MIDNIGHT + DAY,
     }
-    assert await store.history.last_success_times(MIDNIGHT + 2 * DAY) == {("m@up", "local"): exact["m@up", "local"]}
+    assert await store.history.last_success_times(MIDNIGHT + 2 * DAY) == {
+        ("m@up", "local", "chat"): exact["m@up", "local", "chat"]
+    }
+
+
+async def test_each_kind_of_probe_has_a_last_success_of_its_own(store: Stage) -> None:
+    rows = [observation(65, kind="long"), observation(200, kind="long", outcome=Outcome.RESET), observation(1500)]
+    await store.write(rows)
+    exact = {
+        (rows[0].endpoint, "local", "long"): rows[0].started_at,
+        (rows[2].endpoint, "local", "chat"): rows[2].started_at,
+    }
+    assert await store.history.last_success_times(MIDNIGHT) == exact
+    await store.writer.close_hours(MIDNIGHT + 2 * DAY)
+    assert await store.history.last_success_times(MIDNIGHT) == exact
 
 
 async def test_rollups_are_picked_by_span_endpoint_and_location(store: Stage) -> None:

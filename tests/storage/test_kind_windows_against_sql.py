@@ -182,6 +182,28 @@ async def test_every_window_of_every_kind_is_what_sql_says_and_stays_so_over_a_r
             assert view.kinds[kind].windows["30d"].expected == expected, "a kind's slots are its own"
 
 
+async def test_a_restart_knows_when_each_kind_last_succeeded_however_long_ago(tmp_path: Path) -> None:
+    succeeded_at = MIDNIGHT + HOUR + 1.25
+    async with house_of(tmp_path, MIDNIGHT) as house:
+        await house.write(
+            observation(
+                endpoint=WATCHED.id, location=HERE, kind=kind, slot=number, due_at=succeeded_at - 1,
+                started_at=succeeded_at,
+            )
+            for number, kind in enumerate(INTERVALS)
+        )  # fmt: skip
+        await house.move_to((MIDNIGHT + 3 * DAY) * US)
+        await house.turn()
+        await house.stop()
+        await house.start()
+        await house.board.refresh()
+        view = house.board.view(WATCHED.id)
+        assert view is not None
+        assert {kind: each.last_success_at for kind, each in view.kinds.items()} == dict.fromkeys(
+            INTERVALS, succeeded_at
+        )
+
+
 async def test_rollups_carry_each_kind_with_its_own_slots_and_prompts(tmp_path: Path) -> None:
     chance = random.Random(3)
     async with house_of(tmp_path, MIDNIGHT) as house:

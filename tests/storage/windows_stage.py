@@ -22,7 +22,8 @@ from storage_samples import DAY, HOUR, until
 
 from monitor.clock import FakeClock
 from monitor.health.board import Board
-from monitor.health.windows import AHEAD_SECONDS, ANSWERED, ASKED
+from monitor.health.recent import ANSWERED, ASKED
+from monitor.health.windows import AHEAD_SECONDS
 from monitor.observation import Observation
 from monitor.outcome import OUTCOMES
 from monitor.self_metrics import SelfMetrics

@@ -242,9 +242,9 @@ class MessageDecoder(Decoder):
         self._read = _later(self._read, usage.get("cache_read_input_tokens"))
         prompt = None if self._input is None else self._input + (self._written or 0) + (self._read or 0)
         if is_start:
-            return [Usage(prompt, self._read)]
+            return [Usage(prompt, self._read, cache_write_tokens=self._written)]
         thinking = count_of(member(usage, "output_tokens_details", "thinking_tokens"))
-        return [Usage(prompt, self._read, count_of(usage.get("output_tokens")), thinking)]
+        return [Usage(prompt, self._read, count_of(usage.get("output_tokens")), thinking, self._written)]
 
 
 def _later(known: int | None, told: Any) -> int | None:

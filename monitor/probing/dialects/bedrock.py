@@ -278,7 +278,7 @@ def _usage(usage: Any) -> tuple[Event, ...]:
     if fresh is None and output is None:
         return (CONTROL,)
     prompt = None if fresh is None else fresh + (cached or 0) + (written or 0)
-    return (Usage(prompt, cached, output),)
+    return (Usage(prompt, cached, output, cache_write_tokens=written),)
 
 
 DIALECT = Bedrock()

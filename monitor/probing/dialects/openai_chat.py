@@ -362,7 +362,8 @@ def _usage(usage: Any) -> list[Event]:
         is_apart = total is not None and prompt is not None and total == prompt + output + reasoning
         if is_apart or reasoning > output:
             output += reasoning
-    return [Usage(prompt, cached, output, reasoning)]
+    written = count_of(member(usage, "prompt_tokens_details", "cache_write_tokens"))
+    return [Usage(prompt, cached, output, reasoning, written)]
 
 
 DIALECT = OpenAIChat()

@@ -268,6 +268,7 @@ def _usage(usage: Any) -> list[Event]:
             count_of(member(usage, "input_tokens_details", "cached_tokens")),
             count_of(usage.get("output_tokens")),
             count_of(member(usage, "output_tokens_details", "reasoning_tokens")),
+            count_of(member(usage, "input_tokens_details", "cache_write_tokens")),
         )
     ]
 

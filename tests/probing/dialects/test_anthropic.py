@@ -226,7 +226,7 @@ def ended(**usage: Any) -> dict[str, Any]:
                 started(input_tokens=9, cache_creation_input_tokens=100, cache_read_input_tokens=1000),
                 ended(output_tokens=20),
             ],
-            [Usage(1109, 1000), Usage(1109, 1000, 20)],
+            [Usage(1109, 1000, None, None, 100), Usage(1109, 1000, 20, None, 100)],
         ),
         # What the end tells of the prompt is the last word on it, and leaves the rest as it was.
         (

@@ -229,8 +229,8 @@ def delta(**fields: Any) -> bytes:
         (event("contentBlockDelta", []), [CONTROL]),
         (event("contentBlockDelta", {"delta": "text"}), [CONTROL]),
         (usage(20, 10), [Usage(20, None, 10)]),
-        (usage(20, 10, cacheReadInputTokens=300, cacheWriteInputTokens=4), [Usage(324, 300, 10)]),
-        (usage(20, 10, cacheReadInputTokens=0, cacheWriteInputTokens=0), [Usage(20, 0, 10)]),
+        (usage(20, 10, cacheReadInputTokens=300, cacheWriteInputTokens=4), [Usage(324, 300, 10, None, 4)]),
+        (usage(20, 10, cacheReadInputTokens=0, cacheWriteInputTokens=0), [Usage(20, 0, 10, None, 0)]),
         (event("metadata", {"metrics": {"latencyMs": 1}}), [CONTROL]),
     ],
 )

@@ -199,6 +199,10 @@ def test_a_native_finish_reason_that_tells_of_an_error_beats_a_benign_one() -> N
         ({"prompt_tokens": "many", "completion_tokens": 1.5}, Usage(None, None, None, None)),
         ({"prompt_tokens": 20, "prompt_tokens_details": None, "cached_tokens": 4}, Usage(20, 4, None, None)),
         ({"prompt_tokens": 20, "prompt_cache_hit_tokens": 5}, Usage(20, 5, None, None)),
+        (
+            {"prompt_tokens": 20, "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 9}},
+            Usage(20, 4, None, None, 9),
+        ),
         # xAI: reasoning stands beside the completion, which the total gives away.
         (
             {

@@ -1,0 +1,144 @@
+"""The views of every configured endpoint, renewed in short slices when what they show has changed or is out of date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from operator import is_not
+
+import numpy as np
+
+from monitor.catalog.model import Catalog
+from monitor.health.cadences import Cadences
+from monitor.health.dense import Indices
+from monitor.health.figures import series_figures
+from monitor.health.kind_board import NO_KINDS, KindBoard
+from monitor.health.series import Series
+from monitor.health.standings import Standings
+from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, KindView
+from monitor.health.windows import Windows
+from monitor.letting_go import let_go
+from monitor.settings import Settings
+
+# Some 3 ms of work: a refresh must not be seen in the probes' own measurements.
+SERIES_PER_SLICE = 64
+_ALWAYS_STALE = float("-inf")
+
+
+class Display:
+    """Rows are those of the `standings`; times are UTC seconds."""
+
+    def __init__(self, settings: Settings, standings: Standings, kinds: KindBoard) -> None:
+        self.views: tuple[EndpointView, ...] = ()  # as the board's `views`
+        self.locations: tuple[str, ...] = (settings.location,)
+        self._standings = standings
+        self._kinds = kinds
+        self._fresh_until = np.full(0, _ALWAYS_STALE)  # by row
+        self._order: list[Series] | None = None  # as their views are listed; None when it is to be found anew
+        self._version = 0
+
+    def configure(self, settings: Settings) -> None:
+        self._settings = settings
+        export = settings.export
+        self.performance_windows = tuple(dict.fromkeys((*export.performance_windows, API_PERFORMANCE_WINDOW)))
+        self.quantiles = tuple(sorted({*export.quantiles, *API_QUANTILES}))
+        self._kinds.configure(settings.uptime_policy, self.performance_windows, self.quantiles)
+
+    def apply_catalog(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        for series in self._standings.series:
+            if series.endpoint not in catalog.endpoints:
+                series.view = None
+        self.spoil_all()
+        self._order = None
+        self._publish()
+
+    def make_room(self) -> None:
+        """For the rows that were added."""
+        self._order = None
+        if (rows := len(self._standings.series)) > self._fresh_until.size:
+            self._fresh_until = np.concatenate((self._fresh_until, np.full(max(rows, 64), _ALWAYS_STALE)))
+
+    def spoil(self, row: int) -> None:
+        """Its view is renewed by the next refresh, however settled that wants things to be."""
+        self._fresh_until[row] = _ALWAYS_STALE
+
+    def spoil_all(self) -> None:
+        self._fresh_until[:] = _ALWAYS_STALE
+
+    def outdate(self, row: int, at: float) -> None:
+        """Figures of its view have changed at `at`."""
+        if at < self._fresh_until[row]:
+            self._fresh_until[row] = at
+
+    def outdate_many(self, rows: Sequence[int] | Indices, at: float) -> None:
+        self._fresh_until[rows] = np.minimum(self._fresh_until[rows], at)
+
+    def renew(self, windows: Windows, now: float, settled_seconds: float) -> Iterator[None]:
+        """See `Board.refresh_slices`."""
+        stale = np.flatnonzero(self._fresh_until[: len(self._standings.series)] <= now - settled_seconds).tolist()
+        for start in range(0, len(stale), SERIES_PER_SLICE):
+            # Between two slices a reload may have taken endpoints away.
+            part = [row for row in stale[start : start + SERIES_PER_SLICE] if self._is_configured(row)]
+            if part:
+                self._renew(windows, part, now)
+                yield
+        former = self.views
+        self._publish()
+        gone: list[object] = [view for view, now in zip_longest(former, self.views) if view is not now]
+        del former
+        yield from let_go(gone)
+
+    def _is_configured(self, row: int) -> bool:
+        return self._standings.series[row].endpoint in self._catalog.endpoints
+
+    def _renew(self, windows: Windows, rows: Sequence[int], now: float) -> None:
+        standings = self._standings
+        found, until = series_figures(
+            windows,
+            rows,
+            now,
+            self._settings.uptime_policy,
+            self.performance_windows,
+            self.quantiles,
+            Cadences([standings.series[row].eras for row in rows]),
+        )
+        self._fresh_until[rows] = until
+        for row, figures in zip(rows, found, strict=True):
+            series = standings.series[row]
+            configured = self._catalog.endpoints[series.endpoint]
+            kinds: Mapping[str, KindView] = NO_KINDS
+            if configured.probes:
+                kinds, kinds_until = self._kinds.views(windows, configured, series.location, series.eras, now)
+                self.outdate(row, kinds_until)
+            view = series.renew_view(
+                configured,
+                series.location,
+                figures,
+                standings.interval_seconds(row),
+                standings.is_watched(series.endpoint, series.location, row),
+                self._next_version,
+                kinds,
+            )
+            series.is_shown = series.location == self._settings.location or view.has_data(now)
+
+    def _next_version(self) -> int:
+        self._version += 1
+        return self._version
+
+    def _publish(self) -> None:
+        own, standings = self._settings.location, self._standings
+        if self._order is None:
+            self._order = [
+                series
+                for endpoint in self._catalog.endpoints
+                for series in sorted(
+                    [standings.series[row] for row in standings.rows_of(endpoint)],
+                    key=lambda each: (each.location != own, each.location),
+                )
+            ]
+        views = tuple([series.view for series in self._order if series.view is not None and series.is_shown])
+        if len(views) != len(self.views) or any(map(is_not, views, self.views)):
+            self.views = views
+            others = {view.location for view in views} - {own}
+            self.locations = (own, *sorted(others))
