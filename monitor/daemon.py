@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict
 
 from aiohttp import web
@@ -39,6 +39,7 @@ from monitor.settings import Settings
 from monitor.signals import handled_signals
 from monitor.storage.database import Database
 from monitor.storage.eras import adopt_catalog
+from monitor.storage.errors import WriterClosed
 from monitor.storage.history import History
 from monitor.storage.hour_turn import close_hours
 from monitor.storage.incident_log import IncidentLog
@@ -306,14 +307,23 @@ class Daemon:
     async def _prune_now(self) -> dict[str, int]:
         if not self.ready.is_set() or self.should_exit.is_set():
             raise Unavailable("no prune while the monitor starts or ends: send it again in a minute")
-        return asdict(await self.housekeeping.prune())
+        with self._told_of_the_end():
+            return asdict(await self.housekeeping.prune())
 
     async def _reclassify_now(self, since: float | None, is_dry: bool) -> Reclassified:
         if not self.ready.is_set() or self.should_exit.is_set():
             raise Unavailable("no reclassification while the monitor starts or ends: send it again in a minute")
-        return await reclassify_here(
-            self.rooms, self.settings, self.clock, since, is_dry, self._on_transition, self._write_incidents
-        )
+        with self._told_of_the_end():
+            return await reclassify_here(
+                self.rooms, self.settings, self.clock, since, is_dry, self._on_transition, self._write_incidents
+            )
+
+    @contextmanager
+    def _told_of_the_end(self) -> Iterator[None]:
+        try:
+            yield
+        except WriterClosed:
+            raise Unavailable("the monitor ended meanwhile: what was done by then is kept, send it again") from None
 
     # --- reload
 

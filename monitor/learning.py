@@ -27,4 +27,6 @@ async def learn_secrets(settings: Settings, redactor: Redactor) -> None:
 
     await asyncio.gather(*map(learn, all_secrets(settings)))
     for problem in in_file_order(problems):
-        log.error("secret_missing %s", problem)
+        # Not as `api_key: cause`, which the redactor takes for a key that is written out.
+        where = f"{problem.file}:{problem.line}" if problem.line else problem.file
+        log.error('secret_missing at=%s path=%s cause="%s"', where, problem.path, problem.message)
