@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict
 
 from aiohttp import web
@@ -17,11 +17,12 @@ from aiohttp import web
 from monitor import __version__
 from monitor.chronicle import Chronicle
 from monitor.clock import Clock, SystemClock
-from monitor.config.problem import Problem
 from monitor.descriptors import provide_descriptors
 from monitor.health.board import Board
 from monitor.health.incidents import IncidentEvent
 from monitor.health.state import Transition, is_about_our_key
+from monitor.housekeeping import Housekeeping
+from monitor.learning import learn_secrets
 from monitor.listening import address_text, cannot_listen, check_free
 from monitor.observation import Observation
 from monitor.probing.probe import Prober
@@ -32,27 +33,24 @@ from monitor.reclassification import reclassify_here
 from monitor.reload import Reloader
 from monitor.resume import resume
 from monitor.rooms import Progress, Rooms
-from monitor.scheduling.jobs import Chores
 from monitor.scheduling.lag import LagSampler
-from monitor.secret import Secret, SecretError
-from monitor.secret_reader import SecretReader
 from monitor.self_metrics import SelfMetrics
-from monitor.settings import Settings, all_secrets, in_file_order, secret_problem
+from monitor.settings import Settings
 from monitor.signals import handled_signals
 from monitor.storage.database import Database
 from monitor.storage.eras import adopt_catalog
+from monitor.storage.errors import WriterClosed
 from monitor.storage.history import History
-from monitor.storage.hour_turn import close_hours, turn_hours
+from monitor.storage.hour_turn import close_hours
 from monitor.storage.incident_log import IncidentLog
 from monitor.storage.lock import read_holder
 from monitor.storage.reclassify import Reclassified
 from monitor.storage.restore import restore_board, still_open
-from monitor.storage.retention import Pruned, prune
 from monitor.storage.sqlite import path_of
 from monitor.storage.writer import Writer
 from monitor.suspicion.outages import OwnOutage
 from monitor.suspicion.suspicion import Suspicion
-from monitor.systemd import Notifier, watchdog_interval_seconds
+from monitor.systemd import Notifier
 from monitor.tasks import Tasks, unless
 from monitor.telling import tell_ours, tell_probe, tell_transition, tell_unusable
 from monitor.web.app import create_app
@@ -63,18 +61,9 @@ from monitor.web.room import ROOM
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 20.0  # less than TimeoutStopSec of the unit
-REFRESH_SECONDS = 1.0
-SETTLED_SECONDS = 3.0  # most answers are whole by then; a view that waits for them is rendered once a probe
-EXPIRE_SECONDS = 5.0
 # By itself Python looks for cycles every few hundred objects: 4 % of the loop at 200 probes a second, and 50 ms at a
-# time. A probe leaves next to none, so once a minute is enough; the thresholds are for what nobody foresaw.
-GARBAGE_SECONDS = 60.0
+# time. A probe leaves next to none, so housekeeping looks once a minute; the thresholds are for what nobody foresaw.
 GC_THRESHOLDS = (500_000, 1_000, 1_000)
-INCIDENTS_SECONDS = 5.0  # how often incidents that the database did not take are tried again
-HOURS_SECONDS = 15.0  # how often to look whether an hour is to be closed
-RETENTION_SECONDS = 600.0
-RETENTION_FIRST_SECONDS = 60.0
-_STALLED_SECONDS = 30.0  # no progress of the schedule for so long: let the watchdog bite
 
 
 class DaemonError(Exception):
@@ -110,7 +99,7 @@ class Daemon:
         self._is_recording = False  # what is committed before the restore is found by it
         self._reloader = Reloader(load, lambda: self.settings, self._adopt, self.metrics, self.clock)
         self._tasks = Tasks(on_death=self.should_exit.set)
-        self._chores: Chores | None = None
+        self._housekeeping: Housekeeping | None = None
         self._app = web.Application()
         self._runner: web.AppRunner | None = None
         self._rooms: Rooms | None = None
@@ -119,6 +108,11 @@ class Daemon:
     def rooms(self) -> Rooms:
         assert self._rooms is not None, "the database is not open yet"
         return self._rooms
+
+    @property
+    def housekeeping(self) -> Housekeeping:
+        assert self._housekeeping is not None, "the database is not open yet"
+        return self._housekeeping
 
     async def run(self) -> None:
         """Live until SIGTERM, SIGINT or `should_exit`, also while starting. DaemonError or StorageError if it cannot
@@ -143,13 +137,16 @@ class Daemon:
             # Before the database is made or upgraded; but if that is held, its holder is what to name.
             if read_holder(path_of(self.settings.database.url)) is None:
                 raise DaemonError(cannot_listen(host, port, error)) from None
-        await self._learn_secrets(self.settings)
+        await learn_secrets(self.settings, self._redactor)
         database = await Database.open(self.settings.database, self.clock, listen=address_text(host, port))
         try:
             self._rooms = await self._build(database)
         except BaseException:
             await database.close()
             raise
+        self._housekeeping = Housekeeping(
+            self.rooms, self.clock, lambda: self.settings, self._notifier, self._on_transition
+        )
         await self._serve()
         self._tasks.pillar("writer", self.rooms.writer.run())
         if self._before_start is not None:
@@ -263,18 +260,8 @@ class Daemon:
             if not view.usable and view.location == self.settings.location:
                 rooms.dispatcher.set_unusable(view.endpoint.id, True)
                 tell_unusable(view.endpoint.id, view.location, view.unusable_cause)
-        self._chores = Chores(self.clock, rooms.dispatcher.tick)
-        self._chores.add("refresh", REFRESH_SECONDS, self._refresh)
-        self._chores.add("expire", EXPIRE_SECONDS, self._expire)
-        self._chores.add("incidents", INCIDENTS_SECONDS, rooms.incident_log.write)
-        self._chores.add("hours", HOURS_SECONDS, self._turn_hours)
-        self._chores.add("retention", RETENTION_SECONDS, self._retain, first_after_seconds=RETENTION_FIRST_SECONDS)
-        self._chores.add("garbage", GARBAGE_SECONDS, self._collect_garbage)
-        beat = watchdog_interval_seconds()
-        if beat is not None:
-            self._chores.add("watchdog", beat, self._watchdog)
         self._tasks.pillar("lag", LagSampler(self.clock, self.metrics).run())
-        self._chores.start()
+        self.housekeeping.start()
 
     # --- what comes in
 
@@ -317,52 +304,26 @@ class Daemon:
         if self._is_recording:
             self.rooms.board.record(rows)
 
-    # --- chores
-
-    async def _refresh(self) -> None:
-        await self.rooms.board.refresh(SETTLED_SECONDS)
-
-    async def _expire(self) -> None:
-        for transition in self.rooms.board.expire():
-            self._on_transition(transition)
-
-    async def _turn_hours(self) -> None:
-        rooms = self.rooms
-        await turn_hours(rooms.writer, rooms.history, rooms.board, self.clock.now())
-
-    async def _collect_garbage(self) -> None:
-        gc.collect()
-
-    async def _retain(self) -> None:
-        await self.prune()
-
     async def _prune_now(self) -> dict[str, int]:
         if not self.ready.is_set() or self.should_exit.is_set():
             raise Unavailable("no prune while the monitor starts or ends: send it again in a minute")
-        return asdict(await self.prune())
+        with self._told_of_the_end():
+            return asdict(await self.housekeeping.prune())
 
     async def _reclassify_now(self, since: float | None, is_dry: bool) -> Reclassified:
         if not self.ready.is_set() or self.should_exit.is_set():
             raise Unavailable("no reclassification while the monitor starts or ends: send it again in a minute")
-        return await reclassify_here(
-            self.rooms, self.settings, self.clock, since, is_dry, self._on_transition, self._write_incidents
-        )
+        with self._told_of_the_end():
+            return await reclassify_here(
+                self.rooms, self.settings, self.clock, since, is_dry, self._on_transition, self._write_incidents
+            )
 
-    async def prune(self) -> Pruned:
-        """Drop what is older than the retention; what was dropped, by table."""
-        rooms = self.rooms
-        await self._turn_hours()  # after a long sleep a window has still to let go of hours that are to be deleted
-        pruned = await prune(rooms.database, rooms.writer.submit, self.clock, self.settings.retention)
-        if any(asdict(pruned).values()):
-            log.info("pruned %s", " ".join(f"{name}={count}" for name, count in asdict(pruned).items()))
-        return pruned
-
-    async def _watchdog(self) -> None:
-        idle = self.clock.monotonic() - self.rooms.dispatcher.progress()
-        if idle < _STALLED_SECONDS:
-            self._notifier.watchdog()
-        else:
-            log.error("schedule_stalled seconds=%.0f: the watchdog is not fed", idle)
+    @contextmanager
+    def _told_of_the_end(self) -> Iterator[None]:
+        try:
+            yield
+        except WriterClosed:
+            raise Unavailable("the monitor ended meanwhile: what was done by then is kept, send it again") from None
 
     # --- reload
 
@@ -380,7 +341,7 @@ class Daemon:
     async def _adopt(self, settings: Settings) -> None:
         rooms = self.rooms
         provide_descriptors(settings)
-        await self._learn_secrets(settings)
+        await learn_secrets(settings, self._redactor)
         await self._record_catalog(settings)
         added = settings.catalog.endpoints.keys() - self.settings.catalog.endpoints.keys()
         self.settings = settings
@@ -390,25 +351,11 @@ class Daemon:
         rooms.board.configure(settings)
         if rooms.board.is_decided_anew:
             # Beside the reload: it is in force by now, and the chore tries again what the database does not give.
-            self._tasks.errand(self._turn_hours())
+            self._tasks.errand(self.housekeeping.turn_hours())
         self._write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
         for transition in rooms.board.standings(added):
             self._on_transition(transition)  # what is down and was away is down again
         await rooms.board.refresh()
-
-    async def _learn_secrets(self, settings: Settings) -> None:
-        problems: list[Problem] = []
-
-        async def learn(secret: Secret) -> None:
-            try:
-                self._redactor.add(await reader.reveal(secret), secret)
-            except SecretError as error:
-                problems.append(secret_problem(settings, secret, error))
-
-        reader = SecretReader()
-        await asyncio.gather(*map(learn, all_secrets(settings)))
-        for problem in in_file_order(problems):
-            log.error("secret_missing %s", problem)
 
     # --- the end
 
@@ -428,8 +375,8 @@ class Daemon:
                 last_first.push_async_callback(self._write_the_rest)
                 last_first.push_async_callback(self._rooms.prober.close)
                 last_first.push_async_callback(self._rooms.suspicion.close)
-            if self._chores is not None:
-                last_first.push_async_callback(self._chores.stop, 5.0)
+            if self._housekeeping is not None:
+                last_first.push_async_callback(self._housekeeping.stop, 5.0)
             if self._rooms is not None:
                 self._rooms.progress.is_draining = True
                 # The tick goes on meanwhile: slots that fall due in the drain are counted, and the watchdog is fed.

@@ -28,6 +28,7 @@ from daemon_stage import (
 
 from monitor.clock import utc_text
 from monitor.daemon import Daemon, DaemonError
+from monitor.probing.redaction import Redactor
 from monitor.simulator.faults import Fault
 from monitor.simulator.server import FleetServer
 
@@ -229,9 +230,9 @@ async def test_a_missing_secret_is_told_with_its_place_and_a_failing_key_once(
         async with running(settings_from(path)):
             told = [record.getMessage() for record in caplog.records]
             (line,) = [line for line in told if line.startswith("secret_missing")]
-            assert re.match(
-                rf"secret_missing {path}:\d+: providers.northwind.api_key: environment variable {name} is not set", line
-            )
+            place = rf"at={path}:\d+ path=providers.northwind.api_key"
+            assert re.match(rf'secret_missing {place} cause="environment variable {name} is not set"', line)
+            assert Redactor(()).redact(line) == line, "nothing in it looks like a key"
 
             def unusable() -> list[str]:
                 told = [record.getMessage() for record in caplog.records]

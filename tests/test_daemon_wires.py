@@ -100,7 +100,7 @@ def busy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_state_that_nothing_confirms_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monitor.daemon.EXPIRE_SECONDS", 0.05)
+    monkeypatch.setattr("monitor.housekeeping.EXPIRE_SECONDS", 0.05)
     settings = settings_from(config(tmp_path, "one", interval="1s", more="state: {forget: 1 intervals}"))
     async with running(settings) as daemon:
         await daemon.rooms.dispatcher.drain(0.0)
@@ -113,8 +113,8 @@ async def test_hours_are_closed_and_the_windows_go_along(tmp_path: Path, monkeyp
     async def later(writer: Writer, history: History, board: Board, now: float) -> None:
         await turn_hours(writer, history, board, now + 2 * DAY)
 
-    monkeypatch.setattr("monitor.daemon.HOURS_SECONDS", 0.05)
-    monkeypatch.setattr("monitor.daemon.turn_hours", later)
+    monkeypatch.setattr("monitor.housekeeping.HOURS_SECONDS", 0.05)
+    monkeypatch.setattr("monitor.housekeeping.turn_hours", later)
     async with running(settings_from(config(tmp_path, "one"))) as daemon:
         daemon.rooms.writer.put(observed(daemon, ONE, Outcome.SUCCESS))
         await until(lambda: rows(tmp_path, "SELECT count(*) FROM hourly_rollups") == [(1,)])
@@ -124,8 +124,8 @@ async def test_hours_are_closed_and_the_windows_go_along(tmp_path: Path, monkeyp
 
 
 async def test_what_is_older_than_the_retention_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monitor.daemon.RETENTION_FIRST_SECONDS", 0.05)
-    monkeypatch.setattr("monitor.daemon.RETENTION_SECONDS", 0.2)
+    monkeypatch.setattr("monitor.housekeeping.RETENTION_FIRST_SECONDS", 0.05)
+    monkeypatch.setattr("monitor.housekeeping.RETENTION_SECONDS", 0.2)
     async with running(settings_from(config(tmp_path, "one"))) as daemon:
         for age in (10 * DAY, DAY):
             daemon.rooms.writer.put(observed(daemon, ONE, Outcome.SUCCESS, -age))
@@ -145,7 +145,7 @@ async def test_no_hour_is_dropped_that_a_window_has_still_to_let_go_of(
         assert daemon.rooms.board.figures([ONE], None, "30d").samples == 1
         now = daemon.clock.now
         monkeypatch.setattr(daemon.clock, "now", lambda: now() + 2 * DAY)
-        assert (await daemon.prune()).hourly == 1
+        assert (await daemon.housekeeping.prune()).hourly == 1
         await daemon.rooms.board.refresh()
         assert daemon.rooms.board.figures([ONE], None, "30d").samples == 0
 
@@ -187,7 +187,7 @@ async def test_the_watchdog_is_fed_while_the_schedule_gets_on_and_not_when_it_st
 async def test_what_goes_to_the_spill_is_shown_at_once_and_only_once(
     tmp_path: Path, busy: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monitor.daemon.INCIDENTS_SECONDS", 0.1)
+    monkeypatch.setattr("monitor.housekeeping.INCIDENTS_SECONDS", 0.1)
     async with running(settings_from(config(tmp_path, "one"))) as daemon:
 
         def samples() -> int:

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from daemon_stage import command, get, running, settings_from, until
 
 from monitor.cli import main
 from monitor.clock import SystemClock
+from monitor.commands.asking import Refused, ask, not_done
 from monitor.daemon import Daemon
 from monitor.health.state import State
 from monitor.observation import Observation
@@ -27,6 +29,7 @@ from monitor.probing.report import ProbeReport, Turn
 from monitor.storage.batch import commit_batch
 from monitor.storage.codec import as_stored
 from monitor.storage.database import Database
+from monitor.storage.errors import DatabaseHeld
 from monitor.storage.facts import Skew
 from monitor.storage.rollups import HourBook
 from monitor.web.errors import Unavailable
@@ -273,6 +276,23 @@ def test_what_cannot_be_done_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit, match="2"):
         main(["reclassify", "--since", "yesterday"])
     assert "yesterday" in capsys.readouterr().err
+
+
+async def test_one_that_the_monitors_end_cuts_off_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = config(tmp_path)
+    async with running(settings_from(path)) as daemon:
+        await daemon.rooms.writer.close()
+        ended = pytest.raises(Unavailable, match="what was done by then is kept, send it again")
+        with ended, daemon._told_of_the_end():
+            await daemon.rooms.writer.submit(lambda connection: asyncio.sleep(0))
+        daemon.should_exit.set()
+        asked = replace(settings_from(path), listen_port=int(daemon.address.rpartition(":")[2]))
+        with pytest.raises(Refused) as refused:
+            await ask(asked, "/-/reclassify", "reclassified", post=True)
+    said = not_done(DatabaseHeld("held: stop it first"), asked, refused.value)
+    assert "has not done it, or not all of it" in said
+    assert "no reclassification while the monitor starts or ends: send it again in a minute" in said
+    assert "stop it" not in said, "it is about to do as it was told"
 
 
 async def test_it_is_refused_to_browsers_and_while_the_monitor_starts(tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from monitor.catalog.served import (
     Served,
     check_base_urls,
     check_credentials,
+    check_keys,
     check_lack,
     check_options,
+    check_routes,
     served_providers,
 )
 from monitor.config.dialect_keys import merged_options
@@ -55,6 +57,8 @@ def build_catalog(
         check_credentials(provider.fields, provider)
     check_base_urls(served, written)
     check_options(served, written, dialects)
+    check_routes(served, written)
+    check_keys(served, written)
     rules = _Rules(interval_seconds, probes, dialects)
     built = {slug: _model(slug, fields, served, rules) for slug, fields in models.items()}
     return Catalog(
@@ -92,8 +96,8 @@ def _endpoint(model: str, fields: Fields, model_fields: Fields, provider: Served
     base_url = own.get("base_url") or provider.base_url or ""
     options = {**provider.options, **merged_options(provider.fields, fields, fields.at.findings.options)}
     api_key = own.get("api_key") or theirs.get("api_key")
-    if "api_key" not in fields.places and "api_key" not in provider.fields.places:
-        api_key = provider.usual_key(base_url, options)
+    if api_key is None:
+        api_key = provider.usual_key(base_url, fields)
     over: dict[str, Any] = {
         name: own[name]
         for name in ("max_completion_tokens", "supported_parameters", "quantization", "suffix")

@@ -60,19 +60,28 @@ class Served:
         """What is known of its dialect's own keys."""
         return self.known.options if self.known and self.known.dialect == self.dialect_name else {}
 
-    def usual_key(self, base_url: str, options: Mapping[str, str | Secret]) -> Secret | None:
+    def usual_key(self, base_url: str, endpoint: Fields) -> Secret | None:
         """The known provider's usual variable. Never for another host or in the clear, nor beside a credential that is
-        written."""
+        written, were it refused."""
         if self.known is None or self.known.key is None:
             return None
         if base_url and not (base_url.startswith("https://") and self.known.is_at(host_of(base_url))):
             return None
-        if any(isinstance(value, Secret) for value in options.values()) or self.key_header() is not None:
+        if self.has_own_credential(endpoint):
             return None
         key = Secret("env", self.known.key)
         place = SecretPlace(join(self.fields.at.path, "api_key"), self.fields.at.line)
         self.fields.at.findings.secrets.setdefault(key, place)
         return key
+
+    def has_own_credential(self, endpoint: Fields) -> bool:
+        """Whether one is written for this endpoint, in whatever place."""
+        hidden = [name for name, key in endpoint.at.findings.options.items() if key.hidden]
+        places = ("api_key", *hidden)
+        return (
+            any(name in holder.places for holder in (self.fields, endpoint) for name in places)
+            or self.key_header() is not None
+        )
 
     def key_header(self) -> str | None:
         """The written header that is the one in which the dialect sends api_key."""
@@ -160,6 +169,43 @@ def check_base_urls(served: Mapping[str, Served], endpoints: Collection[Fields])
         if slug in lacking and not has_url and not needs_none and not _is_told(provider):
             why, example = _why_no_url(provider)
             provider.fields.tell("base_url", f"is missing{why}", f"base_url: {example}")
+
+
+def check_routes(served: Mapping[str, Served], endpoints: Collection[Fields]) -> None:
+    """A base URL that goes on to where the dialect goes by itself: pasted from a page that shows a whole request."""
+    for provider in served.values():
+        _check_route(provider.fields, provider)
+    for endpoint in endpoints:
+        provider_of_it = served.get(endpoint.values.get("provider", ""))
+        if provider_of_it is not None and endpoint is not provider_of_it.fields:
+            _check_route(endpoint, provider_of_it)
+
+
+def _check_route(holder: Fields, provider: Served) -> None:
+    url: str | None = holder.values.get("base_url")
+    if url is None or provider.dialect is None:
+        return
+    route = next((route for route in provider.dialect.routes if url.endswith(route)), None)
+    if route is not None:
+        why = f"ends in {route}, which dialect {provider.dialect.name} adds by itself: leave that off"
+        usual = provider.known.base_url if provider.known else None
+        holder.tell("base_url", why, f"base_url: {usual or _EXAMPLE_URL.removesuffix(route)}")
+
+
+def check_keys(served: Mapping[str, Served], endpoints: Collection[Fields]) -> None:
+    """A known provider that nobody asks anything without a key, of which no variable is usual. Told once."""
+    lacking: set[str] = set()
+    for endpoint in endpoints:
+        provider = served.get(endpoint.values.get("provider", ""))
+        example = provider.known.example.get("api_key") if provider and provider.known else None
+        if provider is None or provider.known is None or example is None or provider.slug in lacking:
+            continue
+        is_elsewhere = "base_url" in endpoint.places or "base_url" in provider.fields.places
+        if not is_elsewhere and not provider.has_own_credential(endpoint):
+            lacking.add(provider.slug)
+            provider.fields.tell(
+                "api_key", f"is missing: {provider.known.name} cannot do without", f"api_key: {example}"
+            )
 
 
 def _is_told(provider: Served) -> bool:

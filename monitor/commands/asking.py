@@ -2,6 +2,7 @@
 
 NoAnswer            nobody listens there, or nobody who answers in time
 └── NotAMonitor     somebody listens, and what came back is not what a monitor answers
+    └── Refused     or a monitor's own words: not now, or not so
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import aiohttp
 import msgspec
 
 from monitor.settings import Settings
+from monitor.storage.errors import DatabaseHeld
 
 # What changes something is answered when it is done: a prune of a hundred million rows takes an hour.
 _SECONDS, _CHANGE_SECONDS = 10.0, 3600.0
@@ -26,6 +28,18 @@ class NoAnswer(Exception):
 
 class NotAMonitor(NoAnswer):
     pass
+
+
+class Refused(NotAMonitor):
+    pass
+
+
+def not_done(held: DatabaseHeld, settings: Settings, error: NoAnswer) -> str:
+    """Why the daemon that holds the database has not done what it was asked."""
+    where = f"{settings.listen_host}:{settings.listen_port}"
+    if isinstance(error, Refused):
+        return f"the daemon at {where} has not done it, or not all of it: {error}"
+    return f"{held}; and it does not answer at {where}: {error}"
 
 
 async def ask(settings: Settings, path: str, field: str, *, post: bool = False) -> dict[str, Any]:
@@ -52,7 +66,9 @@ async def ask(settings: Settings, path: str, field: str, *, post: bool = False) 
         return answer
     told = answer.get("error") if isinstance(answer, dict) else None
     message = told.get("message") if isinstance(told, dict) else None
-    raise NotAMonitor(f"{url} answered {response.status}: {message or 'not what a monitor says'}")
+    if message:
+        raise Refused(f"{url} answered {response.status}: {message}")
+    raise NotAMonitor(f"{url} answered {response.status}: not what a monitor says")
 
 
 def _explained(error: Exception) -> NoAnswer:

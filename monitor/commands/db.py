@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from monitor.clock import SystemClock
-from monitor.commands.asking import NoAnswer, ask
+from monitor.commands.asking import NoAnswer, ask, not_done
 from monitor.commands.terminal import add_config, complain, say
 from monitor.settings import Settings, load_settings
 from monitor.storage.database import Database
@@ -61,7 +61,7 @@ async def _prune(settings: Settings, _arguments: argparse.Namespace) -> int:
         try:
             counts = await ask(settings, "/-/prune", "pruned", post=True)
         except NoAnswer as error:
-            complain(f"{held}; and it does not answer at {settings.listen_host}:{settings.listen_port}: {error}")
+            complain(not_done(held, settings, error))
             return 1
         say(" ".join(f"{name}={count}" for name, count in counts["pruned"].items()))
         return 0

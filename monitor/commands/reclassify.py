@@ -14,7 +14,7 @@ import msgspec
 from rich.table import Table
 
 from monitor.clock import SystemClock
-from monitor.commands.asking import NoAnswer, ask
+from monitor.commands.asking import NoAnswer, ask, not_done
 from monitor.commands.terminal import add_config, complain, console, say
 from monitor.duration import parse_duration
 from monitor.settings import Settings, load_settings
@@ -56,9 +56,9 @@ async def _reclassify(settings: Settings, arguments: argparse.Namespace) -> int:
         wishes = {"since": arguments.since, "dry_run": "true" if arguments.dry_run else None}
         query = urlencode({name: value for name, value in wishes.items() if value is not None})
         try:
-            answer = await ask(settings, f"/-/reclassify?{query}", "reclassified", post=True)
+            answer = await ask(settings, f"/-/reclassify{query and f'?{query}'}", "reclassified", post=True)
         except NoAnswer as error:
-            complain(f"{held}; and it does not answer at {settings.listen_host}:{settings.listen_port}: {error}")
+            complain(not_done(held, settings, error))
             return 1
         _tell(answer["reclassified"], settings, arguments.json)
         return 0

@@ -12,6 +12,7 @@ from monitor.observation import ClockKind
 from monitor.outcome import Outcome
 from monitor.probing.arrivals import Arrival
 from monitor.probing.classifier import Ending, Verdict, judge_status, judge_stream, judge_told, unreadable
+from monitor.probing.deadline import Deadline
 from monitor.probing.dialects.dialect import Decoder, Dialect, Framer, ProbeRequest
 from monitor.probing.encoding import Inflater, inflater_of, is_plain
 from monitor.probing.error_body import MAX_ERROR_BYTES
@@ -85,6 +86,7 @@ class Attempt:
         self._transport = transport
         self._clock = clock
         self._worked_before = worked_before
+        self._deadline = Deadline(clock)
         self._deadlines = Deadlines(
             probing.first_token_timeout_seconds, probing.idle_timeout_seconds, probing.timeout_seconds
         )
@@ -92,11 +94,6 @@ class Attempt:
         self._on_connected = on_connected
         self._first_t0: float | None = None
         self._wire: Wire | None = None
-        self._alarm: asyncio.Timeout | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
-        self._due_at = 0.0
-        self._due_outcome = Outcome.TIMEOUT_CONNECT
         self._unreadable_lines = 0
         self._read_at = 0.0
         self._unheard: list[Arrival] = []
@@ -108,13 +105,13 @@ class Attempt:
         """The class, with its evidence. Raises CancelledError, and whatever is a defect of ours."""
         try:
             await self._transport.prepare(self._request, self._provider)
-            async with asyncio.timeout(None) as self._alarm:
-                self._arm(self._clock.monotonic() + self._probing.connect_timeout_seconds, Outcome.TIMEOUT_CONNECT)
-                self._wire = await self._open()
-            self._alarm = None
+            async with asyncio.timeout(None) as self._deadline.timeout:
+                self._await_connection()
+                self._wire = self._deadline.wire = await self._open()
+            self._deadline.timeout = None
             return self._undisturbed(await self._listen(self._wire))
         except (TimeoutError, _Expired) as error:
-            if isinstance(error, TimeoutError) and not (self._alarm and self._alarm.expired()):
+            if isinstance(error, TimeoutError) and not self._deadline.has_timed_out:
                 raise
             return self._out_of_time()
         except LinkError as error:
@@ -126,9 +123,9 @@ class Attempt:
                 return self._judge(Ending.TERMINAL)
             return Verdict(Outcome.MALFORMED, str(error))
         finally:
-            self._disarm()
-            # Each holds the attempt, which holds them: a cycle that only a full collection would find.
-            self._alarm, self.exchange.on_connected = None, _nobody
+            self._deadline.disarm()
+            # It holds the attempt, which holds it: a cycle that only a full collection would find.
+            self.exchange.on_connected = _nobody
             if self._wire is not None:
                 self._wire.drop()
 
@@ -146,7 +143,7 @@ class Attempt:
         # The provider closed a pooled connection just as it was picked: our pool's doing, and no answer to a request.
         self.exchange = Exchange(self._connected)
         self._first_t0 = lost.t0
-        self._arm(self._clock.monotonic() + self._probing.connect_timeout_seconds, Outcome.TIMEOUT_CONNECT)
+        self._await_connection()
         return await self._transport.open(self._request, self._provider, "fresh", self.exchange)
 
     async def _listen(self, wire: Wire) -> Verdict:
@@ -166,7 +163,7 @@ class Attempt:
 
         wire.wake_at(self._decoder.closers if inflater is None else None)
         # The request's true start is known only now.
-        self._arm(*self._deadlines.next_due(self._t0, None))
+        self._deadline.arm(*self._deadlines.next_due(self._t0, None))
         self._read_at = wire.headers_at
         self.tape.begin_read(wire.headers_at, wire.headers_at)
         while True:
@@ -183,17 +180,18 @@ class Attempt:
             if verdict is not None:
                 return verdict
             if self._unheard:
-                if self._clock.monotonic() > self._due_at + _PATIENCE_SECONDS:
+                if self._clock.monotonic() > self._deadline.at + _PATIENCE_SECONDS:
                     return Verdict(Outcome.OVERLOAD, "the monitor was too busy to hear all that came")
                 await asyncio.sleep(0)
                 continue
             if wire.ending is not None:
                 return self._ended(wire.ending)
             now = self._clock.monotonic()
-            if now >= self._due_at:
+            if now >= self._deadline.at:
                 raise _Expired
             # While the first token is awaited it may come unseen, and the idle deadline may then be the nearer one.
-            self._look_at(now + self._deadlines.idle if self.tape.last_payload_at is None else self._due_at)
+            is_unheard = self.tape.last_payload_at is None
+            self._deadline.look_at(now + self._deadlines.idle if is_unheard else self._deadline.at)
             await wire.woken()
 
     def _take(self, wire: Wire, inflater: Inflater | None) -> Verdict | None:
@@ -201,7 +199,7 @@ class Attempt:
         lay between.
 
         It moves the deadline with the payload; the timer is the caller's."""
-        tape, framer, t0 = self.tape, self._framer, self._t0
+        tape, framer, deadline, t0 = self.tape, self._framer, self._deadline, self._t0
         arrivals, self._unheard = self._unheard or wire.take(), []
         place = heard = 0
         begun = self._clock.monotonic()
@@ -224,12 +222,12 @@ class Attempt:
                     continue
             else:
                 place += 1
-                if len(data) > _PIECE_BYTES and at <= self._due_at:
+                if len(data) > _PIECE_BYTES and at <= deadline.at:
                     arrivals[place:place] = [(data[_PIECE_BYTES:], at, since)]
                     data = data[:_PIECE_BYTES]
             heard += len(data)
-            is_late = at > self._due_at
-            if is_late and (since > self._due_at or self.terminal_at is not None):
+            is_late = at > deadline.at
+            if is_late and (since > deadline.at or self.terminal_at is not None):
                 raise _Expired
             tokens_before = tape.payload_events
             tape.begin_read(at, since)
@@ -247,7 +245,7 @@ class Attempt:
                 if not self._await_rest(wire, at):
                     return self._judge(Ending.TERMINAL)
             elif tape.last_payload_at == at:
-                self._due_at, self._due_outcome = self._deadlines.next_due(t0, at)
+                deadline.at, deadline.outcome = self._deadlines.next_due(t0, at)
             elif framer.is_markup and tape.first_event_at is None:
                 return unreadable("HTML or XML where a stream was due", self._worked_before)
         return None
@@ -270,7 +268,7 @@ class Attempt:
             tape.add_texts(texts, [read[1] for read in arrivals[:count]])
             self._framer.passed(reads[:count])
             self._read_at = arrivals[count - 1][1]
-            self._due_at, self._due_outcome = self._deadlines.next_due(t0, self._read_at)
+            self._deadline.at, self._deadline.outcome = self._deadlines.next_due(t0, self._read_at)
         return len(texts)
 
     def _ended(self, ending: Ending) -> Verdict:
@@ -296,7 +294,7 @@ class Attempt:
                 for event in decode(frame):
                     if may_go_on and isinstance(event, Payload | Failed):
                         may_go_on, self.terminal_at = False, None
-                        self._due_at, self._due_outcome = self._deadlines.next_due(self._t0, at)
+                        self._deadline.at, self._deadline.outcome = self._deadlines.next_due(self._t0, at)
                     if self.terminal_at is not None:
                         # Nothing but usage matters any more.
                         if isinstance(event, Usage):
@@ -323,8 +321,8 @@ class Attempt:
         is_all = self.tape.usage is not None and not self._decoder.expects_more
         if is_all and self._probing.connection != "reuse":
             return False
-        if self._due_outcome is not Outcome.SUCCESS:
-            self._arm(at + USAGE_SECONDS, Outcome.SUCCESS)
+        if self._deadline.outcome is not Outcome.SUCCESS:
+            self._deadline.arm(at + USAGE_SECONDS, Outcome.SUCCESS)
             wire.wake_at(None)
         return True
 
@@ -334,7 +332,7 @@ class Attempt:
         inflater = inflater_of(encoding)
         body = bytearray()
         due_at = min(self._clock.monotonic() + ERROR_BODY_SECONDS, self._t0 + self._deadlines.total)
-        self._arm(due_at, Outcome.SUCCESS)
+        self._deadline.arm(due_at, Outcome.SUCCESS)
         wire.wake_at(None)
         try:
             while True:
@@ -345,9 +343,10 @@ class Attempt:
                             return bytes(body[:MAX_ERROR_BYTES])
                 if wire.ending is not None:
                     break
-                if self._clock.monotonic() >= self._due_at:
+                if self._clock.monotonic() >= self._deadline.at:
                     break
-                self._look_at(self._due_at)  # the timer that has rung may have been that of an earlier deadline
+                # The timer that has rung may have been that of an earlier deadline.
+                self._deadline.look_at(self._deadline.at)
                 await wire.woken()
         except (LinkError, Unreadable):
             pass
@@ -356,57 +355,16 @@ class Attempt:
     def _judge(self, ending: Ending) -> Verdict:
         return judge_stream(self.tape, ending, close_ends=self._decoder.close_ends, max_tokens=self._request.max_tokens)
 
+    def _await_connection(self) -> None:
+        due_at = self._clock.monotonic() + self._probing.connect_timeout_seconds
+        self._deadline.arm(due_at, Outcome.TIMEOUT_CONNECT)
+
     def _connected(self, t0: float) -> None:
         if self._first_t0 is not None:  # the second attempt of a probe lives on what the first has left
             self._deadlines = replace(self._deadlines, total=self._deadlines.total - (t0 - self._first_t0))
-        self._arm(*self._deadlines.next_due(t0, None))
+        self._deadline.arm(*self._deadlines.next_due(t0, None))
         if not self.exchange.is_reused:
             self._on_connected(t0)
-
-    def _arm(self, due_at: float, outcome: Outcome) -> None:
-        """Set the deadline. The timer stays where it is while the deadline only moves away: a stream moves it often."""
-        self._due_at, self._due_outcome = due_at, outcome
-        self._look_at(due_at)
-
-    def _look_at(self, at: float) -> None:
-        """Look at the deadlines at this time at the latest."""
-        at = min(at, self._due_at)
-        if self._timer is None or at < self._timer_at:
-            self._set_timer(at)
-
-    def _set_timer(self, at: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = at
-        # The loop's time base may be another than the clock's, so it is told the span.
-        span = max(at - self._clock.monotonic(), 0.0)
-        self._timer = asyncio.get_running_loop().call_later(span, self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        if self._clock.monotonic() < self._timer_at:
-            self._set_timer(self._timer_at)
-        elif self._alarm is None:
-            if self._wire is not None:
-                self._wire.wake()
-        elif self._clock.monotonic() < self._due_at:
-            self._set_timer(self._due_at)
-        else:
-            # What this turn of the loop has read may be the headers: their reader comes first.
-            asyncio.get_running_loop().call_soon(self._give_up)
-
-    def _give_up(self) -> None:
-        if self._clock.monotonic() < self._due_at:  # the connection came about in this very turn
-            self._look_at(self._due_at)
-        elif self._alarm is not None:
-            self._alarm.reschedule(asyncio.get_running_loop().time())
-        elif self._wire is not None:
-            self._wire.wake()
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _out_of_time(self) -> Verdict:
         if self.terminal_at is None and self._wire is not None and self.tape.first_event_at is None:
@@ -418,14 +376,15 @@ class Attempt:
         return self._overdue() if self.terminal_at is None else self._undisturbed(self._judge(Ending.TERMINAL))
 
     def _overdue(self) -> Verdict:
-        late = (self._looked_at or self._clock.monotonic()) - self._due_at
+        outcome = self._deadline.outcome
+        late = (self._looked_at or self._clock.monotonic()) - self._deadline.at
         # With the kernel's stamps it is certain that nothing had come by then, however late we look.
         if late > DISTURBING_SECONDS and not self._has_kernel_clock:
-            return Verdict(Outcome.OVERLOAD, f"{self._due_outcome} noticed {late:.1f} s late: the monitor was busy")
-        if self._due_outcome is Outcome.TIMEOUT_CONNECT and self._transport.is_lookup_queued(self._request):
+            return Verdict(Outcome.OVERLOAD, f"{outcome} noticed {late:.1f} s late: the monitor was busy")
+        if outcome is Outcome.TIMEOUT_CONNECT and self._transport.is_lookup_queued(self._request):
             return Verdict(Outcome.OVERLOAD, "the name lookup had no turn: too many at once")
         return judge_overdue(
-            self._due_outcome,
+            outcome,
             self._probing,
             self.tape.payload_events,
             is_resolved=self.exchange.resolved_at is not None,

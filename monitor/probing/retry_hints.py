@@ -8,13 +8,14 @@ anthropic-ratelimit-*-remaining, -reset       RFC 3339
 
 Resets are told with every answer, and say when a limit is whole again, which is later than when one may come back. So
 they count only on 429, 503 and 529, where nothing better is told, and of those limits alone of which nothing remains.
+A moment is reckoned from the response's own Date: both are read off the provider's clock, and ours may be slow.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from monitor.probing.error_body import seconds_of
@@ -22,6 +23,10 @@ from monitor.probing.events import ErrorFacts
 
 # A provider's wish is heeded for at most this long: an hour's wait would be an hour's blindness.
 MAX_RETRY_AFTER_SECONDS = 600.0
+# The longest limits are a month's. What is further away was misread: microseconds, the year 9999, digits run wild.
+_FAR_SECONDS = 31 * 86400.0
+# A Date that is further from our clock is the wrong one of the two: TLS would have refused ours.
+_APART_SECONDS = 86400.0
 
 _BUSY = frozenset({429, 503, 529})
 _REMAINING = re.compile(
@@ -41,7 +46,7 @@ def retry_after(status: int, headers: Mapping[str, str], facts: ErrorFacts, now:
     if milliseconds is not None:
         return capped(milliseconds / 1000)
     header = headers.get("retry-after")
-    seconds = None if header is None else _seconds_or_date(header, now)
+    seconds = None if header is None else _seconds_or_date(header, headers, now)
     if seconds is None:
         seconds = facts.retry_after_seconds
     if seconds is None and status in _BUSY:
@@ -50,28 +55,43 @@ def retry_after(status: int, headers: Mapping[str, str], facts: ErrorFacts, now:
 
 
 def capped(seconds: float | None) -> float | None:
-    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds is not None and seconds > 0 else None
+    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds is not None and 0 < seconds <= _FAR_SECONDS else None
 
 
-def _seconds_or_date(text: str, now: float) -> float | None:
+def _seconds_or_date(text: str, headers: Mapping[str, str], now: float) -> float | None:
     seconds = seconds_of(text)
     if seconds is None:
-        try:
-            seconds = parsedate_to_datetime(text).timestamp() - now
-        except (ValueError, OverflowError):
-            return None
-    return seconds
+        moment = _http_date(text)
+        seconds = None if moment is None else moment - _provider_now(headers, now)
+    return None if seconds is None or seconds > _FAR_SECONDS else seconds
+
+
+def _http_date(text: str) -> float | None:
+    """UTC seconds. HTTP's dates are in UTC, also those that do not say so."""
+    if len(text) > _LONGEST:
+        return None
+    try:
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _provider_now(headers: Mapping[str, str], now: float) -> float:
+    there = _http_date(headers.get("date", ""))
+    return now if there is None or abs(there - now) > _APART_SECONDS else there
 
 
 def _resets(headers: Mapping[str, str], now: float) -> Iterator[float]:
     """Seconds until each limit of which nothing remains is whole again."""
+    now = _provider_now(headers, now)
     for name, value in headers.items():
         found = _REMAINING.fullmatch(name)
         if found is None or seconds_of(value) != 0.0:
             continue
         reset = headers.get(f"{found['before']}reset{found['after']}")
         seconds = None if reset is None else span_until(reset, now)
-        if seconds is not None:
+        if seconds is not None and seconds <= _FAR_SECONDS:
             yield seconds
 
 

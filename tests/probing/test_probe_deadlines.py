@@ -298,10 +298,10 @@ async def test_a_connection_that_comes_about_as_its_deadline_rings_is_given_its_
     async with Stage().prober() as prober:
         endpoint, question = endpoint_at("http://127.0.0.1:9/v1"), Question("hello", 64)
         attempt = prober._attempt(endpoint, _dialect_of(endpoint), Credentials(), question, None)
-        async with asyncio.timeout(None) as attempt._alarm:
-            attempt._arm(time.monotonic() - 0.001, Outcome.TIMEOUT_CONNECT)
-            attempt._timer_at = 0.0
-            attempt._ring()
+        async with asyncio.timeout(None) as attempt._deadline.timeout:
+            attempt._deadline.arm(time.monotonic() - 0.001, Outcome.TIMEOUT_CONNECT)
+            attempt._deadline._timer_at = 0.0
+            attempt._deadline._ring()
             attempt._connected(time.monotonic())
             await asyncio.sleep(0.02)
-        attempt._disarm()
+        attempt._deadline.disarm()

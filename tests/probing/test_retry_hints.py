@@ -44,6 +44,28 @@ def retry_info(delay: str) -> dict[str, Any]:
         ({"Retry-After": "0"}, {}, None),
         ({"Retry-After": "-5"}, {}, None),
         ({"Retry-After": "9" * 50}, {}, None),
+        # Further away than any limit lasts: misread, and no reason to be silent for ten minutes.
+        ({"Retry-After": "999999999"}, {}, None),
+        ({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}, {}, None),
+        ({"Retry-After": "999999999"}, {"error": {"metadata": {"retry_after": 7}}}, 7.0),
+        ({"Retry-After": "Tue, 14 Nov 2023 22:14:50 -0000"}, {}, 90.0),
+        ({"Retry-After": "Tue Nov 14 22:14:50 2023"}, {}, 90.0),
+        ({"Retry-After": "Tuesday, 14-Nov-23 22:14:50 GMT"}, {}, 90.0),
+        *(
+            ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": text}, {}, None)
+            for text in (
+                str(int((NOW + 30) * 1e6)), str(int((NOW + 30) * 1e9)), "9" * 40, "9999999999d", "20261125",
+                "9999-12-31T23:59:59Z", stamp(NOW - 1), str(int(NOW) - 60), "-5", "2023-11-14T22:14:20",
+            )
+        ),
+        # The far one says nothing, the near one still does.
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "5s",
+          "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "9999-12-31T23:59:59Z"}, {}, 5.0),
+        # Moments are the provider's: a clock of ours that is an hour slow makes no wait of an hour.
+        ({"Date": formatdate(NOW + 3600, usegmt=True), "Retry-After": formatdate(NOW + 3605, usegmt=True)}, {}, 5.0),
+        ({"Date": formatdate(NOW + 3600, usegmt=True), "x-ratelimit-remaining": "0",
+          "x-ratelimit-reset": stamp(NOW + 3605)}, {}, 5.0),
+        ({"Date": formatdate(0, usegmt=True), "Retry-After": formatdate(NOW + 5, usegmt=True)}, {}, 5.0),
         ({"retry-after-ms": "1500", "Retry-After": "2"}, {}, 1.5),
         ({}, retry_info("34.07s"), 34.07),
         ({}, {"error": {"metadata": {"retry_after": 7}}}, 7.0),
@@ -95,12 +117,23 @@ def test_spans_are_read_as_go_writes_them(hours: int, minutes: int, milliseconds
 
 
 NAMES = [
+    "date",
     "retry-after",
     "retry-after-ms",
     *(f"x-ratelimit-{which}{of}" for which in ("remaining", "reset") for of in ("", "-tokens")),
     *(f"anthropic-ratelimit-tokens-{which}" for which in ("remaining", "reset")),
 ]
-ODD = st.sampled_from(["0", "1e9", "nan", "99999-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59", "9999999999999999"])
+ODD = st.sampled_from(
+    [
+        "0",
+        "1e9",
+        "nan",
+        "99999-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+23:59",
+        "9999999999999999",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+    ]
+)
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), ODD | st.text(max_size=50)))

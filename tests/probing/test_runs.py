@@ -174,7 +174,7 @@ def outcome_of(voice: Voice, arrivals: Sequence[Arrival], *, at_once: bool) -> t
             prompt_bytes=10,
         )
         attempt.exchange.t0 = 0.0
-        attempt._due_at, attempt._due_outcome = attempt._deadlines.next_due(0.0, None)
+        attempt._deadline.at, attempt._deadline.outcome = attempt._deadlines.next_due(0.0, None)
         wire = Taken()
         verdict: Any = None
         try:
@@ -187,13 +187,13 @@ def outcome_of(voice: Voice, arrivals: Sequence[Arrival], *, at_once: bool) -> t
                     break
         except Exception as error:
             verdict = (type(error), str(error))
-        attempt._disarm()
+        attempt._deadline.disarm()
         tape = {name: value for name, value in vars(attempt.tape).items() if name != "_answer"}
         tape["_max_gap"] = round(tape["_max_gap"], 9)
         decoder, framer = attempt._decoder, attempt._framer
         return (
-            verdict, tape, attempt.tape.answer, attempt.terminal_at, attempt._due_outcome, attempt._read_at,
-            round(attempt._due_at, 9), decoder.response_id, decoder.response_model, vars(framer),
+            verdict, tape, attempt.tape.answer, attempt.terminal_at, attempt._deadline.outcome, attempt._read_at,
+            round(attempt._deadline.at, 9), decoder.response_id, decoder.response_model, vars(framer),
         )  # fmt: skip
 
     return asyncio.run(main())

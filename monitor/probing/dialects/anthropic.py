@@ -93,6 +93,7 @@ class Anthropic(Dialect):
 
     name = "anthropic"
     kinds = frozenset({"chat", "long", "cache", "vision", "tools", "json"})
+    routes = ("/v1/messages", "/v1")
     finish_kinds = _FINISH_KINDS
     key_headers = ("x-api-key", "authorization")
     codes = GENERAL.with_own(

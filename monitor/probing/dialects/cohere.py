@@ -63,6 +63,7 @@ class Cohere(Dialect):
     name = "cohere"
     kinds = frozenset({"chat", "long", "cache", "vision", "tools", "json", "embeddings"})
     finish_kinds = _FINISH_KINDS
+    routes = ("/v2/chat", "/v2/embed")
     codes = GENERAL.with_own(statuses={498: Outcome.AUTH, 499: Outcome.SERVER_ERROR})
 
     def request(self, endpoint: Endpoint, credentials: Credentials, question: Question, now: float) -> ProbeRequest:

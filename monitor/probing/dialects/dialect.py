@@ -105,6 +105,7 @@ class Dialect(ABC):
     kinds: ClassVar[frozenset[str]] = frozenset({"chat", "long", "cache"})  # the probe kinds it can ask
     options: ClassVar[tuple[Option, ...]] = ()
     needs_base_url: ClassVar[bool] = True  # False: it knows its hosts by its options
+    routes: ClassVar[tuple[str, ...]] = ()  # what it puts behind base_url by itself, longest first
     key_headers: ClassVar[tuple[str, ...]] = ("authorization",)  # where api_key goes, in lower case
     codes: ClassVar[Codes] = GENERAL  # what its structured error codes mean
     id_headers: ClassVar[tuple[str, ...]] = ()  # where a response's id stands if no event tells it

@@ -54,6 +54,7 @@ class Ollama(Dialect):
     name = "ollama"
     kinds = frozenset({"chat", "long", "cache", "vision", "tools", "json", "embeddings"})
     finish_kinds = _FINISH_KINDS
+    routes = ("/api/chat", "/api/embed", "/api")
 
     def request(self, endpoint: Endpoint, credentials: Credentials, question: Question, now: float) -> ProbeRequest:
         cap = capped_tokens(endpoint, question)

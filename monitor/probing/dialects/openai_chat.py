@@ -123,6 +123,7 @@ class OpenAIChat(Dialect):
     kinds = frozenset({"chat", "long", "cache", "vision", "tools", "json", "embeddings"})
     id_headers = ("x-generation-id",)  # OpenRouter's, on errors too
     finish_kinds = _FINISH_KINDS
+    routes = ("/chat/completions", "/embeddings")
 
     def request(self, endpoint: Endpoint, credentials: Credentials, question: Question, now: float) -> ProbeRequest:
         cap = capped_tokens(endpoint, question)

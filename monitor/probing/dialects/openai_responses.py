@@ -91,6 +91,7 @@ class OpenAIResponses(Dialect):
     name = "openai-responses"
     kinds = frozenset({"chat", "long", "cache", "vision", "tools", "json"})
     finish_kinds = _FINISH_KINDS
+    routes = ("/responses",)
     codes = GENERAL.with_own(
         telling=table(
             (Outcome.CONTENT_FILTER, "bio_policy misalignment_policy_violation image_content_policy_violation"),

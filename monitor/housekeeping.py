@@ -1,0 +1,98 @@
+"""What a running monitor does again and again: views, states that expire, hours, retention, garbage, the watchdog."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+
+from monitor.clock import Clock
+from monitor.health.state import Transition
+from monitor.rooms import Rooms
+from monitor.scheduling.jobs import Chores
+from monitor.settings import Settings
+from monitor.storage.hour_turn import turn_hours
+from monitor.storage.retention import Pruned, prune
+from monitor.systemd import Notifier, watchdog_interval_seconds
+
+log = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 1.0
+SETTLED_SECONDS = 3.0  # most answers are whole by then; a view that waits for them is rendered once a probe
+EXPIRE_SECONDS = 5.0
+GARBAGE_SECONDS = 60.0
+INCIDENTS_SECONDS = 5.0  # how often incidents that the database did not take are tried again
+HOURS_SECONDS = 15.0  # how often to look whether an hour is to be closed
+RETENTION_SECONDS = 600.0
+RETENTION_FIRST_SECONDS = 60.0
+_STALLED_SECONDS = 30.0  # no progress of the schedule for so long: let the watchdog bite
+
+
+class Housekeeping:
+    """The chores, on the schedule's own tick. Use from one loop."""
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        clock: Clock,
+        settings_of: Callable[[], Settings],
+        notifier: Notifier,
+        on_transition: Callable[[Transition], None],
+    ) -> None:
+        self._rooms = rooms
+        self._clock = clock
+        self._settings_of = settings_of
+        self._notifier = notifier
+        self._on_transition = on_transition
+        self._chores = Chores(clock, rooms.dispatcher.tick)
+
+    def start(self) -> None:
+        chores = self._chores
+        chores.add("refresh", REFRESH_SECONDS, self._refresh)
+        chores.add("expire", EXPIRE_SECONDS, self._expire)
+        chores.add("incidents", INCIDENTS_SECONDS, self._rooms.incident_log.write)
+        chores.add("hours", HOURS_SECONDS, self.turn_hours)
+        chores.add("retention", RETENTION_SECONDS, self._retain, first_after_seconds=RETENTION_FIRST_SECONDS)
+        chores.add("garbage", GARBAGE_SECONDS, self._collect_garbage)
+        beat = watchdog_interval_seconds()
+        if beat is not None:
+            chores.add("watchdog", beat, self._watchdog)
+        chores.start()
+
+    async def stop(self, seconds: float) -> None:
+        """Let what is being done come to its end, for so long at most."""
+        await self._chores.stop(seconds)
+
+    async def turn_hours(self) -> None:
+        rooms = self._rooms
+        await turn_hours(rooms.writer, rooms.history, rooms.board, self._clock.now())
+
+    async def prune(self) -> Pruned:
+        """Drop what is older than the retention; what was dropped, by table."""
+        rooms = self._rooms
+        await self.turn_hours()  # after a long sleep a window has still to let go of hours that are to be deleted
+        pruned = await prune(rooms.database, rooms.writer.submit, self._clock, self._settings_of().retention)
+        if any(asdict(pruned).values()):
+            log.info("pruned %s", " ".join(f"{name}={count}" for name, count in asdict(pruned).items()))
+        return pruned
+
+    async def _retain(self) -> None:
+        await self.prune()
+
+    async def _refresh(self) -> None:
+        await self._rooms.board.refresh(SETTLED_SECONDS)
+
+    async def _expire(self) -> None:
+        for transition in self._rooms.board.expire():
+            self._on_transition(transition)
+
+    async def _collect_garbage(self) -> None:
+        gc.collect()
+
+    async def _watchdog(self) -> None:
+        idle = self._clock.monotonic() - self._rooms.dispatcher.progress()
+        if idle < _STALLED_SECONDS:
+            self._notifier.watchdog()
+        else:
+            log.error("schedule_stalled seconds=%.0f: the watchdog is not fed", idle)
