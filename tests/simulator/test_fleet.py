@@ -20,7 +20,7 @@ FLEET = default_fleet(1)
 
 
 def _url(provider: str) -> str:
-    return f"http://127.0.0.1:9470/{provider}/v1"
+    return f"http://127.0.0.1:9470/{provider}"
 
 
 def test_the_fleet_is_as_large_as_promised() -> None:
