@@ -9,8 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := .venv-bench
 CONFIG ?= monitor.yaml
-# Three at a time on two cores: most of the time is spent waiting for deadlines of real sockets.
-PYTEST_FLAGS ?= -n 3 --dist worksteal
+# Four at a time on two cores: most of the time is spent waiting for deadlines of real sockets.
+PYTEST_FLAGS ?= -n 4 --dist worksteal
 UV ?= uv
 
 .PHONY: help
