@@ -66,6 +66,7 @@ class KindRow:
 
     kind: str
     success: str
+    samples: str
     band: str
     figures: str
 
@@ -211,11 +212,12 @@ def kind_row(view: KindView) -> KindRow:
         _told("whole", _quantile(month, "latency_seconds", 0.5, seconds_text)),
         _told("reads tok/s", _quantile(month, "prefill_tokens_per_second", 0.5, speed_text)),
         "" if month.cached_ratio is None else f"cached {percent(month.cached_ratio):.2f} %",
-        "" if month.saved_usd is None else f"saves {_dollars(month.saved_usd)}",
+        "" if month.saved_usd is None else f"saves {_small_dollars(month.saved_usd)}",
     ]
     return KindRow(
         view.kind,
         _NOTHING if success is None else f"{success:.2f} %",
+        f"{month.samples:,}" if month.samples else "",
         _band(success),
         ", ".join(text for text in told if text),
     )
@@ -265,6 +267,11 @@ def price_text(price: Price | None) -> str:
     if price is None or (price.input is None and price.output is None):
         return _NOTHING
     return " / ".join(_NOTHING if usd is None else _dollars(usd) for usd in (price.input, price.output))
+
+
+def _small_dollars(usd: float) -> str:
+    """Three digits, however small: what one probe costs is a fraction of a cent."""
+    return f"${float(f'{usd:.3g}'):.12f}".rstrip("0").rstrip(".")
 
 
 def _dollars(usd: float) -> str:

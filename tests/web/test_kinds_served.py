@@ -144,5 +144,5 @@ async def test_the_page_shows_kinds_under_their_endpoint() -> None:
         ]
         assert "reads tok/s" in rows[0]
         assert "cached 75.00 %, saves $0.000135" in rows[1]
-        assert "<b>50.00 %</b>" in rows[2]
+        assert "<b>50.00 %</b> <small>of 2</small>" in rows[2]
         assert "right 0.00 %" in rows[2]
