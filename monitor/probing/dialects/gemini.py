@@ -59,7 +59,8 @@ _GEMINI_API = "https://generativelanguage.googleapis.com"
 _HAS_VERSION = re.compile(r"/v\d+(?:(?:alpha|beta)\d*)?/?$")
 _MULTI_REGIONS = ("us", "eu")
 _LOCATION = re.compile(r"[a-z0-9-]{1,63}")
-_BLANKS = b" \t\r\n\xef\xbb\xbf"
+_BOM = b"\xef\xbb\xbf"
+_MOST_BLANKS = 64
 _ANSWERS = {"candidates", "promptFeedback"}
 _EMBEDDINGS = "embeddings"
 
@@ -224,12 +225,18 @@ class GeminiStream(EventStream):
     def __init__(self) -> None:
         super().__init__()
         self._has_begun = False
+        self._held = b""  # before the first byte that says which of the two it is
         self._array: JsonStream | None = None
 
     def feed(self, chunk: bytes) -> Iterator[Frame]:
-        if not self._has_begun and (start := chunk.lstrip(_BLANKS)):
+        if not self._has_begun:
+            self._held += chunk
+            start = self._held[:_MOST_BLANKS].removeprefix(_BOM).lstrip()
+            if (not start or _BOM.startswith(start)) and len(self._held) < _MOST_BLANKS:
+                return
             self._has_begun = True
             self._array = JsonStream() if start.startswith(b"[") else None
+            chunk, self._held = self._held, b""
         if self._array is None:
             yield from super().feed(chunk)
             return
@@ -237,7 +244,11 @@ class GeminiStream(EventStream):
         self.unknown_lines = self._array.unknown_lines
 
     def close(self) -> Iterator[Frame]:
-        return super().close() if self._array is None else self._array.close()
+        if self._array is not None:
+            yield from self._array.close()
+            return
+        yield from super().feed(self._held)
+        yield from super().close()
 
 
 class GeminiDecoder(Decoder):

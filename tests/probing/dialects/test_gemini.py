@@ -35,7 +35,7 @@ from monitor.probing.events import (
     Usage,
     Vector,
 )
-from monitor.probing.framings.frame import Frame
+from monitor.probing.framings.frame import Frame, Unreadable
 from monitor.probing.question import Question, Tool
 from monitor.secret import Secret, SecretMissing
 from monitor.settings import SettingsError, parse_settings
@@ -766,3 +766,21 @@ def test_the_narrowest_code_is_shown() -> None:
 def test_any_body_is_read_without_a_word(body: bytes) -> None:
     facts = GEMINI.error_facts({}, body)
     assert judge_status(502, facts, {}, NOW, lambda: False, GEMINI.codes).outcome is Outcome.SERVER_ERROR
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b" \r\n", b"\xef\xbb\xbf\n", b"\xef", b"\n" * 63, b"\n" * 64])
+@pytest.mark.parametrize("body", [b'[{"candidates": []}]', b'data: {"candidates": []}\n\n', b"", b"[", b"\xef["])
+def test_a_body_is_of_the_same_kind_however_its_first_bytes_come(before: bytes, body: bytes) -> None:
+    def frames(pieces: list[bytes]) -> tuple[list[Frame], int, str | None]:
+        framer = DIALECTS["gemini"].framer(Question("hello", 64))
+        found: list[Frame] = []
+        try:
+            for piece in pieces:
+                found += framer.feed(piece)
+            found += framer.close()
+        except Unreadable as error:
+            return found, 0, type(error).__name__
+        return found, framer.unknown_lines, None
+
+    whole = before + body
+    assert frames([bytes((byte,)) for byte in whole]) == frames([whole])
