@@ -190,6 +190,11 @@ _ODD = {
 }
 
 
+# Whatever else can go wrong on the wire, each about once in a thousand requests: nothing is only for tests.
+_CURIOUS = dict.fromkeys(sorted(set(Fault) - {*_RARE, *_FLAKY, *_ODD, Fault.REFUSED, Fault.AUTH_401, Fault.QUOTA_429,
+                                       Fault.MODEL_404, Fault.NO_CAPACITY_498}), 0.001)  # fmt: skip
+
+
 def _sleepy(profile: Profile) -> Profile:
     return replace(profile, load_gain=1.4, tail_share=0.03, ttft_spread=0.35)
 
@@ -272,7 +277,7 @@ ENDPOINTS = (
 
     _endpoint(_QWEN, "halcyon", Price(0.35, 0.40), _P(0.50, 68, rates=_RARE), "bf16", 8_192),
     _endpoint(_QWEN, "borealis", Price(0.12, 0.39), _sleepy(_P(1.05, 30, rates=_RARE)), "fp8", 8_192, _PLAIN),
-    _endpoint(_QWEN, "marlow", Price(0.07, 0.26), _P(0.75, 52, rates=_ODD), "int4", 4_096, _PLAIN),
+    _endpoint(_QWEN, "marlow", Price(0.07, 0.26), _P(0.75, 52, rates=_ODD | _CURIOUS), "int4", 4_096, _PLAIN),
     # On the list for five days of eight: an endpoint that comes and goes.
     _endpoint(_QWEN, "tern", Price(0.13, 0.40),
               _P(0.60, 55, rates=_RARE, cycles=(Cycle(Fault.MODEL_404, 8 * _DAY, 3 * _DAY, wandering=True),)),

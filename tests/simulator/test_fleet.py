@@ -11,7 +11,7 @@ from monitor.probing.kinds import KINDS
 from monitor.secret import Secret
 from monitor.settings import parse_settings
 from monitor.simulator.config import fleet_env, fleet_yaml
-from monitor.simulator.faults import EXPECTED
+from monitor.simulator.faults import EXPECTED, Fault
 from monitor.simulator.fleet import default_fleet
 from monitor.simulator.members import fleet_of
 from monitor.simulator.speech import SPEECHES
@@ -138,3 +138,14 @@ def test_a_fleet_that_contradicts_itself_is_refused() -> None:
         fleet_of(1, providers, models, (*endpoints, endpoints[0]))
     with pytest.raises(ValueError, match="not in the fleet"):
         fleet_of(1, providers[1:], models, endpoints)
+
+
+def test_the_default_fleet_has_every_fault_of_its_own() -> None:
+    fleet = default_fleet()
+    own = {fault for endpoint in fleet.endpoints.values() for fault in endpoint.profile.rates}
+    of_cycles = {
+        cycle.fault
+        for one in (*fleet.providers.values(), *(e.profile for e in fleet.endpoints.values()))
+        for cycle in one.cycles
+    }
+    assert own | of_cycles == set(Fault)

@@ -79,6 +79,8 @@ def test_every_slot_has_its_observation_and_no_other() -> None:
             assert len(slots[endpoint]) == pytest.approx(expected / 15, abs=1), (
                 "a bad account is asked every 15 minutes"
             )
+        elif endpoint == "qwen/qwen-2.5-72b-instruct@marlow":
+            assert expected - 3 <= len(slots[endpoint]) <= expected, "after a refused account it is asked less for once"
         else:
             assert len(slots[endpoint]) == expected
 
