@@ -6,18 +6,9 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+from monitor.probing.kinds import COLOURS
 from monitor.simulator.requests import BadRequest
 
-COLOURS = {
-    "red": (255, 0, 0),
-    "green": (0, 128, 0),
-    "blue": (0, 0, 255),
-    "yellow": (255, 255, 0),
-    "black": (0, 0, 0),
-    "white": (255, 255, 255),
-    "orange": (255, 165, 0),
-    "purple": (128, 0, 128),
-}
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MOST_PIXELS = 1 << 22
 

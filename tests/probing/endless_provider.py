@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 
+from provider_process import listen
+
 PAUSE_SECONDS = 0.05
 TOKENS_BEFORE_STALL = 10
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
@@ -43,11 +45,5 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.transport.abort()
 
 
-async def main() -> None:
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
-
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    listen(serve)

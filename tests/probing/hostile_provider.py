@@ -12,6 +12,8 @@ import struct
 import zlib
 from itertools import repeat
 
+from provider_process import listen
+
 OK = b"HTTP/1.1 200 OK\r\n"
 PLAIN = OK + b"\r\n"
 GZIP = OK + b"content-encoding: gzip\r\n\r\n"
@@ -62,11 +64,5 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.transport.abort()
 
 
-async def main() -> None:
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
-
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    listen(serve)

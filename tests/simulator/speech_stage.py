@@ -17,6 +17,7 @@ from monitor.catalog.model import Endpoint
 from monitor.probing.dialects import DIALECTS
 from monitor.probing.dialects.dialect import Credentials, ProbeRequest
 from monitor.probing.events import Event
+from monitor.probing.kinds import SCHEMA
 from monitor.probing.prompt import prompt_text
 from monitor.probing.question import Question, Tool
 from monitor.simulator.ask import Ask
@@ -151,12 +152,6 @@ TOOL = Tool(
         "additionalProperties": False,
     },
 )
-SCHEMA: Mapping[str, object] = {
-    "type": "object",
-    "properties": {"code_word": {"type": "string"}, "characters": {"type": "integer"}},
-    "required": ["code_word", "characters"],
-    "additionalProperties": False,
-}
 _SAID = f"{NONCE} is a code word."
 _OBJECT = f"{_SAID} Answer with an object of `code_word` and `characters`."
 PREFIX = "a text that stays the same, " * 400

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Mapping
-from importlib import import_module
 from types import MappingProxyType
 
+from monitor.discovery import members_of
 from monitor.probing.dialects.dialect import Dialect
 
-
-def _found() -> dict[str, Dialect]:
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    modules = (import_module(f"{__name__}.{name}") for name in names)
-    dialects: list[Dialect] = [module.DIALECT for module in modules if hasattr(module, "DIALECT")]
-    return {dialect.name: dialect for dialect in dialects}
-
-
-DIALECTS: Mapping[str, Dialect] = MappingProxyType(_found())
+_FOUND: list[Dialect] = members_of(__name__, __path__, "DIALECT")
+DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in _FOUND})

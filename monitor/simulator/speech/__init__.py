@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Mapping
-from importlib import import_module
 from types import MappingProxyType
 
+from monitor.discovery import members_of
 from monitor.simulator.speech.speech import Speech
 
-
-def _found() -> dict[str, Speech]:
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    modules = (import_module(f"{__name__}.{name}") for name in names)
-    speeches: list[Speech] = [module.SPEECH for module in modules if hasattr(module, "SPEECH")]
-    return {speech.name: speech for speech in speeches}
-
-
-SPEECHES: Mapping[str, Speech] = MappingProxyType(_found())
+_FOUND: list[Speech] = members_of(__name__, __path__, "SPEECH")
+SPEECHES: Mapping[str, Speech] = MappingProxyType({speech.name: speech for speech in _FOUND})

@@ -69,6 +69,11 @@ BODIES: Mapping[str, bytes] = {
     "failed.bin": START
     + text("a")
     + exception("modelStreamErrorException", {"message": "The model failed.", "originalStatusCode": 500}),
+    "failed-inside.bin": START + text("a") + exception("internalServerException", {"message": "Try again."}),
+    "failed-busy.bin": START + exception("serviceUnavailableException", {"message": "The service is unavailable."}),
+    "failed-request.bin": START + exception("validationException", {"message": "The value at messages is invalid."}),
+    "failed-slow.bin": START + text("a") + exception("modelTimeoutException", {"message": "It took too long."}),
+    "usage-missing.bin": b"".join([START, text("Guten"), text(" Tag"), BLOCK_STOP, stop()]),
     "error.bin": error("InternalFailure", "The request processing has failed."),
     "guardrail.bin": b"".join([START, text("Sorry"), BLOCK_STOP, stop("guardrail_intervened"), usage(9, 2)]),
     "checksum.bin": b"".join([START, text("Guten"), _broken(), stop()]),

@@ -153,6 +153,38 @@ def test_every_dialect_has_streams_and_every_account_has_its_stream() -> None:
     assert {golden_of(path) for path in FILES} == set(STREAMS.glob("*/*.events.json"))
 
 
+def sorts_of(account: dict[str, Any]) -> set[str]:
+    """What a stream is an example of."""
+    events = account["events"]
+    said = {event[0] for event in events}
+    kinds = {event[2] for event in events if event[0] == "Finish"}
+    is_over = "End" in said
+    found = {"in-stream error"} if "Failed" in said else set()
+    found |= {"happy"} if is_over and "Content" in said and kinds <= {"stop"} and "Usage" in said else set()
+    found |= {"reasoning"} if "Reasoning" in said else set()
+    found |= {"tool call"} if "ToolCall" in said else set()
+    found |= {"refusal"} if "Refusal" in said or "filter" in kinds else set()
+    found |= {"usage missing"} if is_over and "Content" in said and "Usage" not in said else set()
+    found |= {"truncation"} if "Content" in said and not (is_over or kinds or "Failed" in said) else set()
+    return found
+
+
+# What an API has no words for.
+WORDLESS = {
+    "azure-openai": {"reasoning"},  # it counts reasoning and does not show it
+    "cohere": {"refusal"},
+    "mistral": {"refusal"},
+    "ollama": {"refusal"},
+}
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+def test_every_dialect_has_a_stream_of_each_sort(dialect: str) -> None:
+    every = {"happy", "reasoning", "tool call", "refusal", "usage missing", "in-stream error", "truncation"}
+    accounts = [json.loads(golden_of(path).read_text()) for path in FILES if path.parent.name == dialect]
+    assert set().union(*map(sorts_of, accounts)) == every - WORDLESS.get(dialect, set())
+
+
 def write_missing() -> None:
     for path in FILES:
         golden = golden_of(path)
