@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 from storage_samples import DAY, HOUR, MIDNIGHT, Stage, catalog_of, observation, stored, until, varied
 from test_rollups import assert_rollups_agree_with_raw
 
+from monitor.catalog.model import Catalog, ProbeKind
 from monitor.clock import FakeClock
 from monitor.observation import Observation
 from monitor.outcome import Outcome
@@ -42,18 +44,27 @@ def judged(row: Observation) -> Observation:
     return row if found is None or row.http_status is None else replace(row, outcome=found[3])
 
 
-def begin(store: Stage, since: float | None = None, *, is_dry: bool = False) -> asyncio.Task[Reclassified]:
+def begin(
+    store: Stage, since: float | None = None, *, is_dry: bool = False, catalog: Catalog | None = None
+) -> asyncio.Task[Reclassified]:
     def follow(changes: Sequence[Change]) -> None:
         for one in changes:
             store.writer.hours.move(one.observation, one.outcome)
 
-    catalog = catalog_of(ENDPOINT)
+    catalog = catalog or catalog_of(ENDPOINT)
     work = reclassify(store.database, store.writer.submit, catalog, since, is_dry=is_dry, on_changed=follow)
     return asyncio.create_task(work)
 
 
-async def run(store: Stage, clock: FakeClock, since: float | None = None, *, is_dry: bool = False) -> Reclassified:
-    task = begin(store, since, is_dry=is_dry)
+async def run(
+    store: Stage,
+    clock: FakeClock,
+    since: float | None = None,
+    *,
+    is_dry: bool = False,
+    catalog: Catalog | None = None,
+) -> Reclassified:
+    task = begin(store, since, is_dry=is_dry, catalog=catalog)
     await until(task.done, clock, 20)
     return await task
 
@@ -166,6 +177,18 @@ async def test_another_kind_of_probe_vouches_for_nothing(store: Stage, clock: Fa
     await store.writer.close_hours(MIDNIGHT + HOUR)
     await run(store, clock)
     assert [one.outcome for one in await store.rows()] == [Outcome.SUCCESS, Outcome.UNKNOWN_MODEL]
+
+
+async def test_where_another_kind_decides_its_successes_vouch(store: Stage, clock: FakeClock) -> None:
+    vectors = {"kind": "embeddings"}
+    await store.write([observation(0, **vectors), observation(60, outcome=Outcome.UNKNOWN_MODEL, **MISSING, **vectors)])
+    await store.writer.close_hours(MIDNIGHT + HOUR)
+    catalog = catalog_of(ENDPOINT)
+    endpoint = dataclasses.replace(
+        catalog.endpoints[ENDPOINT], is_asked_chat=False, probes=(ProbeKind("embeddings", 60.0),)
+    )
+    await run(store, clock, catalog=dataclasses.replace(catalog, endpoints={ENDPOINT: endpoint}))
+    assert [one.outcome for one in await store.rows()] == [Outcome.SUCCESS, Outcome.GONE]
 
 
 @pytest.mark.parametrize("closed_hours", [0, 2, 30])
