@@ -27,6 +27,7 @@ from monitor.storage.jobs import JobQueue
 from monitor.storage.rejects import Rejects
 from monitor.storage.rollups import ExpectedOf, HourBook
 from monitor.storage.spill import Spill
+from monitor.storage.trouble import Trouble, now_and_then
 from monitor.tasks import first_of, resolve
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ T = TypeVar("T")
 QUEUE_LIMIT = 50_000  # five minutes of 10,000 endpoints a minute
 BATCH_ROWS = 1_000
 FLUSH_SECONDS = 0.5  # a row is committed within a second, the commit itself included
-_FIRST_RETRY_SECONDS = 0.5
+FIRST_RETRY_SECONDS = 0.5
 _LONGEST_RETRY_SECONDS = 30.0
 # With the database and the spill both failing, rows wait in memory; beyond this many queues, the newest are lost.
 _MEMORY_QUEUES = 10
@@ -58,6 +59,7 @@ class Writer:
         on_spilled: Callable[[Sequence[Observation]], None],
         *,
         queue_limit: int = QUEUE_LIMIT,
+        first_retry_seconds: float = FIRST_RETRY_SECONDS,
     ) -> None:
         self.hours = HourBook()
         self.lost = 0  # rows for which there was neither database, nor disk, nor memory
@@ -74,9 +76,11 @@ class Writer:
         self._skew = Skew()
         self._ready = False  # the book of hours is rebuilt, rows may be written
         self._closing = False
-        self._failures = 0
+        self.trouble = Trouble(
+            clock, first_pause_seconds=first_retry_seconds, longest_pause_seconds=_LONGEST_RETRY_SECONDS
+        )
         self._spill_failures = 0
-        self._retry_at = 0.0  # monotonic
+        self._spill_read_at = 0.0  # monotonic: not before
         self._work = asyncio.Event()  # there is something to do
         self._hurry = asyncio.Event()  # and it should not wait for the flush interval
         self._overfull = asyncio.Event()
@@ -101,14 +105,14 @@ class Writer:
     @property
     def is_failing(self) -> bool:
         """Whether the last attempt at the database failed."""
-        return self._failures > 0
+        return bool(self.trouble)
 
     def put(self, observation: Observation) -> None:
         """Hand over a finished observation. Never blocks, never raises. From the loop's thread only."""
         waiting = len(self._queue)
         if waiting >= self._queue_limit * _MEMORY_QUEUES or self._finished.is_set():
             self.lost += 1
-            if _now_and_then(self.lost):
+            if now_and_then(self.lost):
                 log.error("observation lost, neither database, disk nor memory takes it lost=%d", self.lost)
             return
         self._queue.append(observation)
@@ -194,12 +198,13 @@ class Writer:
     async def _wait_for_work(self) -> None:
         """Until there are rows and the flush interval is over, or somebody is in a hurry, or a retry is due."""
         if self._closing:
-            if self._failures:
+            if self.trouble:
                 await self._clock.sleep(FLUSH_SECONDS)
         else:
-            if self._queue or self._spill.pending or not self._ready:
+            if self._queue or self._spill.pending or self.trouble or not self._ready:
                 # Left over from a failure: nobody else may wake us.
-                await first_of(self._work.wait(), self._clock.sleep(self._retry_at - self._clock.monotonic()))
+                again = max(self.trouble.retry_at, self._spill_read_at) - self._clock.monotonic()
+                await first_of(self._work.wait(), self._clock.sleep(again))
             else:
                 await self._work.wait()
             if not self._hurry.is_set():
@@ -211,7 +216,7 @@ class Writer:
         """One go at everything: at the database if it may be tried, else at the spill."""
         flushes, self._flushes = self._flushes, []
         try:
-            if self._failures and self._clock.monotonic() < self._retry_at and not self._closing:
+            if self.trouble.must_wait and not self._closing:
                 self._jobs.refuse_all(
                     DatabaseUnavailable(f"database {self._database.path}: failing, tried again later")
                 )
@@ -242,13 +247,17 @@ class Writer:
         except Exception as error:
             if not is_outage(error):
                 log.exception("the writer met what it does not know, and waits as if the database failed")
-            self._note_failure(error)
-            self._jobs.refuse_all(explained(error, self._database.path))
+            told = explained(error, self._database.path)
+            self._note_failure(told)
+            self._jobs.refuse_all(told)
             await self._spill_queue()
         else:
-            if self._failures:
-                log.warning("database works again path=%s failures=%d", self._database.path, self._failures)
-            self._failures = 0
+            if self.trouble:
+                log.warning(
+                    "database works again path=%s failures=%d seconds=%.0f",
+                    self._database.path, self.trouble.attempts, self.trouble.seconds,
+                )  # fmt: skip
+                self.trouble.over()
 
     async def _rebuild(self) -> None:
         async with self._database.read() as connection:
@@ -263,7 +272,7 @@ class Writer:
             chunk = await self._spill.next_chunk()
         except OSError as error:
             log.error("spill cannot be read path=%s error=%s", self._spill.path, error)
-            self._retry_at = self._clock.monotonic() + _LONGEST_RETRY_SECONDS
+            self._spill_read_at = self._clock.monotonic() + _LONGEST_RETRY_SECONDS
             return False
         if chunk is not None:
             before = len(self._rejects)
@@ -318,11 +327,11 @@ class Writer:
                 log.exception("on_committed failed rows=%d", len(new))
 
     def _note_failure(self, error: Exception) -> None:
-        pause = min(_FIRST_RETRY_SECONDS * 2 ** min(self._failures, 10), _LONGEST_RETRY_SECONDS)
-        self._retry_at = self._clock.monotonic() + pause
-        self._failures += 1
-        if _now_and_then(self._failures):
-            log.error("database fails attempts=%d next_in=%.1fs error=%s", self._failures, pause, error)
+        if self.trouble.failed(error):
+            log.error(
+                "database fails attempts=%d next_in=%.1fs error=%s",
+                self.trouble.attempts, self.trouble.pause_seconds, error,
+            )  # fmt: skip
 
     async def _spill_queue(self) -> None:
         while self._queue and await self._spill_some():
@@ -337,7 +346,7 @@ class Writer:
             except OSError as error:
                 self._queue.extendleft(reversed(rows))
                 self._spill_failures += 1
-                if _now_and_then(self._spill_failures):
+                if now_and_then(self._spill_failures):
                     log.error("spill fails too, rows wait in memory rows=%d error=%s", len(self._queue), error)
                 return False
             self._spill_failures = 0
@@ -385,8 +394,3 @@ class Writer:
             self._closing = True
             await asyncio.wait((task,))
             raise
-
-
-def _now_and_then(count: int) -> bool:
-    """Which of many like failures are logged: the 1st, 2nd, 4th, 8th, ..."""
-    return count & (count - 1) == 0
