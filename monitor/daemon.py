@@ -165,7 +165,8 @@ class Daemon:
 
     async def _move_in(self) -> None:
         """Open the database, build every room upon it and restore what it knows: all of it, or nothing is left."""
-        database = await Database.open(self.settings.database, self.clock, listen=self.address)
+        listen = address_text(self.settings.listen_host, self.settings.listen_port)
+        database = await Database.open(self.settings.database, self.clock, listen=listen)
         try:
             rooms = self._rooms = await self._build(database)
             self._housekeeping = Housekeeping(
@@ -373,6 +374,7 @@ class Daemon:
 
     async def _write_the_rest(self) -> None:
         self._tasks.errand(self.rooms.incident_log.write())
+        self._tasks.errand(self.rooms.chronicle.write())
         await self._tasks.finish_errands(5.0)
         if self._tasks.has_pillar("writer"):
             await self.rooms.writer.close()

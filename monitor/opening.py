@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from monitor.clock import Clock
 from monitor.settings import DatabaseSettings
-from monitor.storage.errors import DatabaseUnavailable, DiskFull, StorageError
+from monitor.storage.errors import DatabaseUnavailable, DiskFull, StorageError, sqlstate_of
 from monitor.storage.lock import FileLock, read_holder
 from monitor.storage.sqlite import path_of
 from monitor.storage.trouble import Trouble
@@ -32,9 +32,16 @@ _START_SECONDS = 15 * 60.0
 WAITING = "the database does not answer yet: /readyz says why"
 
 
+# Of what a server tells by its SQLSTATE: who may come in, whether the database is there, and whether it is writable.
+_WAITED_FOR = ("28", "3D000", "25006")
+
+
 def is_waited_for(error: StorageError) -> bool:
     """Whether it may mend without us."""
-    return isinstance(error, (DatabaseUnavailable, DiskFull))
+    if isinstance(error, (DatabaseUnavailable, DiskFull)):
+        return True
+    state = None if error.__cause__ is None else sqlstate_of(error.__cause__)
+    return state is not None and state.startswith(_WAITED_FOR)
 
 
 def check_not_held(settings: DatabaseSettings) -> None:
