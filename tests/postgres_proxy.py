@@ -83,34 +83,32 @@ class Proxy:
                 await self.flow.wait()
                 if is_client and self.cut_at_commit and _COMMIT in data:
                     where, self.cut_at_commit = self.cut_at_commit, ""
+                    self.cuts += 1
                     if where == "after":
-                        await self._commit(reader, writer, data)
-                    self._cut_once()
+                        await self._let_it_commit(writer, data)
+                    self.cut()
                     return
                 if self.cut_after is not None and self.passed + len(data) >= self.cut_after:
                     writer.write(data[: self.cut_after - self.passed])
                     with contextlib.suppress(OSError):
                         await writer.drain()
                     self.cut_after = None
+                    self.cuts += 1
                     await asyncio.sleep(0.01)  # what was let through arrives
-                    self._cut_once()
+                    self.cut()
                     return
                 self.passed += len(data)
                 writer.write(data)
                 await writer.drain()
 
-    async def _commit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> None:
-        """Let the server have it and do it, and nobody see its answer."""
+    async def _let_it_commit(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        """The server has it and does it, and nobody sees its answer."""
         for writers in self._links.values():
             if writer in writers:
                 writers[0].transport.abort()  # the client's end, before the answer is there
         writer.write(data)
         await writer.drain()
         await asyncio.sleep(0.05)
-
-    def _cut_once(self) -> None:
-        self.cuts += 1
-        self.cut()
 
 
 def _error(state: str, message: str) -> bytes:
