@@ -37,16 +37,14 @@ from monitor.scheduling.lag import LagSampler
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
 from monitor.signals import handled_signals
-from monitor.storage.database import Database
+from monitor.storage.database import Database, holder_of
 from monitor.storage.eras import adopt_catalog
 from monitor.storage.errors import WriterClosed
 from monitor.storage.history import History
 from monitor.storage.hour_turn import close_hours
 from monitor.storage.incident_log import IncidentLog
-from monitor.storage.lock import read_holder
 from monitor.storage.reclassify import Reclassified
 from monitor.storage.restore import restore_board, still_open
-from monitor.storage.sqlite import path_of
 from monitor.storage.writer import Writer
 from monitor.suspicion.outages import OwnOutage
 from monitor.suspicion.suspicion import Suspicion
@@ -135,7 +133,7 @@ class Daemon:
             await check_free(host, port)
         except OSError as error:
             # Before the database is made or upgraded; but if that is held, its holder is what to name.
-            if read_holder(path_of(self.settings.database.url)) is None:
+            if holder_of(self.settings.database) is None:
                 raise DaemonError(cannot_listen(host, port, error)) from None
         await learn_secrets(self.settings, self._redactor)
         database = await Database.open(self.settings.database, self.clock, listen=address_text(host, port))
@@ -162,7 +160,7 @@ class Daemon:
         log.info(
             "ready listen=http://%s/ endpoints=%d models=%d providers=%d location=%s database=%s",
             self.address, len(catalog.endpoints), len(catalog.models), len(catalog.providers),
-            self.settings.location, database.path,
+            self.settings.location, database.name,
         )  # fmt: skip
         self._reloader.mark(True)
         self._notifier.ready(f"probing {len(catalog.endpoints)} endpoints")

@@ -20,7 +20,7 @@ from monitor.self_metrics import SelfMetrics
 from monitor.storage.batch import commit_batch
 from monitor.storage.codec import hour_of
 from monitor.storage.database import Database, Job
-from monitor.storage.errors import DatabaseUnavailable, WriterClosed, explained, is_outage
+from monitor.storage.errors import DatabaseUnavailable, WriterClosed, is_outage
 from monitor.storage.facts import Skew, read_rolled_until, read_skew
 from monitor.storage.history import History
 from monitor.storage.jobs import JobQueue
@@ -213,7 +213,7 @@ class Writer:
         try:
             if self._failures and self._clock.monotonic() < self._retry_at and not self._closing:
                 self._jobs.refuse_all(
-                    DatabaseUnavailable(f"database {self._database.path}: failing, tried again later")
+                    DatabaseUnavailable(f"database {self._database.name}: failing, tried again later")
                 )
                 await self._spill_queue()
             else:
@@ -243,11 +243,11 @@ class Writer:
             if not is_outage(error):
                 log.exception("the writer met what it does not know, and waits as if the database failed")
             self._note_failure(error)
-            self._jobs.refuse_all(explained(error, self._database.path))
+            self._jobs.refuse_all(self._database.explained(error))
             await self._spill_queue()
         else:
             if self._failures:
-                log.warning("database works again path=%s failures=%d", self._database.path, self._failures)
+                log.warning("database works again path=%s failures=%d", self._database.name, self._failures)
             self._failures = 0
 
     async def _rebuild(self) -> None:
