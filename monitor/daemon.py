@@ -139,7 +139,7 @@ class Daemon:
         log.info(
             "ready listen=http://%s/ endpoints=%d models=%d providers=%d location=%s database=%s",
             self.address, len(catalog.endpoints), len(catalog.models), len(catalog.providers),
-            self.settings.location, self.rooms.database.path,
+            self.settings.location, self.rooms.database.name,
         )  # fmt: skip
         self._reloader.mark(True)
         self._notifier.ready(f"probing {len(catalog.endpoints)} endpoints")

@@ -15,9 +15,8 @@ from typing import TypeVar
 
 from monitor.clock import Clock
 from monitor.settings import DatabaseSettings
-from monitor.storage.errors import DatabaseUnavailable, DiskFull, StorageError, sqlstate_of
-from monitor.storage.lock import FileLock, read_holder
-from monitor.storage.sqlite import path_of
+from monitor.storage.database import holder_of
+from monitor.storage.errors import DatabaseHeld, DatabaseUnavailable, DiskFull, StorageError, sqlstate_of
 from monitor.storage.trouble import Trouble
 from monitor.systemd import Notifier, watchdog_interval_seconds
 
@@ -46,10 +45,8 @@ def is_waited_for(error: StorageError) -> bool:
 
 def check_not_held(settings: DatabaseSettings) -> None:
     """DatabaseHeld, naming the holder, if another process works on this file: more worth to know than its port."""
-    if settings.url.startswith("sqlite") and read_holder(path := path_of(settings.url)) is not None:
-        lock = FileLock(path)
-        lock.acquire("daemon", 0.0)
-        lock.release()  # it was let go of meanwhile
+    if (holder := holder_of(settings)) is not None:
+        raise DatabaseHeld(f"database {settings.url} is in use by {holder}; stop it first, or give this one its own")
 
 
 class Opening:

@@ -23,7 +23,7 @@ from monitor.storage.batch import commit_batch
 from monitor.storage.codec import hour_of
 from monitor.storage.database import Database, Job
 from monitor.storage.doubts import Doubts
-from monitor.storage.errors import DatabaseUnavailable, WriterClosed, explained, is_conflict, is_outage
+from monitor.storage.errors import DatabaseUnavailable, WriterClosed, is_conflict, is_outage
 from monitor.storage.facts import Skew, read_rolled_until, read_skew
 from monitor.storage.history import History
 from monitor.storage.jobs import CONFLICTS_BORNE, JobQueue
@@ -221,7 +221,7 @@ class Writer:
         try:
             if self.trouble.must_wait and not self._closing:
                 self._jobs.refuse_all(
-                    DatabaseUnavailable(f"database {self._database.path}: failing, tried again later")
+                    DatabaseUnavailable(f"database {self._database.name}: failing, tried again later")
                 )
                 await self._backlog.spill()
             else:
@@ -251,7 +251,7 @@ class Writer:
         except Exception as error:
             if not is_outage(error):
                 log.exception("the writer met what it does not know, and waits as if the database failed")
-            told = explained(error, self._database.path)
+            told = self._database.explained(error)
             self._note_failure(told)
             self._jobs.refuse_all(told)
             await self._backlog.spill()
@@ -259,7 +259,7 @@ class Writer:
             if self.trouble:
                 log.warning(
                     "database works again path=%s failures=%d seconds=%.0f",
-                    self._database.path, self.trouble.attempts, self.trouble.seconds,
+                    self._database.name, self.trouble.attempts, self.trouble.seconds,
                 )  # fmt: skip
                 self.trouble.over()
 

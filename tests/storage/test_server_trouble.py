@@ -1,4 +1,4 @@
-"""A PostgreSQL server, or the network before it, that fails while the writer writes: nothing is lost, nothing doubled."""
+"""A PostgreSQL server, or the network before it, that fails while rows are written: none is lost and none doubled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from monitor.clock import FakeClock
 from monitor.observation import Observation
 from monitor.settings import DatabaseSettings
 from monitor.storage import schema
-from monitor.storage.database import Database
 from monitor.storage.errors import DatabaseNotWritable, DatabaseUnavailable
 from monitor.storage.facts import read_rolled_until
 from monitor.storage.postgres import PostgreSQL
