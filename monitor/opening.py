@@ -28,7 +28,6 @@ LONGEST_PAUSE_SECONDS = 10.0
 # What TimeoutStartSec= of the unit allows for a migration and a restore. Once systemd is told READY that no longer
 # counts: then the watchdog is fed for so long after each attempt began, and no longer.
 _START_SECONDS = 15 * 60.0
-WAITING = "the database does not answer yet: /readyz says why"
 
 
 # Of what a server tells by its SQLSTATE: who may come in, whether the database is there, and whether it is writable.

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 _COMMIT = b"COMMIT;\x00"
+_SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
 
 
 class Proxy:
@@ -56,7 +57,9 @@ class Proxy:
         writers = self._links[task] = [writer]
         try:
             if self.refusal is not None:
-                await reader.read(8192)
+                if await reader.read(8192) == _SSL_REQUEST:
+                    writer.write(b"N")
+                    await reader.read(8192)
                 writer.write(_error(*self.refusal))
                 await writer.drain()
                 return

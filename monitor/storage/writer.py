@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from monitor.clock import Clock
@@ -132,6 +132,15 @@ class Writer:
         if self._finished.is_set():
             raise WriterClosed("the writer has stopped")
         future = self._jobs.add(job, after_commit)
+        self._wake()
+        return await future
+
+    async def stand_still(self, work: Callable[[], Awaitable[T]], after: Callable[[T], None]) -> T:
+        """As `submit`, without a transaction: for reading what nothing may be written to meanwhile, however long it
+        takes. A server ends a transaction that stands idle."""
+        if self._finished.is_set():
+            raise WriterClosed("the writer has stopped")
+        future = self._jobs.add_standstill(work, after)
         self._wake()
         return await future
 
