@@ -28,6 +28,7 @@ from monitor.storage.facts import Skew, read_rolled_until, read_skew
 from monitor.storage.history import History
 from monitor.storage.jobs import CONFLICTS_BORNE, JobQueue
 from monitor.storage.rejects import Rejects
+from monitor.storage.revision import Revision
 from monitor.storage.rollups import ExpectedOf, HourBook
 from monitor.storage.spill import Spill
 from monitor.storage.trouble import Trouble
@@ -82,6 +83,7 @@ class Writer:
         )
         self._skew = Skew()
         self._doubts = Doubts()
+        self._revision = Revision()
         self._ready = False  # the book of hours is rebuilt, rows may be written
         self._closing = False
         self._spill_read_at = 0.0  # monotonic: not before
@@ -355,6 +357,7 @@ class Writer:
         async with self._database.read() as connection:
             rolled_until = await read_rolled_until(connection)
             unseen, seen = await self._doubts.found(connection)
+            await self._revision.look(connection)
         self.hours.closed(rolled_until)
         self._backlog.remove(unseen)
         for rows, already_shown in ((unseen, False), (seen, True)):
