@@ -95,7 +95,7 @@ class Daemon:
         self._reloader = Reloader(load, lambda: self.settings, self._adopt, self.metrics, self.clock)
         self._tasks = Tasks(on_death=self.should_exit.set)
         self._intake = Intake(lambda: self.rooms, lambda: self.settings, self._tasks)
-        self._opening = Opening(self.clock, self._notifier)
+        self._opening = Opening(self.clock, self._notifier, self.metrics)
         self._progress = Progress(self._opening.trouble)
         self._housekeeping: Housekeeping | None = None
         self._app = web.Application()

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from monitor.clock import Clock
+from monitor.self_metrics import SelfMetrics
 from monitor.settings import DatabaseSettings
 from monitor.storage.database import holder_of
 from monitor.storage.errors import DatabaseHeld, DatabaseUnavailable, DiskFull, StorageError, sqlstate_of
@@ -51,12 +52,15 @@ def check_not_held(settings: DatabaseSettings) -> None:
 class Opening:
     """`trouble` tells /readyz what is waited for."""
 
-    def __init__(self, clock: Clock, notifier: Notifier, *, first_pause_seconds: float = 0.5) -> None:
+    def __init__(
+        self, clock: Clock, notifier: Notifier, metrics: SelfMetrics, *, first_pause_seconds: float = 0.5
+    ) -> None:
         self.trouble = Trouble(
             clock, first_pause_seconds=first_pause_seconds, longest_pause_seconds=LONGEST_PAUSE_SECONDS
         )
         self._clock = clock
         self._notifier = notifier
+        self._metrics = metrics
         self._attempt_began = 0.0  # monotonic
 
     async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -82,6 +86,7 @@ class Opening:
                     return result
 
     def _tell(self, error: StorageError) -> None:
+        self._metrics.database_up.set(0)
         is_first = not self.trouble
         if self.trouble.failed(error):
             log.error(

@@ -65,6 +65,9 @@ class SelfMetrics:
         )
         for reason in DROP_REASONS:
             self.rechecks_dropped.labels(reason)
+        self.database_up = Gauge(
+            "monitor_database_up", "0 while the database is waited for, or fails.", registry=registry
+        )
         self.write_queue = Gauge(
             "monitor_write_queue_observations", "Observations waiting to be written.", registry=registry
         )

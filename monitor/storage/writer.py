@@ -273,6 +273,7 @@ class Writer:
                     self._database.name, self.trouble.attempts, self.trouble.seconds,
                 )  # fmt: skip
                 self.trouble.over()
+            self._metrics.database_up.set(1)
 
     async def _rebuild(self) -> None:
         async with self._database.read() as connection:
@@ -374,6 +375,7 @@ class Writer:
                 log.exception("on_committed failed rows=%d", len(new))
 
     def _note_failure(self, error: Exception) -> None:
+        self._metrics.database_up.set(0)
         if self.trouble.failed(error):
             log.error(
                 "database fails attempts=%d next_in=%.1fs error=%s",
