@@ -20,12 +20,14 @@ class Proxy:
         self.flow.set()
         self.refusal: tuple[str, str] | None = None  # a SQLSTATE and its message for everybody who comes
         self.cut_at_commit = ""  # "before" or "after" it reaches the server; once
+        self.late_commit: asyncio.Event | None = None  # the next one reaches the server when this is set, client or not
         self.cut_after: int | None = None  # bytes; once
         self.passed = 0
         self.cuts = 0
         self.clients = 0  # that came
         self._target = (host, port)
         self._server: asyncio.Server | None = None
+        self._late: set[asyncio.Task[None]] = set()
         self._links: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
 
     async def open(self) -> None:
@@ -70,6 +72,8 @@ class Proxy:
             down = asyncio.create_task(self._pump(server_reader, writer, is_client=False))
             try:
                 await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+                if up in self._late:
+                    await up
             finally:
                 up.cancel()
                 down.cancel()
@@ -84,6 +88,16 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 await self.flow.wait()
+                if is_client and self.late_commit is not None and _COMMIT in data:
+                    task, when = asyncio.current_task(), self.late_commit
+                    assert task is not None
+                    self._late.add(task)
+                    self.late_commit = None
+                    await when.wait()
+                    writer.write(data)
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+                    return
                 if is_client and self.cut_at_commit and _COMMIT in data:
                     where, self.cut_at_commit = self.cut_at_commit, ""
                     self.cuts += 1

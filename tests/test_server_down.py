@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import signal
 import uuid
@@ -111,6 +112,7 @@ async def test_whatever_keeps_us_out_is_waited_for_and_told_by_its_own_words(
     url = f"postgresql://postgres@127.0.0.1:{proxy.port}/{database}?connect_timeout=1"
     async with starting(quiet_config(tmp_path, url)) as daemon:
         assert "(since 20" in await said(daemon, "the server cannot be reached")
+        files = len(os.listdir("/proc/self/fd"))
         proxy.refusal = ("57P03", "the database system is starting up")
         await proxy.open()
         await said(daemon, "the database system is starting up")
@@ -130,6 +132,7 @@ async def test_whatever_keeps_us_out_is_waited_for_and_told_by_its_own_words(
             status, body = await get(daemon, route)
             assert status == 503 and "the database does not answer yet" in body
         assert not daemon.ready.is_set()
+        assert len(os.listdir("/proc/self/fd")) <= files + 6  # the proxy's, and one attempt's
         proxy.flow.set()
         await until(daemon.ready.is_set)
         assert (await get(daemon, "/readyz"))[0] == 200

@@ -23,7 +23,8 @@ from monitor.clock import FakeClock
 from monitor.observation import Observation
 from monitor.settings import DatabaseSettings
 from monitor.storage import schema
-from monitor.storage.errors import DatabaseNotWritable, DatabaseUnavailable
+from monitor.storage.database import Database
+from monitor.storage.errors import DatabaseNotWritable, DatabaseUnavailable, SchemaTooNew, SchemaTooOld
 from monitor.storage.facts import read_rolled_until
 from monitor.storage.postgres import PostgreSQL
 from monitor.storage.rollups import HourBook
@@ -225,6 +226,54 @@ async def test_a_network_that_goes_silent_is_given_up_in_time_and_rows_go_to_the
         await healed(store, clock)
         await store.write(rows[20:])
         await is_whole(store, rows)
+
+
+async def test_a_commit_that_arrives_long_after_it_was_given_up_counts_once(
+    impatient: None, behind: Behind, clock: FakeClock
+) -> None:
+    """The packet was held up in the network, while the writer looked, found nothing, and wrote the rows again."""
+    rows = [observation(number) for number in range(30)]
+    async with stage(behind.settings, clock) as store:
+        await store.write(rows[:10])
+        late = behind.proxy.late_commit = asyncio.Event()
+        await store.write(rows[10:20])
+        assert store.writer.spilled == 10
+        attempts = store.writer.trouble.attempts
+        await until(lambda: store.writer.trouble.attempts > attempts, clock)  # the old transaction is in the way
+        assert len(await store.rows()) == 10
+        late.set()
+        await healed(store, clock)
+        await store.write(rows[20:])
+        await is_whole(store, rows)
+
+
+async def test_hours_that_end_while_the_server_is_away_are_closed_whole_when_it_is_back(
+    behind: Behind, store: Stage, clock: FakeClock
+) -> None:
+    rows = [observation(number) for number in range(130)]
+    await store.write(rows[:40])
+    await behind.proxy.close()
+    await store.write(rows[40:])
+    with pytest.raises(DatabaseUnavailable):
+        await store.writer.close_hours(int(MIDNIGHT) + 2 * HOUR)
+    await behind.proxy.open()
+    await healed(store, clock)
+    assert await store.writer.close_hours(int(MIDNIGHT) + 2 * HOUR) == 2
+    counted = [
+        (bucket.tally.outcomes.total(), bucket.start)
+        async for buckets in store.history.rollups("hour")
+        for bucket in buckets
+    ]
+    assert counted == [(60, MIDNIGHT), (60, MIDNIGHT + HOUR)]
+    assert sum(tally.outcomes.total() for _, _, tally in store.writer.hours.rows()) == 10
+    await is_whole(store, rows)
+
+
+async def test_who_only_reads_says_which_schema_is_not_its_own(behind: Behind, clock: FakeClock) -> None:
+    for revision, error in (("9999", SchemaTooNew), ("0004", SchemaTooOld)):
+        await behind.sql(f"UPDATE alembic_version SET version_num = '{revision}'")
+        with pytest.raises(error, match=revision):
+            await Database.open_read_only(behind.settings, clock)
 
 
 async def test_a_server_that_became_read_only_fails_for_writers_and_still_reads(
