@@ -19,11 +19,16 @@ from monitor.storage.errors import (
     StorageError,
     UpgradeFailed,
     is_outage,
+    sqlstate_of,
 )
 from monitor.storage.schema import HEAD
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+
+# Classes of SQLSTATE: the connection, a conflict, resources, a lock, the server's end. Without one: the connection.
+_NOT_THE_MIGRATIONS = ("08", "25P03", "40", "53", "55P03", "57")
 
 
 def migrations_directory() -> Path:
@@ -95,8 +100,12 @@ async def upgrade(engine: Engine, directory: Path | None = None, backup: Path | 
         raise
     except Exception as error:
         told = engine.explained(error)
-        # What remains of SQLite's own errors is mostly the migration's SQL.
-        if is_outage(error) and (type(told) is not DatabaseUnavailable or "locked" in str(error)):
+        # What remains of either's own errors is mostly the migration's SQL.
+        if is_outage(error) and (
+            type(told) is not DatabaseUnavailable
+            or "locked" in str(error)
+            or (engine.is_shared and (sqlstate_of(error) or "08").startswith(_NOT_THE_MIGRATIONS))
+        ):
             raise told from error
         raise UpgradeFailed(
             f"database {engine.name}: the upgrade from {revision or 'an empty one'} failed and was undone: {error}"
