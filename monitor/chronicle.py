@@ -1,7 +1,9 @@
-"""Outages of our own as rows, written through the one writer."""
+"""Outages of our own as rows, written through the one writer. One that the database does not take now waits: what cuts
+us off from the providers often cuts us off from the database too."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,22 +16,47 @@ from monitor.suspicion.outages import OwnOutage
 
 log = logging.getLogger(__name__)
 
+_WAITING_LIMIT = 1000  # the oldest go first: an outage a minute for most of a day
+
 
 class Chronicle:
+    """`own_outage` when one begins or ends; `write` every few seconds. Use from one loop."""
+
     def __init__(self, writer: Writer, names: Names) -> None:
         self._writer = writer
         self._names = names
+        # By key, since a row is written whole: that it ended is all there is to say of one that began meanwhile.
+        self._waiting: dict[tuple[str, str, float], OwnOutage] = {}
+        self._writing = asyncio.Lock()
+        self._is_failing = False
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
 
     async def own_outage(self, outage: OwnOutage, location: str) -> None:
-        async def job(connection: AsyncConnection) -> None:
-            await record_own_outage(
-                connection, self._names, location, outage.cause, outage.reason, outage.started_at, outage.ended_at
-            )
+        key = (location, outage.cause, outage.started_at)
+        self._waiting.pop(key, None)
+        self._waiting[key] = outage
+        if len(self._waiting) > _WAITING_LIMIT:
+            lost = self._waiting.pop(next(iter(self._waiting)))
+            log.error("own_outage_lost cause=%s: too many wait for the database", lost.cause)
+        await self.write()
 
-        try:
-            await self._writer.submit(job)
-        except StorageError as error:
-            log.error("own_outage_not_written cause=%s error=%s", outage.cause, error)
+    async def write(self) -> None:
+        """Write what waits, oldest first; what the database does not take goes on waiting."""
+        async with self._writing:
+            for key, outage in list(self._waiting.items()):
+                try:
+                    await self._record(key[0], outage)
+                except StorageError as error:
+                    if not self._is_failing:
+                        log.error("own_outages_wait outages=%d error=%s", len(self._waiting), error)
+                    self._is_failing = True
+                    return
+                if self._waiting.get(key) is outage:
+                    del self._waiting[key]
+            self._is_failing = False
 
     async def close_left_open(self, location: str, last_seen_at: float | None) -> None:
         """Outages of our own that a crash left open end where we were last seen."""
@@ -38,3 +65,11 @@ class Chronicle:
         )
         if closed:
             log.warning("own_outages_left_open closed=%d", closed)
+
+    async def _record(self, location: str, outage: OwnOutage) -> None:
+        async def job(connection: AsyncConnection) -> None:
+            await record_own_outage(
+                connection, self._names, location, outage.cause, outage.reason, outage.started_at, outage.ended_at
+            )
+
+        await self._writer.submit(job)

@@ -1,6 +1,6 @@
 """One process's life: startup, main loop, drain, shutdown. The one place that knows every room.
 
-report -> board.observe (state) -> writer.put -> committed -> board.record (windows) -> views -> metrics and API
+serve (503) -> open the database -> build the rooms -> restore -> probe -> ready
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict
 
@@ -19,40 +19,36 @@ from monitor.chronicle import Chronicle
 from monitor.clock import Clock, SystemClock
 from monitor.descriptors import provide_descriptors
 from monitor.health.board import Board
-from monitor.health.incidents import IncidentEvent
-from monitor.health.state import Transition, is_about_our_key
+from monitor.health.state import Transition
 from monitor.housekeeping import Housekeeping
+from monitor.intake import Intake
 from monitor.learning import learn_secrets
-from monitor.listening import address_text, cannot_listen, check_free
-from monitor.observation import Observation
+from monitor.listening import address_text, cannot_listen
+from monitor.opening import WAITING, Opening, check_not_held
 from monitor.probing.probe import Prober
 from monitor.probing.redaction import Redactor
-from monitor.probing.report import ProbeReport
 from monitor.probing.resolver import Resolver
 from monitor.reclassification import reclassify_here
 from monitor.reload import Reloader
 from monitor.resume import resume
-from monitor.rooms import Progress, Rooms
+from monitor.rooms import RESTORING, Progress, Rooms
 from monitor.scheduling.lag import LagSampler
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
 from monitor.signals import handled_signals
 from monitor.storage.database import Database
 from monitor.storage.eras import adopt_catalog
-from monitor.storage.errors import WriterClosed
+from monitor.storage.errors import StorageError, WriterClosed
 from monitor.storage.history import History
 from monitor.storage.hour_turn import close_hours
 from monitor.storage.incident_log import IncidentLog
-from monitor.storage.lock import read_holder
 from monitor.storage.reclassify import Reclassified
 from monitor.storage.restore import restore_board, still_open
-from monitor.storage.sqlite import path_of
 from monitor.storage.writer import Writer
-from monitor.suspicion.outages import OwnOutage
 from monitor.suspicion.suspicion import Suspicion
 from monitor.systemd import Notifier
 from monitor.tasks import Tasks, unless
-from monitor.telling import tell_ours, tell_probe, tell_transition, tell_unusable
+from monitor.telling import tell_unusable
 from monitor.web.app import create_app
 from monitor.web.errors import Unavailable
 from monitor.web.ports import ReloadResult
@@ -96,9 +92,11 @@ class Daemon:
         self._notifier = Notifier(self.clock)
         self._redactor = redactor or Redactor(())
         self._last_due_at: float | None = None  # by the process before this one
-        self._is_recording = False  # what is committed before the restore is found by it
         self._reloader = Reloader(load, lambda: self.settings, self._adopt, self.metrics, self.clock)
         self._tasks = Tasks(on_death=self.should_exit.set)
+        self._intake = Intake(lambda: self.rooms, lambda: self.settings, self._tasks)
+        self._opening = Opening(self.clock, self._notifier)
+        self._progress = Progress(self._opening.trouble)
         self._housekeeping: Housekeeping | None = None
         self._app = web.Application()
         self._runner: web.AppRunner | None = None
@@ -130,30 +128,9 @@ class Daemon:
 
     async def startup(self) -> None:
         provide_descriptors(self.settings)
-        host, port = self.settings.listen_host, self.settings.listen_port
-        try:
-            await check_free(host, port)
-        except OSError as error:
-            # Before the database is made or upgraded; but if that is held, its holder is what to name.
-            if read_holder(path_of(self.settings.database.url)) is None:
-                raise DaemonError(cannot_listen(host, port, error)) from None
         await learn_secrets(self.settings, self._redactor)
-        database = await Database.open(self.settings.database, self.clock, listen=address_text(host, port))
-        try:
-            self._rooms = await self._build(database)
-        except BaseException:
-            await database.close()
-            raise
-        self._housekeeping = Housekeeping(
-            self.rooms, self.clock, lambda: self.settings, self._notifier, self._on_transition
-        )
         await self._serve()
-        self._tasks.pillar("writer", self.rooms.writer.run())
-        if self._before_start is not None:
-            self.rooms.progress.waiting_for = "the past is being made up"
-            await self._before_start(database, self.rooms.writer)
-            self.rooms.progress.waiting_for = "windows are being restored"
-        await self._restore()
+        await self._opening.insist(self._move_in)
         await self._start_probing()
         gc.collect()
         gc.freeze()
@@ -162,45 +139,16 @@ class Daemon:
         log.info(
             "ready listen=http://%s/ endpoints=%d models=%d providers=%d location=%s database=%s",
             self.address, len(catalog.endpoints), len(catalog.models), len(catalog.providers),
-            self.settings.location, database.path,
+            self.settings.location, self.rooms.database.path,
         )  # fmt: skip
         self._reloader.mark(True)
         self._notifier.ready(f"probing {len(catalog.endpoints)} endpoints")
         self.ready.set()
 
-    async def _build(self, database: Database) -> Rooms:
-        settings, clock, metrics = self.settings, self.clock, self.metrics
-        history = History(database)
-        writer = Writer(database, clock, metrics, self._on_committed, self._on_spilled)
-        board = Board(settings, clock)
-        resolver = Resolver(clock)
-        prober = Prober(
-            settings.probing, settings.location, clock, self._redactor, board.worked_before, resolver=resolver
-        )
-        suspicion = Suspicion(prober.probe, resolver, clock, metrics, self._on_own_outage)
-        suspicion.configure(settings.probing.canaries)
-        self._last_due_at = await history.last_due_at(settings.location)
-        dispatcher = await resume(
-            settings, clock, history, suspicion.probe, prober.cut_off, self._on_report, metrics, self._last_due_at,
-            lambda slots: board.kinds.restore_probes((place, last.due_at) for place, last in slots.items()),
-        )  # fmt: skip
-        return Rooms(
-            database=database,
-            history=history,
-            writer=writer,
-            board=board,
-            prober=prober,
-            suspicion=suspicion,
-            dispatcher=dispatcher,
-            chronicle=Chronicle(writer, database.names),
-            progress=Progress(database, why_suspect=lambda: suspicion.reason),
-            incident_log=IncidentLog(writer.submit, database.names),
-        )
-
     async def _serve(self) -> None:
-        rooms = self.rooms
+        """Before the database is asked for: who waits for it is told so, and whose port is taken makes no file."""
         self._app = create_app(
-            rooms.board, lambda: self.settings, rooms.history, self.metrics, rooms.progress, self.reload,
+            None, lambda: self.settings, None, self.metrics, self._progress, self.reload,
             clock=self.clock, notice=self._notice, prune=self._prune_now,
             reclassify=self._reclassify_now,
         )  # fmt: skip
@@ -210,8 +158,83 @@ class Daemon:
         try:
             await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
+            check_not_held(self.settings.database)
             raise DaemonError(cannot_listen(host, port, error)) from None
         self.address = address_text(*self._runner.addresses[0][:2])
+        self._notifier.status("opening the database")
+
+    async def _move_in(self) -> None:
+        """Open the database, build every room upon it and restore what it knows: all of it, or nothing is left."""
+        listen = address_text(self.settings.listen_host, self.settings.listen_port)
+        database = await Database.open(self.settings.database, self.clock, listen=listen)
+        try:
+            rooms = self._rooms = await self._build(database)
+            self._housekeeping = Housekeeping(
+                rooms, self.clock, lambda: self.settings, self._notifier, self._intake.on_transition
+            )
+            self._tasks.pillar("writer", rooms.writer.run())
+            self._app[ROOM].furnish(rooms.board, rooms.history)
+            await self._make_up_a_past()
+            self._progress.waiting_for = RESTORING
+            await self._restore()
+        except StorageError:
+            await self._move_out(database)
+            raise
+        except BaseException:
+            if self._rooms is None:
+                await database.close()
+            raise
+
+    async def _move_out(self, database: Database) -> None:
+        rooms, self._rooms, self._housekeeping = self._rooms, None, None
+        self._intake.is_recording = False
+        self._progress.moved_out(WAITING)
+        self._app[ROOM].furnish(None, None)
+        if rooms is not None:
+            await rooms.writer.close()
+        await self._tasks.cancel()
+        await database.close()
+
+    async def _make_up_a_past(self) -> None:
+        if self._before_start is None:
+            return
+        rooms = self.rooms
+        self._progress.waiting_for = "the past is being made up"
+        try:
+            await self._before_start(rooms.database, rooms.writer)
+        except StorageError as error:
+            raise DaemonError(f"the past could not be made up: {error}") from error
+        self._before_start = None
+
+    async def _build(self, database: Database) -> Rooms:
+        settings, clock, metrics, intake = self.settings, self.clock, self.metrics, self._intake
+        history = History(database)
+        writer = Writer(database, clock, metrics, intake.on_committed, intake.on_spilled)
+        board = Board(settings, clock)
+        resolver = Resolver(clock)
+        prober = Prober(
+            settings.probing, settings.location, clock, self._redactor, board.worked_before, resolver=resolver
+        )
+        suspicion = Suspicion(prober.probe, resolver, clock, metrics, intake.on_own_outage)
+        suspicion.configure(settings.probing.canaries)
+        self._last_due_at = await history.last_due_at(settings.location)
+        dispatcher = await resume(
+            settings, clock, history, suspicion.probe, prober.cut_off, intake.on_report, metrics, self._last_due_at,
+            lambda slots: board.kinds.restore_probes((place, last.due_at) for place, last in slots.items()),
+        )  # fmt: skip
+        self._progress.moved_in(database, writer, lambda: suspicion.reason)
+        return Rooms(
+            database=database,
+            history=history,
+            writer=writer,
+            board=board,
+            prober=prober,
+            suspicion=suspicion,
+            dispatcher=dispatcher,
+            chronicle=Chronicle(writer, database.names),
+            progress=self._progress,
+            incident_log=IncidentLog(writer.submit, database.names),
+        )
 
     async def _restore(self) -> None:
         """Windows, states and incidents as they were, from rollups and the raw tail."""
@@ -219,8 +242,8 @@ class Daemon:
         await self._record_catalog(self.settings)
         await close_hours(rooms.writer, self.clock.now())
         await rooms.chronicle.close_left_open(self.settings.location, self._last_due_at)
-        self._write_incidents(rooms.ledger.take_up(await still_open(rooms.history, self.clock.now())))
-        self._write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
+        self._intake.write_incidents(rooms.ledger.take_up(await still_open(rooms.history, self.clock.now())))
+        self._intake.write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
         incidents = list(rooms.ledger.still_open.values())
 
         async def restore(_connection: object) -> list[Transition] | None:
@@ -230,10 +253,10 @@ class Daemon:
             )
 
         def from_now_on(_standings: object) -> None:
-            self._is_recording = True
+            self._intake.is_recording = True
 
         for transition in await rooms.writer.submit(restore, from_now_on) or ():
-            self._on_transition(transition)
+            self._intake.on_transition(transition)
         await rooms.board.refresh()
         rooms.progress.windows_restored = True
         await self._app[ROOM].refresh()  # ready means that there is something to see
@@ -263,46 +286,7 @@ class Daemon:
         self._tasks.pillar("lag", LagSampler(self.clock, self.metrics).run())
         self.housekeeping.start()
 
-    # --- what comes in
-
-    def _on_report(self, report: ProbeReport) -> None:
-        rooms, observation = self.rooms, report.observation
-        if not report.turn.decides:
-            rooms.board.observe(observation)
-            rooms.writer.put(observation)
-            tell_probe(observation)
-            return
-        before = rooms.board.standing(observation.endpoint, observation.location)
-        transition = rooms.board.observe(observation)
-        tell_ours(observation, before, rooms.board.standing(observation.endpoint, observation.location))
-        rooms.writer.put(observation)
-        if is_about_our_key(observation.outcome):
-            rooms.dispatcher.set_unusable(observation.endpoint, True, report.turn.endpoint)
-        if rooms.board.wants_recheck(observation):
-            rooms.dispatcher.recheck(report.turn, self.settings.state.recheck_seconds)
-        tell_probe(observation)
-        if transition is not None:
-            self._on_transition(transition)
-
-    def _on_transition(self, transition: Transition) -> None:
-        tell_transition(transition)
-        self._write_incidents(self.rooms.ledger.apply(transition))
-
-    def _write_incidents(self, events: Sequence[IncidentEvent]) -> None:
-        if events:
-            self.rooms.incident_log.put(events)
-            self._tasks.errand(self.rooms.incident_log.write())
-
-    def _on_own_outage(self, outage: OwnOutage) -> None:
-        self._tasks.errand(self.rooms.chronicle.own_outage(outage, self.settings.location))
-
-    def _on_committed(self, rows: Sequence[Observation], already_shown: bool) -> None:
-        if self._is_recording and not already_shown:
-            self.rooms.board.record(rows)
-
-    def _on_spilled(self, rows: Sequence[Observation]) -> None:
-        if self._is_recording:
-            self.rooms.board.record(rows)
+    # --- what is asked for
 
     async def _prune_now(self) -> dict[str, int]:
         if not self.ready.is_set() or self.should_exit.is_set():
@@ -315,7 +299,13 @@ class Daemon:
             raise Unavailable("no reclassification while the monitor starts or ends: send it again in a minute")
         with self._told_of_the_end():
             return await reclassify_here(
-                self.rooms, self.settings, self.clock, since, is_dry, self._on_transition, self._write_incidents
+                self.rooms,
+                self.settings,
+                self.clock,
+                since,
+                is_dry,
+                self._intake.on_transition,
+                self._intake.write_incidents,
             )
 
     @contextmanager
@@ -352,9 +342,9 @@ class Daemon:
         if rooms.board.is_decided_anew:
             # Beside the reload: it is in force by now, and the chore tries again what the database does not give.
             self._tasks.errand(self.housekeeping.turn_hours())
-        self._write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
+        self._intake.write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
         for transition in rooms.board.standings(added):
-            self._on_transition(transition)  # what is down and was away is down again
+            self._intake.on_transition(transition)  # what is down and was away is down again
         await rooms.board.refresh()
 
     # --- the end
@@ -384,6 +374,7 @@ class Daemon:
 
     async def _write_the_rest(self) -> None:
         self._tasks.errand(self.rooms.incident_log.write())
+        self._tasks.errand(self.rooms.chronicle.write())
         await self._tasks.finish_errands(5.0)
         if self._tasks.has_pillar("writer"):
             await self.rooms.writer.close()

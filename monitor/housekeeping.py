@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import partial
 
 from monitor.clock import Clock
 from monitor.health.state import Transition
 from monitor.rooms import Rooms
 from monitor.scheduling.jobs import Chores
 from monitor.settings import Settings
+from monitor.storage.errors import StorageError
 from monitor.storage.hour_turn import turn_hours
 from monitor.storage.retention import Pruned, prune
 from monitor.systemd import Notifier, watchdog_interval_seconds
@@ -45,15 +47,19 @@ class Housekeeping:
         self._settings_of = settings_of
         self._notifier = notifier
         self._on_transition = on_transition
+        self._waiting: set[str] = set()  # chores that the database has kept from their work
         self._chores = Chores(clock, rooms.dispatcher.tick)
 
     def start(self) -> None:
         chores = self._chores
         chores.add("refresh", REFRESH_SECONDS, self._refresh)
         chores.add("expire", EXPIRE_SECONDS, self._expire)
-        chores.add("incidents", INCIDENTS_SECONDS, self._rooms.incident_log.write)
-        chores.add("hours", HOURS_SECONDS, self.turn_hours)
-        chores.add("retention", RETENTION_SECONDS, self._retain, first_after_seconds=RETENTION_FIRST_SECONDS)
+        chores.add("incidents", INCIDENTS_SECONDS, self._write_what_waits)
+        chores.add("hours", HOURS_SECONDS, partial(self._unless_it_fails, "hours", self.turn_hours))
+        chores.add(
+            "retention", RETENTION_SECONDS, partial(self._unless_it_fails, "retention", self._retain),
+            first_after_seconds=RETENTION_FIRST_SECONDS,
+        )  # fmt: skip
         chores.add("garbage", GARBAGE_SECONDS, self._collect_garbage)
         beat = watchdog_interval_seconds()
         if beat is not None:
@@ -76,6 +82,21 @@ class Housekeeping:
         if any(asdict(pruned).values()):
             log.info("pruned %s", " ".join(f"{name}={count}" for name, count in asdict(pruned).items()))
         return pruned
+
+    async def _write_what_waits(self) -> None:
+        await self._rooms.incident_log.write()
+        await self._rooms.chronicle.write()
+
+    async def _unless_it_fails(self, name: str, chore: Callable[[], Awaitable[None]]) -> None:
+        """A database that fails is told of by the writer. The chore is done at its next time: told once, not each."""
+        try:
+            await chore()
+        except StorageError as error:
+            if name not in self._waiting:
+                log.error("chore_waits name=%s error=%s", name, error)
+            self._waiting.add(name)
+        else:
+            self._waiting.discard(name)
 
     async def _retain(self) -> None:
         await self.prune()

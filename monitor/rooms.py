@@ -15,21 +15,34 @@ from monitor.storage.database import Database
 from monitor.storage.errors import StorageError
 from monitor.storage.history import History
 from monitor.storage.incident_log import IncidentLog
+from monitor.storage.trouble import Trouble
 from monitor.storage.writer import Writer
 from monitor.suspicion.suspicion import Suspicion
 from monitor.web.ports import Check
 
+RESTORING = "windows are being restored"
+
 
 @dataclass(slots=True)
 class Progress:
-    """How far the process is, for /readyz."""
+    """How far the process is, for /readyz. `opening` is the trouble with a database that is not open yet."""
 
-    database: Database
+    opening: Trouble
+    database: Database | None = None
+    writing: Trouble | None = None
     catalog_loaded: bool = False
     windows_restored: bool = False
     is_draining: bool = False
     why_suspect: Callable[[], str | None] = lambda: None
-    waiting_for: str = "windows are being restored"
+    waiting_for: str = "the database is being opened"
+
+    def moved_in(self, database: Database, writer: Writer, why_suspect: Callable[[], str | None]) -> None:
+        self.database, self.writing, self.why_suspect = database, writer.trouble, why_suspect
+
+    def moved_out(self, waiting_for: str) -> None:
+        self.database = self.writing = None
+        self.catalog_loaded = self.windows_restored = False
+        self.waiting_for = waiting_for
 
     @property
     def starting(self) -> str:
@@ -49,6 +62,11 @@ class Progress:
         return Check("network", why is None, why or "", required=False)
 
     async def _database_check(self) -> Check:
+        if self.database is None:
+            return Check("database", False, str(self.opening) or "it is being opened")
+        if self.writing:
+            # A full disk, or a server that became read-only, still answers what is read.
+            return Check("database", False, str(self.writing))
         try:
             await self.database.ping()
         except StorageError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -31,16 +31,24 @@ class _DoublesError(Exception):
 
 
 async def commit_batch(
-    database: Database, observations: Sequence[Observation], hours: HourBook, skew: Skew, now: float
+    database: Database,
+    observations: Sequence[Observation],
+    hours: HourBook,
+    skew: Skew,
+    now: float,
+    before_commit: Callable[[Sequence[Observation]], None] = lambda _new: None,
 ) -> tuple[list[Observation], Skew]:
     """Commit what went through `codec.as_stored`. Returns those that are new (a key that exists keeps its first row)
-    and the start skew from now on."""
+    and the start skew from now on. `before_commit` is told the new ones: if an error follows, they may be in or not."""
     try:
         async with database.write() as connection:
-            return await _insert(connection, database.names, observations, hours, skew, now, can_double=False)
+            done = await _insert(connection, database.names, observations, hours, skew, now, can_double=False)
+            before_commit(done[0])
     except _DoublesError:
         async with database.write() as connection:
-            return await _insert(connection, database.names, observations, hours, skew, now, can_double=True)
+            done = await _insert(connection, database.names, observations, hours, skew, now, can_double=True)
+            before_commit(done[0])
+    return done
 
 
 async def _insert(

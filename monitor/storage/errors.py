@@ -98,6 +98,22 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, (OSError, PoolTimeout, sqlite3.OperationalError, *outages))
 
 
+def sqlstate_of(error: BaseException) -> str | None:
+    """PostgreSQL's five characters, if `error` came from such a server."""
+    found = getattr(getattr(error, "orig", None) or error, "sqlstate", None)
+    return found if isinstance(found, str) else None
+
+
+def is_conflict(error: BaseException) -> bool:
+    """True if another transaction was in the way, and the same again would most likely succeed at once."""
+    met: BaseException | None = error
+    while met is not None:
+        if (state := sqlstate_of(met)) is not None:
+            return state in ("40001", "40P01")  # serialization failure, deadlock
+        met = met.__cause__
+    return False
+
+
 def explained(error: BaseException, path: Path) -> StorageError:
     """The error of this tree that `error`, met while working on `path`, amounts to."""
     if isinstance(error, StorageError):

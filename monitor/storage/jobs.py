@@ -8,9 +8,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from monitor.storage.database import Database, Job
-from monitor.storage.errors import is_outage
+from monitor.storage.errors import is_conflict, is_outage
 
 T = TypeVar("T")
+
+# How often in a row a transaction may lose to another monitor's, by a deadlock or a serialization failure, before that
+# counts as a database that fails.
+CONFLICTS_BORNE = 5
 
 
 class JobQueue:
@@ -34,7 +38,7 @@ class JobQueue:
             if future.done():
                 continue
             try:
-                result = await self._database.run(job)
+                result = await self._run(job)
                 if after_commit is not None:
                     after_commit(result)
             except Exception as error:
@@ -45,6 +49,15 @@ class JobQueue:
             else:
                 if not future.done():
                     future.set_result(result)
+
+    async def _run(self, job: Job[T]) -> T:
+        for _ in range(CONFLICTS_BORNE):
+            try:
+                return await self._database.run(job)
+            except Exception as error:
+                if not is_conflict(error):
+                    raise
+        return await self._database.run(job)
 
     def refuse_all(self, error: Exception) -> None:
         while self._waiting:

@@ -3,6 +3,8 @@
 put -> queue -> (as_stored) -> one transaction a batch -> on_committed
                       |  the database fails, or the queue is full
                       +-> spill, synced -> on_spilled -> (the database is back) -> the same transaction -> on_committed
+
+After a failure the database is asked what became of the last transaction, before anything else is written.
 """
 
 from __future__ import annotations
@@ -10,23 +12,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from monitor.clock import Clock
 from monitor.observation import Observation
 from monitor.self_metrics import SelfMetrics
+from monitor.storage.backlog import Backlog
 from monitor.storage.batch import commit_batch
 from monitor.storage.codec import hour_of
 from monitor.storage.database import Database, Job
-from monitor.storage.errors import DatabaseUnavailable, WriterClosed, explained, is_outage
+from monitor.storage.doubts import Doubts
+from monitor.storage.errors import DatabaseUnavailable, WriterClosed, explained, is_conflict, is_outage
 from monitor.storage.facts import Skew, read_rolled_until, read_skew
 from monitor.storage.history import History
-from monitor.storage.jobs import JobQueue
+from monitor.storage.jobs import CONFLICTS_BORNE, JobQueue
 from monitor.storage.rejects import Rejects
 from monitor.storage.rollups import ExpectedOf, HourBook
 from monitor.storage.spill import Spill
+from monitor.storage.trouble import Trouble
 from monitor.tasks import first_of, resolve
 
 log = logging.getLogger(__name__)
@@ -36,7 +40,7 @@ T = TypeVar("T")
 QUEUE_LIMIT = 50_000  # five minutes of 10,000 endpoints a minute
 BATCH_ROWS = 1_000
 FLUSH_SECONDS = 0.5  # a row is committed within a second, the commit itself included
-_FIRST_RETRY_SECONDS = 0.5
+FIRST_RETRY_SECONDS = 0.5
 _LONGEST_RETRY_SECONDS = 30.0
 # With the database and the spill both failing, rows wait in memory; beyond this many queues, the newest are lost.
 _MEMORY_QUEUES = 10
@@ -58,37 +62,43 @@ class Writer:
         on_spilled: Callable[[Sequence[Observation]], None],
         *,
         queue_limit: int = QUEUE_LIMIT,
+        first_retry_seconds: float = FIRST_RETRY_SECONDS,
     ) -> None:
         self.hours = HourBook()
-        self.lost = 0  # rows for which there was neither database, nor disk, nor memory
+        self.trouble = Trouble(
+            clock, first_pause_seconds=first_retry_seconds, longest_pause_seconds=_LONGEST_RETRY_SECONDS
+        )
         self._database = database
         self._clock = clock
         self._metrics = metrics
         self._on_committed = on_committed
         self._on_spilled = on_spilled
         self._queue_limit = queue_limit
-        self._queue: deque[Observation] = deque()
         self._jobs = JobQueue(database)
         self._spill = Spill(database.spill_path)
         self._rejects = Rejects(self._spill)
+        self._backlog = Backlog(
+            self._spill, self._rejects, metrics, self._shown, limit=queue_limit * _MEMORY_QUEUES, portion=BATCH_ROWS
+        )
         self._skew = Skew()
+        self._doubts = Doubts()
         self._ready = False  # the book of hours is rebuilt, rows may be written
         self._closing = False
-        self._failures = 0
-        self._spill_failures = 0
-        self._retry_at = 0.0  # monotonic
+        self._spill_read_at = 0.0  # monotonic: not before
         self._work = asyncio.Event()  # there is something to do
         self._hurry = asyncio.Event()  # and it should not wait for the flush interval
         self._overfull = asyncio.Event()
-        self._spilling = asyncio.Lock()
         self._finished = asyncio.Event()
         self._flushes: list[asyncio.Future[None]] = []
         self._in_hand: list[Observation] = []  # out of the queue, not yet committed
-        metrics.write_queue.set_function(lambda: len(self._queue))
 
     @property
     def queued(self) -> int:
-        return len(self._queue)
+        return len(self._backlog)
+
+    @property
+    def lost(self) -> int:
+        return self._backlog.lost
 
     @property
     def spilled(self) -> int:
@@ -101,21 +111,18 @@ class Writer:
     @property
     def is_failing(self) -> bool:
         """Whether the last attempt at the database failed."""
-        return self._failures > 0
+        return bool(self.trouble)
 
     def put(self, observation: Observation) -> None:
         """Hand over a finished observation. Never blocks, never raises. From the loop's thread only."""
-        waiting = len(self._queue)
-        if waiting >= self._queue_limit * _MEMORY_QUEUES or self._finished.is_set():
-            self.lost += 1
-            if _now_and_then(self.lost):
-                log.error("observation lost, neither database, disk nor memory takes it lost=%d", self.lost)
+        if self._finished.is_set() or not self._backlog.put(observation):
+            self._backlog.lose()
             return
-        self._queue.append(observation)
         self._work.set()
-        if waiting + 1 >= BATCH_ROWS:
+        waiting = len(self._backlog)
+        if waiting >= BATCH_ROWS:
             self._hurry.set()
-        if waiting >= self._queue_limit:
+        if waiting > self._queue_limit:
             self._overfull.set()
 
     async def submit(self, job: Job[T], after_commit: Callable[[T], None] | None = None) -> T:
@@ -152,11 +159,11 @@ class Writer:
         overflow = asyncio.create_task(self._spill_overflow())
         try:
             await self._open_spill()
-            while not (self._closing and not self._queue and not self._jobs and not self._flushes):
+            while not (self._closing and not self._backlog and not self._jobs and not self._flushes):
                 await self._wait_for_work()
                 await self._to_its_end(self._round())
         except asyncio.CancelledError:
-            self._spill_the_rest()
+            self._backlog.spill_now(self._in_hand)
             raise
         finally:
             self._finished.set()
@@ -174,8 +181,8 @@ class Writer:
         self._wake()
         await first_of(self._finished.wait(), self._clock.sleep(deadline_seconds))
         if not self._finished.is_set():
-            log.error("writer closing, deadline passed queued=%d", len(self._queue))
-            self._spill_the_rest()
+            log.error("writer closing, deadline passed queued=%d", len(self._backlog))
+            self._backlog.spill_now(self._in_hand)
 
     def _wake(self) -> None:
         self._work.set()
@@ -194,12 +201,13 @@ class Writer:
     async def _wait_for_work(self) -> None:
         """Until there are rows and the flush interval is over, or somebody is in a hurry, or a retry is due."""
         if self._closing:
-            if self._failures:
+            if self.trouble:
                 await self._clock.sleep(FLUSH_SECONDS)
         else:
-            if self._queue or self._spill.pending or not self._ready:
+            if self._backlog or self._spill.pending or self.trouble or not self._ready:
                 # Left over from a failure: nobody else may wake us.
-                await first_of(self._work.wait(), self._clock.sleep(self._retry_at - self._clock.monotonic()))
+                again = max(self.trouble.retry_at, self._spill_read_at) - self._clock.monotonic()
+                await first_of(self._work.wait(), self._clock.sleep(again))
             else:
                 await self._work.wait()
             if not self._hurry.is_set():
@@ -211,16 +219,15 @@ class Writer:
         """One go at everything: at the database if it may be tried, else at the spill."""
         flushes, self._flushes = self._flushes, []
         try:
-            if self._failures and self._clock.monotonic() < self._retry_at and not self._closing:
+            if self.trouble.must_wait and not self._closing:
                 self._jobs.refuse_all(
                     DatabaseUnavailable(f"database {self._database.path}: failing, tried again later")
                 )
-                await self._spill_queue()
+                await self._backlog.spill()
             else:
                 await self._write_all()
             await self._rejects.put_aside()
-            async with self._spilling:
-                pass  # nor is anything between queue and disk when a flush is answered
+            await self._backlog.settle()  # nor is anything between queue and disk when a flush is answered
         finally:
             self._metrics.observations_spilled.set(self._spill.pending)
             resolve(flushes)
@@ -229,26 +236,32 @@ class Writer:
         try:
             if not self._ready:
                 await self._rebuild()
+            elif self.trouble:
+                await self._take_stock()
             replaying = is_first = True
             # What comes in meanwhile makes the next batch: taken at once, each batch would have a handful of rows.
-            while is_first or len(self._queue) >= BATCH_ROWS or self._jobs or (replaying and self._spill.pending):
+            while is_first or len(self._backlog) >= BATCH_ROWS or self._jobs or (replaying and self._spill.pending):
                 is_first = False
                 # Turn and turn about: a long spill must not hold up what is new. When closing, it is left as it is.
                 if replaying and self._spill.pending:
                     replaying = not self._closing and await self._replay()
-                for _ in range(-(-len(self._queue) // BATCH_ROWS)):
+                for _ in range(-(-len(self._backlog) // BATCH_ROWS)):
                     await self._write_batch()
                 await self._jobs.run_all()
         except Exception as error:
             if not is_outage(error):
                 log.exception("the writer met what it does not know, and waits as if the database failed")
-            self._note_failure(error)
-            self._jobs.refuse_all(explained(error, self._database.path))
-            await self._spill_queue()
+            told = explained(error, self._database.path)
+            self._note_failure(told)
+            self._jobs.refuse_all(told)
+            await self._backlog.spill()
         else:
-            if self._failures:
-                log.warning("database works again path=%s failures=%d", self._database.path, self._failures)
-            self._failures = 0
+            if self.trouble:
+                log.warning(
+                    "database works again path=%s failures=%d seconds=%.0f",
+                    self._database.path, self.trouble.attempts, self.trouble.seconds,
+                )  # fmt: skip
+                self.trouble.over()
 
     async def _rebuild(self) -> None:
         async with self._database.read() as connection:
@@ -263,7 +276,7 @@ class Writer:
             chunk = await self._spill.next_chunk()
         except OSError as error:
             log.error("spill cannot be read path=%s error=%s", self._spill.path, error)
-            self._retry_at = self._clock.monotonic() + _LONGEST_RETRY_SECONDS
+            self._spill_read_at = self._clock.monotonic() + _LONGEST_RETRY_SECONDS
             return False
         if chunk is not None:
             before = len(self._rejects)
@@ -281,23 +294,30 @@ class Writer:
         return True
 
     async def _write_batch(self) -> None:
-        self._in_hand = self._rejects.prepared(self._taken(BATCH_ROWS))
+        self._in_hand = self._backlog.take(BATCH_ROWS)
         try:
             await self._write(self._in_hand, already_shown=False)
         finally:
-            # What the database did not take.
-            self._queue.extendleft(reversed(self._in_hand))
+            self._backlog.give_back(self._in_hand)  # what the database did not take
             self._in_hand = []
 
     async def _write(self, rows: list[Observation], *, already_shown: bool) -> None:
         """Commit `rows`, which shrinks as they are written. A row that no database takes is found by halving."""
         size = BATCH_ROWS
+        conflicts = 0
         while rows:
             part = rows[:size]
+            asked: list[Observation] = []  # of the database, and not answered yet
             try:
-                new, self._skew = await commit_batch(self._database, part, self.hours, self._skew, self._clock.now())
+                new, self._skew = await commit_batch(
+                    self._database, part, self.hours, self._skew, self._clock.now(), asked.extend
+                )
             except Exception as error:
+                if is_conflict(error) and conflicts < CONFLICTS_BORNE:
+                    conflicts += 1
+                    continue
                 if is_outage(error):
+                    self._doubts.add(asked, already_shown)
                     raise
                 if len(part) > 1:
                     size = len(part) // 2
@@ -306,7 +326,31 @@ class Writer:
                 new = []
             del rows[: len(part)]
             size = min(size * 2, BATCH_ROWS)
+            conflicts = 0
             self._report(new, already_shown)
+            if self._doubts:
+                await self._dispel(part, new)
+
+    async def _dispel(self, part: Sequence[Observation], new: Sequence[Observation]) -> None:
+        """What was in doubt is in now. What is no new row was in already: if it came there after we had looked, it has
+        still to be told."""
+        self._doubts.drop(new)
+        if self._doubts.among(part):
+            await self._take_stock()
+            self._doubts.drop(part)
+
+    async def _take_stock(self) -> None:
+        """After a failure: what became of the transaction that failed."""
+        # A server that was restored, or failed over to a copy that lagged, may know names by other numbers.
+        self._database.names.forget()
+        async with self._database.read() as connection:
+            rolled_until = await read_rolled_until(connection)
+            unseen, seen = await self._doubts.found(connection)
+        self.hours.closed(rolled_until)
+        self._backlog.remove(unseen)
+        for rows, already_shown in ((unseen, False), (seen, True)):
+            self._report(rows, already_shown)
+            self._doubts.drop(rows)
 
     def _report(self, new: Sequence[Observation], already_shown: bool) -> None:
         if new:
@@ -318,63 +362,24 @@ class Writer:
                 log.exception("on_committed failed rows=%d", len(new))
 
     def _note_failure(self, error: Exception) -> None:
-        pause = min(_FIRST_RETRY_SECONDS * 2 ** min(self._failures, 10), _LONGEST_RETRY_SECONDS)
-        self._retry_at = self._clock.monotonic() + pause
-        self._failures += 1
-        if _now_and_then(self._failures):
-            log.error("database fails attempts=%d next_in=%.1fs error=%s", self._failures, pause, error)
-
-    async def _spill_queue(self) -> None:
-        while self._queue and await self._spill_some():
-            pass
-
-    async def _spill_some(self) -> bool:
-        """Move the oldest rows from the queue to the spill; False if the disk does not take them either."""
-        async with self._spilling:
-            rows = self._rejects.prepared(self._taken(BATCH_ROWS))
-            try:
-                await self._spill.append(rows)
-            except OSError as error:
-                self._queue.extendleft(reversed(rows))
-                self._spill_failures += 1
-                if _now_and_then(self._spill_failures):
-                    log.error("spill fails too, rows wait in memory rows=%d error=%s", len(self._queue), error)
-                return False
-            self._spill_failures = 0
-            self._shown(rows)
-            return True
+        if self.trouble.failed(error):
+            log.error(
+                "database fails attempts=%d next_in=%.1fs error=%s",
+                self.trouble.attempts, self.trouble.pause_seconds, error,
+            )  # fmt: skip
 
     async def _spill_overflow(self) -> None:
         """For a database that neither takes rows nor fails: the oldest go to the disk beside it."""
         while True:
             await self._overfull.wait()
             self._overfull.clear()
-            log.error("write queue is full, spilling rows=%d", len(self._queue))
-            while len(self._queue) > self._queue_limit // 2 and await self._to_its_end(self._spill_some()):
+            log.error("write queue is full, spilling rows=%d", len(self._backlog))
+            while len(self._backlog) > self._queue_limit // 2 and await self._to_its_end(self._backlog.spill_some()):
                 self._work.set()  # for the replay
 
-    def _spill_the_rest(self) -> None:
-        # A commit under way may still succeed: then the replay passes over its rows.
-        rows = [*self._in_hand, *self._rejects.prepared(self._queue)]
-        self._queue.clear()
-        try:
-            self._spill.append_now(rows)
-        except OSError as error:
-            self.lost += len(rows)
-            log.error("rows lost, neither database nor disk takes them rows=%d error=%s", len(rows), error)
-        else:
-            self._shown(rows)
-
     def _shown(self, rows: Sequence[Observation]) -> None:
-        self._metrics.observations_spilled.set(self._spill.pending)
-        if rows:
-            try:
-                self._on_spilled(rows)
-            except Exception:
-                log.exception("on_spilled failed rows=%d", len(rows))
-
-    def _taken(self, count: int) -> list[Observation]:
-        return [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
+        self._doubts.note_shown(rows)
+        self._on_spilled(rows)
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Await `work`, and if cancelled meanwhile, see it end first: a commit is not to be left in doubt."""
@@ -385,8 +390,3 @@ class Writer:
             self._closing = True
             await asyncio.wait((task,))
             raise
-
-
-def _now_and_then(count: int) -> bool:
-    """Which of many like failures are logged: the 1st, 2nd, 4th, 8th, ..."""
-    return count & (count - 1) == 0

@@ -38,9 +38,9 @@ _RECLASSIFY: web.AppKey[Reclassify] = web.AppKey("reclassify")
 
 
 def create_app(
-    board: Board,
+    board: Board | None,
     settings_of: Callable[[], Settings],
-    history: History,
+    history: History | None,
     metrics: SelfMetrics,
     status: DaemonStatus,
     reload: Reload,
@@ -51,7 +51,8 @@ def create_app(
     reclassify: Reclassify | None = None,
 ) -> web.Application:
     """The whole web room. While it runs it takes up the board's views by itself, once a second and off the requests'
-    path. `notice` marks every answer; a location named `made-up` brings one of its own."""
+    path. Without board and history it answers 503 until `Room.furnish` brings them. `notice` marks every answer; a
+    location named `made-up` brings one of its own."""
     app = web.Application(middlewares=[guard], client_max_size=_LARGEST_BODY)
     app[ROOM] = Room(board, settings_of, history, metrics, status, reload, clock, notice)
     app[page.PAGE] = page.Page.load()

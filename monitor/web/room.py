@@ -22,6 +22,7 @@ from monitor.routing.snapshot import SNAPSHOT_END, Part, snapshot_head
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
 from monitor.storage.history import History
+from monitor.web.errors import Unavailable
 from monitor.web.exposition import Exposition
 from monitor.web.ports import DaemonStatus, Reload
 
@@ -77,23 +78,23 @@ class Room:
 
     def __init__(
         self,
-        board: Board,
+        board: Board | None,
         settings_of: Callable[[], Settings],
-        history: History,
+        history: History | None,
         metrics: SelfMetrics,
         status: DaemonStatus,
         reload: Reload,
         clock: Clock,
         notice: str | None,
     ) -> None:
-        self.board = board
         self.settings_of = settings_of
-        self.history = history
         self.status = status
         self.reload = reload
         self.clock = clock
         self.exposition = Exposition(metrics.registry, clock)
         self.picture = Picture()
+        self._board = board
+        self._history = history
         self._notice = notice
         self._rendered_export: object = None
         self._pooled: dict[str, tuple[tuple[EndpointView, ...], EndpointView]] = {}
@@ -105,6 +106,24 @@ class Room:
         self._refreshing = asyncio.Lock()
         self._documenting = asyncio.Lock()
         self._has_figures = False
+
+    def furnish(self, board: Board | None, history: History | None) -> None:
+        """What there is to answer from now that the database is open; None once it is closed again."""
+        self._board, self._history = board, history
+
+    @property
+    def board(self) -> Board:
+        """Unavailable while the database is not open."""
+        if self._board is None:
+            raise Unavailable(f"starting: {self.starting}")
+        return self._board
+
+    @property
+    def history(self) -> History:
+        """As `board`."""
+        if self._history is None:
+            raise Unavailable(f"starting: {self.starting}")
+        return self._history
 
     @property
     def starting(self) -> str:

@@ -101,11 +101,11 @@ async def test_attempts_are_spaced_out_up_to_half_a_minute(
         attempts = []
         await store.write([observation(0)])
         for _ in range(9):
-            wait = store.writer._retry_at - clock.monotonic()
+            wait = store.writer.trouble.retry_at - clock.monotonic()
             attempts.append(wait)
-            failures = store.writer._failures
+            failures = store.writer.trouble.attempts
             await clock.advance(wait + FLUSH_SECONDS + 0.05)
-            await until(lambda before=failures: store.writer._failures > before)
+            await until(lambda before=failures: store.writer.trouble.attempts > before)
     assert attempts == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30, 30], abs=FLUSH_SECONDS + 0.06)
     told = [record for record in caplog.records if "database fails" in record.message]
     assert len(told) == 4  # the 1st, 2nd, 4th and 8th
