@@ -11,6 +11,7 @@ from monitor.health.incidents import IncidentLedger
 from monitor.health.state import State
 from monitor.probing.probe import Prober
 from monitor.scheduling.dispatcher import Dispatcher
+from monitor.sharing.sharing import Sharing
 from monitor.storage.database import Database
 from monitor.storage.errors import StorageError
 from monitor.storage.history import History
@@ -88,6 +89,7 @@ class Rooms:
     chronicle: Chronicle
     progress: Progress
     incident_log: IncidentLog
+    sharing: Sharing
     ledger: IncidentLedger = field(default_factory=IncidentLedger)
 
     def recall_who_was_well(self, location: str, now: float) -> None:

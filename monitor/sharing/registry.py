@@ -57,7 +57,7 @@ UPDATE shards SET holder = NULL, freed_us = holder.expires_us,
     gaps_since_ms = LEAST(gaps_since_ms, (holder.expires_us - $3::bigint) / 1000 - $2::bigint)
 FROM monitors AS holder WHERE shards.location_id = $1 AND shards.holder = holder.id AND holder.buried
 """
-_NEIGHBOURS = _sql("""
+NEIGHBOURS = _sql("""
 SELECT count(*) FILTER (WHERE location_id = $1) AS here, min(id) AS first
 FROM monitors WHERE NOT buried AND expires_us >= :now
 """)
@@ -143,7 +143,7 @@ class Registry:
         await self._connection.execute(_FREE, self._here, reach_ms, _LEASE_US)
 
     async def neighbours(self, me: int | None) -> Neighbours:
-        row = await self._connection.fetchrow(_NEIGHBOURS, self._here)
+        row = await self._connection.fetchrow(NEIGHBOURS, self._here)
         return Neighbours(row["here"], row["first"] in (None, me))
 
     async def held(self, me: int) -> list[Held]:
