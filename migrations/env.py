@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from alembic import context
 from sqlalchemy import Connection
 
 from monitor.clock import SystemClock
-from monitor.storage import sqlite
-from monitor.storage.lock import FileLock
+from monitor.secret import Secret
+from monitor.settings import DatabaseSettings
+from monitor.storage.database import engine_of
+from monitor.storage.postgres_schema import in_comparison
 from monitor.storage.schema import metadata
 
 
@@ -20,6 +23,7 @@ def migrate(connection: Connection) -> None:
         connection=connection,
         target_metadata=metadata,
         render_as_batch=is_sqlite,
+        include_object=in_comparison,
         # SQLite's DDL is transactional once the driver leaves transactions alone, which the engine sees to.
         transactional_ddl=True,
     )
@@ -31,17 +35,22 @@ def migrate(connection: Connection) -> None:
 
 async def migrate_by_command() -> None:
     url = context.get_x_argument(as_dictionary=True).get("database") or context.config.get_main_option("sqlalchemy.url")
-    path = sqlite.path_of(url or "")
-    sqlite.check_place(path, must_exist=False)
-    lock = FileLock(path)
-    lock.acquire("alembic command", SystemClock().now())
-    engine = sqlite.write_engine(path, migrating=True)
+    engine = engine_of(DatabaseSettings(url or "", password_of_environment()))
     try:
-        async with engine.begin() as connection:
-            await connection.run_sync(migrate)
+        engine.hold("alembic command", SystemClock().now(), "")
+        migrating = engine.migrating()
+        try:
+            async with migrating.begin() as connection:
+                await engine.lock_schema(connection)
+                await connection.run_sync(migrate)
+        finally:
+            await migrating.dispose()
     finally:
-        await engine.dispose()
-        lock.release()
+        await engine.close()
+
+
+def password_of_environment() -> Secret | None:
+    return Secret("env", "MONITOR_DATABASE_PASSWORD") if "MONITOR_DATABASE_PASSWORD" in os.environ else None
 
 
 if context.is_offline_mode():

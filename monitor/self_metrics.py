@@ -77,10 +77,12 @@ class SelfMetrics:
         )
         self.monitors_here.set(1)
         self.heartbeat_age = Gauge(
-            "monitor_heartbeat_age_seconds", "Since the database last confirmed that this monitor lives; 0 without others.",
+            "monitor_heartbeat_age_seconds", "Since the database last confirmed that this monitor lives; 0 on a file.",
             registry=registry,
         )  # fmt: skip
-        self.shards_taken = Counter("monitor_shards_taken_total", "Shards taken from others, or free.", registry=registry)
+        self.shards_taken = Counter(
+            "monitor_shards_taken_total", "Shards taken from others, or free.", registry=registry
+        )
         self.monitors_buried = Counter(
             "monitor_monitors_buried_total", "Other monitors that this one found dead.", registry=registry
         )

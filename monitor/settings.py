@@ -50,6 +50,7 @@ ConnectionMode = Literal["fresh", "reuse"]
 class DatabaseSettings:
     url: str
     password: Secret | None = None
+    spill: str | None = None  # of a server: the file where observations wait while it is away
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,7 @@ def _freeze(top: Fields, path: Path, dialects: Mapping[str, Dialect]) -> Setting
     if "listen" in given:
         over["listen_host"], over["listen_port"] = given["listen"]
     if "database" in given:
-        over["database"] = DatabaseSettings(given["database"])
+        over["database"] = DatabaseSettings(**given["database"])
     if "state" in given:
         over["state"] = _state(given["state"])
     if "export" in given:

@@ -60,6 +60,7 @@ LEFT JOIN texts AS f ON f.id = r.finish_reason_id
 
 
 def upgrade() -> None:
+    is_postgresql = op.get_bind().dialect.name == "postgresql"
     op.create_table(
         "meta",
         sa.Column("name", sa.String(64), nullable=False),
@@ -121,8 +122,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint(
             "due_ms", "endpoint_id", "location_id", "kind_id", "recheck", name=op.f("pk_raw_observations")
         ),
-        *_references("raw_observations", ("endpoint", "location", "kind")),
+        # On PostgreSQL they would cost three look-ups a row, and names are never deleted.
+        *(() if is_postgresql else _references("raw_observations", ("endpoint", "location", "kind"))),
         sqlite_with_rowid=False,
+        postgresql_partition_by="RANGE (due_ms)",
     )
     for name, bucket in (("hourly_rollups", "hour"), ("daily_rollups", "day")):
         op.create_table(

@@ -8,8 +8,8 @@ from monitor.commands.terminal import add_config, complain, say
 from monitor.config.problem import Problem, SettingsError
 from monitor.descriptors import hard_limit, shortage
 from monitor.settings import PartlyRead, Settings, all_secrets, in_file_order, load_settings, secret_problems
+from monitor.storage.database import check_address
 from monitor.storage.errors import StorageError
-from monitor.storage.sqlite import check_place, path_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _place_problems(settings: Settings) -> list[Problem]:
     """What stands in the way of the database; a file that is still to be made does not."""
     try:
-        check_place(path_of(settings.database.url), must_exist=False)
+        check_address(settings.database, must_exist=False)
     except StorageError as error:
         return [Problem("", str(error), file=str(settings.path))]
     return []

@@ -13,10 +13,9 @@ from monitor.clock import SystemClock
 from monitor.commands.asking import NoAnswer, ask, not_done
 from monitor.commands.terminal import add_config, complain, say
 from monitor.settings import Settings, load_settings
-from monitor.storage.database import Database
+from monitor.storage.database import Database, check_address
 from monitor.storage.errors import DatabaseHeld
 from monitor.storage.retention import prune
-from monitor.storage.sqlite import check_place, path_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +45,7 @@ async def _upgrade(settings: Settings, _arguments: argparse.Namespace) -> int:
         # Its holder has upgraded it, unless that is an older program: then this tells.
         database = await Database.open_read_only(settings.database, clock)
     try:
-        say(f"{database.path}: up to date")
+        say(f"{database.name}: up to date")
     finally:
         await database.close()
     return 0
@@ -54,7 +53,7 @@ async def _upgrade(settings: Settings, _arguments: argparse.Namespace) -> int:
 
 async def _prune(settings: Settings, _arguments: argparse.Namespace) -> int:
     clock = SystemClock()
-    check_place(path_of(settings.database.url), must_exist=True)
+    check_address(settings.database, must_exist=True)
     try:
         database = await Database.open(settings.database, clock, owner="monitor db prune")
     except DatabaseHeld as held:

@@ -18,10 +18,9 @@ from monitor.commands.asking import NoAnswer, ask, not_done
 from monitor.commands.terminal import add_config, complain, console, say
 from monitor.duration import parse_duration
 from monitor.settings import Settings, load_settings
-from monitor.storage.database import Database
+from monitor.storage.database import Database, check_address
 from monitor.storage.errors import DatabaseHeld
 from monitor.storage.reclassify import alone, reclassify
-from monitor.storage.sqlite import check_place, path_of
 from monitor.web.records import reclassified_object
 
 
@@ -49,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _reclassify(settings: Settings, arguments: argparse.Namespace) -> int:
     clock = SystemClock()
-    check_place(path_of(settings.database.url), must_exist=True)
+    check_address(settings.database, must_exist=True)
     try:
         database = await Database.open(settings.database, clock, owner="monitor reclassify")
     except DatabaseHeld as held:

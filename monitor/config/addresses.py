@@ -8,6 +8,8 @@ import re
 from pathlib import PurePosixPath
 from urllib.parse import SplitResult, urlsplit
 
+from monitor.config.database_address import EXAMPLE as SERVER_EXAMPLE
+from monitor.config.database_address import is_server, server_address
 from monitor.config.reading import AlreadyTold, Refused, Value, shown
 
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
@@ -87,17 +89,23 @@ def base_url(value: Value) -> str:
 
 
 def database_url(value: Value) -> str:
-    """`sqlite:///path`. Never shown: it may hold a password."""
+    """`sqlite:///path` or `postgresql://user@host/db`. Never shown: it may hold a password."""
     text = value.text("a database URL")
     has_password = _PASSWORD_IN_URL.match(text) is not None
     if has_password:
-        value.tell("has a password in the URL: take it out")
-    if text.startswith(("postgresql", "postgres:")):
-        raise Refused("names PostgreSQL: this release stores in SQLite")
-    if has_password:
+        value.tell(
+            "has a password in the URL: take it out",
+            "database: {url: postgresql://monitor@db.example/monitor, password: {env: DB_PASSWORD}}",
+        )
         raise AlreadyTold
+    if is_server(text):
+        try:
+            server_address(text)
+        except ValueError as error:
+            raise Refused(str(error), f"database: {SERVER_EXAMPLE}") from None
+        return text
     if not text.startswith("sqlite:///") or not text.isprintable():
-        raise Refused("is not sqlite:///path")
+        raise Refused("is not sqlite:///path or postgresql://user@host/database")
     if "?" in text or "#" in text:
         raise Refused("has a query or fragment: give only the path")
     path = text.removeprefix("sqlite:///")

@@ -16,7 +16,7 @@ from monitor.config.headers import headers
 from monitor.config.probes import DEFAULTS as PROBES
 from monitor.config.probes import EXAMPLE as PROBES_EXAMPLE
 from monitor.config.probes import wanted_probes
-from monitor.config.reading import Fields, Key, Keys, Refused, Value, each, fields
+from monitor.config.reading import AlreadyTold, Fields, Key, Keys, Value, each, fields
 from monitor.outcome import POLICIES
 
 WINDOWS = ("5m", "30m", "1d", "7d", "30d")
@@ -124,35 +124,38 @@ RETENTION = Keys(
 )
 
 _DATABASE_EXAMPLE = "database: sqlite:///monitor.db"
-
-
-def _no_password(value: Value) -> None:
-    v.secret(value)
-    raise Refused("SQLite has no password: take it away", _DATABASE_EXAMPLE)
-
+_SERVER_EXAMPLE = "database: {url: postgresql://monitor@db.example/monitor, password: {env: DB_PASSWORD}}"
 
 DATABASE = Keys(
     (
         Key(
             "url",
             addresses.database_url,
-            "url: sqlite:///monitor.db",
+            "url: postgresql://monitor@db.example/monitor",
             "sqlite:///monitor.db",
             required=True,
             hidden=True,
         ),
-        Key("password", _no_password, "password: {env: DB_PASSWORD}", hidden=True),
+        Key("password", v.secret, "password: {env: DB_PASSWORD}", hidden=True),
+        Key("spill", v.line_of_text(1000), "spill: /var/lib/monitor/monitor.spill"),
     ),
-    _DATABASE_EXAMPLE,
+    _SERVER_EXAMPLE,
 )
 
 
-def _database(value: Value) -> str:
-    """The URL, from the short form or from the long one."""
-    if isinstance(value.node, Mapping):
-        found = fields(DATABASE)(value).values.get("url")
-        return str(found) if found else ""
-    return addresses.database_url(value)
+def _database(value: Value) -> dict[str, object]:
+    """The fields of DatabaseSettings, from the short form or from the long one."""
+    if not isinstance(value.node, Mapping):
+        return {"url": addresses.database_url(value)}
+    given = fields(DATABASE)(value)
+    if "url" not in given.values:
+        raise AlreadyTold
+    if str(given.values["url"]).startswith("sqlite:"):
+        if "password" in given.values:
+            given.tell("password", "SQLite has no password: take it away", _DATABASE_EXAMPLE)
+        if "spill" in given.values:
+            given.tell("spill", "SQLite spills beside its file: take it away", _DATABASE_EXAMPLE)
+    return dict(given.values)
 
 
 PRICE = Keys(

@@ -2,8 +2,8 @@
 
 What is scheduled is a lane: one kind of probe of one endpoint. The kinds of an endpoint do not wait for one another.
 
-Every slot that falls due, and is ours and no other monitor's (`claims`), ends in exactly one of reported, or skipped with
-a reason (monitor.self_metrics.SKIP_REASONS).
+Every slot that falls due, and is ours and no other monitor's (`claims`), ends in exactly one of reported, or skipped
+with a reason (monitor.self_metrics.SKIP_REASONS).
 """
 
 from __future__ import annotations
@@ -199,6 +199,11 @@ class Dispatcher:
         return self._tally.reported
 
     @property
+    def longest_flight_seconds(self) -> float:
+        """How long a probe may take until it is cut off."""
+        return self._flights.longest_seconds
+
+    @property
     def in_flight(self) -> int:
         return len(self._flights)
 
@@ -288,8 +293,9 @@ class Dispatcher:
             self._start(waiter, monotonic, utc, is_checked=True)
 
     def recover(self, slots: Iterable[DueSlot], spread_seconds: float) -> int:
-        """Send slots that fell due before and that nobody has sent, beginning within `spread_seconds`: those of a lane one
-        after the other, oldest first, and what falls due meanwhile behind them. How many are not in our hands anyway."""
+        """Send slots that fell due before and that nobody has sent, beginning within `spread_seconds`: those of a lane
+        one after the other, oldest first, and what falls due meanwhile behind them. How many they are: what is in our
+        hands anyway is passed over."""
         in_hand = set(self.in_hand())
         lanes: dict[str, list[Turn]] = {}
         for each in slots:
@@ -316,7 +322,9 @@ class Dispatcher:
             if self._is_draining:
                 self._tally.skip(turn, "shutdown")
             elif self._claims.is_ours(turn, watched.shard):
-                waiter = Waiter(turn, self.schedule.monotonic_at(turn.due_at), monotonic + watched.cadence.interval_seconds)
+                waiter = Waiter(
+                    turn, self.schedule.monotonic_at(turn.due_at), monotonic + watched.cadence.interval_seconds
+                )
                 ask = self.gate.may_recover if turn.is_recovered else self.gate.may_send
                 if (reason := ask(turn, monotonic, utc)) is not None:
                     self._tally.skip(turn, reason)

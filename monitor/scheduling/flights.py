@@ -47,8 +47,8 @@ class Flight:
 
 class Flights:
     """At most one probe per lane is under way. `on_landed(flight, report, reason)` is called once per probe, after
-    its place is free: with a report, or None and the reason why there is none (error, shutdown; ELSEWHERE where the turn
-    turned out to be another monitor's before anything was sent). Use from one loop."""
+    its place is free: with a report, or None and the reason why there is none (error, shutdown; ELSEWHERE where the
+    turn turned out to be another monitor's before anything was sent). Use from one loop."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Flights:
         """New caps and deadlines hold at once; what is in flight above a lower cap finishes."""
         self._concurrency = probing.concurrency
         self._provider_caps = dict(provider_caps)
-        self._longest_seconds = probing.connect_timeout_seconds + probing.timeout_seconds + OVERRUN_SECONDS
+        self.longest_seconds = probing.connect_timeout_seconds + probing.timeout_seconds + OVERRUN_SECONDS
 
     def has_place(self, provider: str) -> bool:
         if len(self._flights) >= self._concurrency:
@@ -110,10 +110,10 @@ class Flights:
         now = self._clock.monotonic()
         for flight in list(self._flights.values()):
             flown = now - flight.began_at
-            if flown <= self._longest_seconds:
+            if flown <= self.longest_seconds:
                 return
             # A cache probe asks twice.
-            if flight.turn.kind == CACHE and flown <= 2 * self._longest_seconds:
+            if flight.turn.kind == CACHE and flown <= 2 * self.longest_seconds:
                 continue
             if not flight.is_overrun:
                 logger.error(

@@ -92,8 +92,8 @@ class Gate:
         return None if self._standing(lane).in_flight is None else "overlap"
 
     def may_recover(self, turn: Turn, monotonic: float, utc: float) -> str | None:
-        """The same for a slot that fell due while it was another monitor's. Under a stretch it was probably passed over on
-        purpose, and is so again."""
+        """The same for a slot that fell due while it was another monitor's. Under a stretch it was probably passed over
+        on purpose, and is so again."""
         if self._standing(turn.endpoint.id).unusable_level:
             return "unusable"
         if self.budget.factor_of(turn.lane, utc) > 1.0:

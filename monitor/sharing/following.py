@@ -1,14 +1,14 @@
 """The whole picture: rows that other monitors have committed, each exactly once, by the transactions that wrote them.
 
-A row carries the number of its transaction. What is visible now and was not in the last look's snapshot is new, whatever
-the order in which transactions began and ended, and however late its slot. All of it happens in the writer's task, between
-two commits of our own, and each look is of one view of the database.
+A row carries the number of its transaction. What is visible now and was not in the last look's snapshot is new,
+whatever the order in which transactions began and ended, and however late its slot. All of it happens in the writer's
+task, between two commits of our own, and each look is of one view of the database.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Select, text
@@ -88,7 +88,7 @@ class Following:
         writer: Writer,
         clock: Clock,
         metrics: SelfMetrics,
-        take_in: Callable[[Sequence[Observation], set[ObservationKey]], None],
+        take_in: Callable[[Sequence[Observation], Container[ObservationKey]], None],
     ) -> None:
         self.must_renew = False  # history was written anew: the windows are to be restored
         self._writer = writer
@@ -99,6 +99,10 @@ class Following:
         self._seen: Moment | None = None
         self._own: set[ObservationKey] = set()  # committed by us since the last look
         self._shown: set[ObservationKey] = set()
+
+    @property
+    def has_begun(self) -> bool:
+        return self._seen is not None
 
     def note_own(self, rows: Sequence[Observation]) -> None:
         """What we have just committed."""
@@ -130,15 +134,15 @@ class Following:
         rows: list[Observation] = []
         async for part in self._rows.written_since(seen.snapshot, self._own):
             rows += part
-        if moment.rolled_until > self._writer.hours.rolled_until:
-            self._writer.hours.closed(moment.rolled_until)
+        self._writer.hours.closed(moment.rolled_until)
         for start in range(0, len(rows), _ROWS_A_TURN):
             part = rows[start : start + _ROWS_A_TURN]
             self._writer.hours.add(part)
             self._take_in(part, self._shown)
             await self._clock.sleep(0)
         if moment.generation != seen.generation:
-            log.info("history_rewritten_elsewhere generation=%d", moment.generation)
+            log.info("history_rewritten generation=%d", moment.generation)
+            await self._writer.hours.rebuild(moment.rolled_until, self._rows.raw_tail(moment.rolled_until))
             self.must_renew = True
         self._seen = moment
         self._own.clear()

@@ -18,7 +18,8 @@ REACH_SECONDS = 900.0
 _SLOTS_A_QUERY = 1000  # some 5 ms of the database's, and one of ours
 
 _MISSING = """
-SELECT n FROM unnest($2::int[], $3::bigint[], $4::text[], $5::text[], $6::bool[]) AS due(n, due_ms, endpoint, kind, decides)
+SELECT n FROM unnest($2::int[], $3::bigint[], $4::text[], $5::text[], $6::bool[])
+    AS due(n, due_ms, endpoint, kind, decides)
 JOIN endpoints ON endpoints.name = due.endpoint
 LEFT JOIN kinds ON kinds.name = due.kind
 WHERE EXISTS (

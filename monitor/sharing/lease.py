@@ -1,8 +1,8 @@
 """How long what a monitor holds is surely its own. Pure: seconds on a clock that counts sleep too come in as values.
 
 A monitor tells the database every second that it lives, and is given LEASE_SECONDS by the database's clock. It may be
-buried, and its share taken, only after that: so it is safe for as long from the moment when it *sent* what was answered.
-Frozen and woken, it is past that moment, and asks before it sends anything.
+buried, and its share taken, only after that: so it is safe for as long from when it *sent* what was answered. Frozen
+and woken, it is past that, and asks before it sends anything.
 
 A database that cannot be reached buries nobody. What fails is therefore told apart from what is late: a monitor whose
 heartbeat failed goes on with what it held, heartbeat by heartbeat.

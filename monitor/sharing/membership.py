@@ -1,7 +1,7 @@
 """A monitor among those of its location: alive by its heartbeat, with what it holds.
 
-Two connections, each this room's own: a heartbeat never waits behind anything. What is sent is asked of `is_certain` and
-`is_ours`, in memory; the database is asked once a second, however many probes there are.
+Its connection is its own: a heartbeat never waits behind anything. Whether something may be sent is asked of
+`is_certain` and `is_ours`, in memory; the database is asked once a second, however many probes there are.
 """
 
 from __future__ import annotations
@@ -142,7 +142,9 @@ class Membership:
             if await registry.beat(self.number):
                 self.lease.renewed(sent_at)
                 return
-            log.error("incarnation_lost number=%d shards=%d: another monitor has buried it", self.number, len(self.holdings))
+            log.error(
+                "incarnation_lost number=%d shards=%d: another monitor has buried it", self.number, len(self.holdings)
+            )
             self._metrics.incarnations_lost.inc()
             self._over()
         if self._buried is not None:
@@ -167,7 +169,7 @@ class Membership:
         self.reached_since = float("inf")
         if self._failures & (self._failures - 1) == 0:
             log.error(
-                "heartbeat_failed attempts=%d error=%s: nobody can take over without the database; going on with shards=%d",
+                "heartbeat_failed attempts=%d error=%s: without the database nobody takes over, going on shards=%d",
                 self._failures, _told(error), len(self.holdings),
             )  # fmt: skip
 

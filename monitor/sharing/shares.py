@@ -6,6 +6,7 @@ the rest away. What fell due while a shard changed hands in any other way than b
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -33,8 +34,7 @@ _SPREAD_SECONDS = 1.0  # over which slots that nobody has sent are sent
 
 
 class Shares:
-    """`longest_flight_seconds` tells how long a probe may take. `on_taken(shards)` is called for shards that came from
-    somebody who died. `run` until cancelled. Use from one loop."""
+    """`on_taken(shards)` is called for shards that are ours from now on. `run` until cancelled. Use from one loop."""
 
     def __init__(
         self,
@@ -45,7 +45,6 @@ class Shares:
         writer: Writer,
         clock: Clock,
         metrics: SelfMetrics,
-        longest_flight_seconds: Callable[[], float],
         on_taken: Callable[[frozenset[int]], None],
     ) -> None:
         self.is_first = True  # whether chores that one is to do are ours
@@ -57,12 +56,12 @@ class Shares:
         self._writer = writer
         self._clock = clock
         self._metrics = metrics
-        self._longest_flight_seconds = longest_flight_seconds
         self._on_taken = on_taken
         self._connection: asyncpg.Connection | None = None
         self._given: dict[int, int] = {}  # shard -> until when (due, ms) we deal with it
         self._given_by: int | None = None  # the life that gave them
         self._is_ending = False
+        self._one_at_a_time = asyncio.Lock()  # on the connection
         metrics.monitors_here.set_function(lambda: self.neighbours)
 
     async def run(self) -> None:
@@ -73,34 +72,37 @@ class Shares:
 
     async def look(self) -> None:
         """One round. Never raises: what fails is tried again a second later."""
-        try:
-            if self._connection is None:
-                self._connection = await self._connect()
-            await self._round(Registry(self._connection, self._location_id), self._connection)
-        except Exception as error:
-            # The heartbeat tells of a database that is gone.
-            log.info("shares_not_looked_at error=%s: %s", type(error).__name__, error)
-            self.hang_up()
+        async with self._one_at_a_time:
+            try:
+                if self._connection is None:
+                    self._connection = await self._connect()
+                await self._round(Registry(self._connection, self._location_id), self._connection)
+            except Exception as error:
+                # The heartbeat tells of a database that is gone.
+                log.info("shares_not_looked_at error=%s: %s", type(error).__name__, error)
+                self.hang_up()
 
     async def give_all(self) -> None:
         """Before a drain: others take what falls due from now on. Never raises."""
         self._is_ending = True
-        me = self._membership.number
-        held = self._membership.holdings.held
-        if me is None or not held or self._connection is None:
-            return
-        try:
-            await self._give(Registry(self._connection, self._location_id), me, sorted(held), notice_ms=0)
-        except Exception as error:
-            log.warning("shares_not_given_back error=%s: the others wait until our lease is over", error)
+        async with self._one_at_a_time:
+            me = self._membership.number
+            held = self._membership.holdings.held
+            if me is None or not held or self._connection is None:
+                return
+            try:
+                await self._give(Registry(self._connection, self._location_id), me, sorted(held), notice_ms=0)
+            except Exception as error:
+                log.warning("shares_not_given_back error=%s: the others wait until our lease is over", error)
 
     async def finish(self) -> None:
         """After the last row was written: what was given away is dealt with. Never raises."""
-        try:
-            if self._connection is not None and self._membership.number is not None:
-                await self._finish_given(Registry(self._connection, self._location_id), self._membership.number)
-        except Exception as error:
-            log.info("shares_not_finished error=%s", error)
+        async with self._one_at_a_time:
+            try:
+                if self._connection is not None and self._membership.number is not None:
+                    await self._finish_given(Registry(self._connection, self._location_id), self._membership.number)
+            except Exception as error:
+                log.info("shares_not_finished error=%s", error)
 
     def hang_up(self) -> None:
         connection, self._connection = self._connection, None
@@ -147,7 +149,9 @@ class Shares:
         now_ms = self._now_ms()
         for one in taken:
             self._membership.holdings.take(one.shard, max(now_ms, one.giver_until_ms or 0))
-        log.info("shards_taken shards=%d held=%d monitors=%d", len(taken), len(self._membership.holdings), self.neighbours)
+        log.info(
+            "shards_taken shards=%d held=%d monitors=%d", len(taken), len(self._membership.holdings), self.neighbours
+        )
         self._metrics.shards_taken.inc(len(taken))
         self._on_taken(frozenset(one.shard for one in taken))
         return taken
@@ -180,15 +184,13 @@ class Shares:
             await registry.suspect(me, self._now_ms() - ago_ms - round(BEAT_SECONDS * 1000))
             self._membership.away_since = None
 
-    async def _look_after(
-        self, registry: Registry, connection: asyncpg.Connection, me: int, gaps: list[Held]
-    ) -> None:
+    async def _look_after(self, registry: Registry, connection: asyncpg.Connection, me: int, gaps: list[Held]) -> None:
         """Send what nobody has sent. What the database does not let us finish is looked at again in a second."""
         if not gaps:
             return
         self._dispatcher.tick()  # what is due by now is armed, or past
         in_hand = set(self._dispatcher.in_hand())
-        reach_seconds = self._longest_flight_seconds() + LEASE_SECONDS
+        reach_seconds = self._dispatcher.longest_flight_seconds + LEASE_SECONDS
         slots = [
             each
             for each in slots_in_question(self._dispatcher.lanes(), gaps, self._now_ms(), reach_seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,14 +20,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Hands:
-    """What it works with. `take_in(rows, shown)` gets others' rows, `on_taken(shards)` is called for shards that are
-    ours from now on, `longest_flight_seconds` tells how long a probe may take."""
+    """What it works with. `take_in(rows, shown)` gets others' rows, of which some are shown already; `on_taken(shards)`
+    is called for shards that are ours from now on."""
 
     dispatcher: Dispatcher
     writer: Writer
-    take_in: Callable[[Sequence[Observation], set[ObservationKey]], None]
+    take_in: Callable[[Sequence[Observation], Container[ObservationKey]], None]
     on_taken: Callable[[frozenset[int]], None]
-    longest_flight_seconds: Callable[[], float]
 
 
 class Sharing:
@@ -53,12 +52,10 @@ class Sharing:
         """Whether what is found about an endpoint is ours to write down: an incident is written by one monitor."""
         return True
 
-    async def is_alone(self, connection: AsyncConnection) -> bool:
-        """Whether no other monitor of this location lives."""
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other monitor of this location lived when this one started."""
         return True
-
-    async def enter_catalog(self, connection: AsyncConnection) -> None:
-        """In the transaction that records the catalog, first."""
 
     def rewriting(self, job: Job[T]) -> Job[T]:
         """`job`, which rewrites history, so that nobody else writes meanwhile and all hear of it."""
@@ -101,6 +98,3 @@ class Sharing:
     def checks(self) -> Sequence[Check]:
         """Notes for /readyz."""
         return ()
-
-
-Submit = Callable[[Job[T]], Awaitable[T]]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Sequence
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.clock import Clock
@@ -15,7 +15,7 @@ from monitor.scheduling.shards import SHARDS, shard_of
 from monitor.self_metrics import SelfMetrics
 from monitor.sharing.following import Following
 from monitor.sharing.membership import Membership
-from monitor.sharing.registry import NEIGHBOURS
+from monitor.sharing.registry import Registry
 from monitor.sharing.shares import Shares
 from monitor.sharing.sharing import Hands, Sharing, T
 from monitor.storage import turns
@@ -30,8 +30,36 @@ log = logging.getLogger(__name__)
 FOLLOW_SECONDS = 1.0
 
 
+async def sharing_of(database: Database, location: str, address: str, clock: Clock, metrics: SelfMetrics) -> Sharing:
+    """As the database allows it. `address` is where this monitor listens; StorageError if the database fails."""
+    if not database.is_shared:
+        return Sharing()
+    ids = await database.run(lambda connection: database.names.locations(connection, [location]))
+    try:
+        connection = await database.connect_beside()
+        try:
+            here, _ = await Registry(connection, ids[location]).neighbours(None)
+        finally:
+            await connection.close()
+    except Exception as error:
+        raise database.explained(error) from error
+    name = f"{socket.gethostname()} {address}"
+    return Together(database, location, ids[location], name, clock, metrics, is_alone=here == 0)
+
+
 class Together(Sharing):
-    def __init__(self, database: Database, location: str, location_id: int, name: str, clock: Clock, metrics: SelfMetrics):
+    def __init__(
+        self,
+        database: Database,
+        location: str,
+        location_id: int,
+        name: str,
+        clock: Clock,
+        metrics: SelfMetrics,
+        *,
+        is_alone: bool,
+    ) -> None:
+        self._is_alone = is_alone
         self._database = database
         self._location = location
         self._location_id = location_id
@@ -56,19 +84,16 @@ class Together(Sharing):
         self._writer = hands.writer
         self._shares = Shares(
             self._membership, self._database.connect_beside, self._location_id, hands.dispatcher, hands.writer,
-            self._clock, self._metrics, hands.longest_flight_seconds, hands.on_taken,
+            self._clock, self._metrics, hands.on_taken,
         )  # fmt: skip
         self._following = Following(self._database, hands.writer, self._clock, self._metrics, hands.take_in)
 
     def tells_of(self, endpoint: str, location: str) -> bool:
         return location == self._location and shard_of(endpoint) in self._membership.holdings.held
 
-    async def is_alone(self, connection: AsyncConnection) -> bool:
-        found = await connection.execute(text(NEIGHBOURS.replace("$1", ":here")), {"here": self._location_id})
-        return not found.one().here
-
-    async def enter_catalog(self, connection: AsyncConnection) -> None:
-        await turns.enter_catalog(connection)
+    @property
+    def is_alone(self) -> bool:
+        return self._is_alone
 
     def rewriting(self, job: Job[T]) -> Job[T]:
         async def alone(connection: AsyncConnection) -> T:
@@ -99,7 +124,10 @@ class Together(Sharing):
     async def before_closing(self, connection: AsyncConnection) -> None:
         rolled_until = await turns.keep_rows_out(connection)
         async with self._database.one_view():
-            await self._following.catch_up()
+            if self._following.has_begun:
+                await self._following.catch_up()
+            else:
+                await self._following.begin()
         if rolled_until > self._writer.hours.rolled_until:
             self._writer.hours.closed(rolled_until)
 
@@ -141,7 +169,11 @@ class Together(Sharing):
         await self._membership.leave()
 
     def checks(self) -> Sequence[Check]:
+        if not self._tasks:
+            return ()
         held = len(self._membership.holdings)
         lives = self._membership.number is not None and self._membership.is_certain
         detail = f"{held} of {SHARDS} shards, {self._shares.neighbours} monitors at {self._location}"
-        return (Check("sharing", lives, detail if lives else f"not confirmed by the database: {detail}", required=False),)
+        return (
+            Check("sharing", lives, detail if lives else f"not confirmed by the database: {detail}", required=False),
+        )

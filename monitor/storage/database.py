@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from monitor.clock import Clock
+from monitor.config.database_address import is_server
 from monitor.outcome import OUTCOME_CODES, group_of
 from monitor.settings import DatabaseSettings
-from monitor.storage import migrate, schema, sqlite
-from monitor.storage.errors import DatabaseMissing, DatabaseNotWritable, StorageError, explained, is_outage
-from monitor.storage.lock import FileLock
+from monitor.storage import schema
+from monitor.storage.engine import Engine, Row
+from monitor.storage.errors import DatabaseNotWritable, StorageError, is_outage
+from monitor.storage.lock import Holder, read_holder
 from monitor.storage.names import Names
+from monitor.storage.postgres import PostgreSQL
+from monitor.storage.sqlite import BUSY_TIMEOUT_MS, SQLite, check_place, path_of
+from monitor.storage.upsert import insert_new
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import asyncpg
 
 T = TypeVar("T")
 Job = Callable[[AsyncConnection], Awaitable[T]]
+
+
+class _View(NamedTuple):
+    connection: AsyncConnection
+    one_reader: asyncio.Lock
 
 
 class Database:
@@ -31,16 +42,12 @@ class Database:
 
     In a daemon every write goes through the Writer, which alone calls `write` and `run`."""
 
-    def __init__(
-        self, path: Path, clock: Clock, reading: AsyncEngine, writing: AsyncEngine | None, lock: FileLock | None
-    ) -> None:
-        self.path = path
+    def __init__(self, engine: Engine, clock: Clock) -> None:
         self.clock = clock
         self.names = Names()
-        self._reading = reading
-        self._writing = writing
-        self._lock = lock
+        self._engine = engine
         self._one_writer = asyncio.Lock()
+        self._view: ContextVar[_View | None] = ContextVar("view", default=None)
 
     @classmethod
     async def open(
@@ -50,23 +57,19 @@ class Database:
         *,
         owner: str = "daemon",
         listen: str = "",
-        busy_timeout_ms: int = sqlite.BUSY_TIMEOUT_MS,
+        busy_timeout_ms: int = BUSY_TIMEOUT_MS,
     ) -> Database:
         """Take the lock, create or upgrade the schema, and open for reading and writing. Every failure is a
         StorageError, and leaves neither lock nor connection behind."""
-        path = sqlite.path_of(settings.url)
-        sqlite.check_place(path, must_exist=False)
-        lock = FileLock(path)
-        lock.acquire(owner, clock.now(), listen)
-        writing = sqlite.write_engine(path, busy_timeout_ms)
-        reading = sqlite.read_engine(path, busy_timeout_ms)
-        database = cls(path, clock, reading, writing, lock)
+        database = cls(engine_of(settings, listen, busy_timeout_ms), clock)
         try:
-            revision = await migrate.revision_of(writing, path)
-            if revision != schema.HEAD:
-                await writing.dispose()
-                await migrate.upgrade(path, revision, clock.now(), busy_timeout_ms)
+            database._engine.hold(owner, clock.now(), listen)
+            await database._engine.upgrade(clock.now())
             await database.run(_name_outcomes)
+        except Exception as error:
+            await database.close()
+            database._retell(error)
+            raise
         except BaseException:
             await database.close()
             raise
@@ -74,56 +77,92 @@ class Database:
 
     @classmethod
     async def open_read_only(
-        cls, settings: DatabaseSettings, clock: Clock, *, busy_timeout_ms: int = sqlite.BUSY_TIMEOUT_MS
+        cls, settings: DatabaseSettings, clock: Clock, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS
     ) -> Database:
         """Open for reading alone, without the lock, beside a running daemon or without one. Never changes a schema:
         SchemaTooOld or SchemaTooNew if it is not this program's."""
-        path = sqlite.path_of(settings.url)
-        sqlite.check_place(path, must_exist=True)
-        reading = sqlite.read_engine(path, busy_timeout_ms)
+        engine = engine_of(settings, busy_timeout_ms=busy_timeout_ms, can_write=False)
         try:
-            try:
-                revision = await migrate.revision_of(reading, path)
-            except (DatabaseMissing, DatabaseNotWritable):
-                # A write-ahead log needs a shared-memory file beside it; with no log, nobody is writing.
-                if path.with_name(path.name + "-wal").exists():
-                    raise
-                await reading.dispose()
-                reading = sqlite.read_engine(path, busy_timeout_ms, immutable=True)
-                revision = await migrate.revision_of(reading, path)
-            migrate.check_readable(revision, path)
+            await engine.open_read_only()
         except BaseException:
-            await reading.dispose()
+            await engine.close()
             raise
-        return cls(path, clock, reading, None, None)
+        return cls(engine, clock)
+
+    @property
+    def name(self) -> str:
+        """How messages call it: its path, or its address without the password."""
+        return self._engine.name
+
+    @property
+    def path(self) -> Path | None:
+        """Its file, where it is one."""
+        return self._engine.path
 
     @property
     def is_shared(self) -> bool:
         """Whether other monitors write here too: never to a file, which has one daemon."""
-        return False
+        return self._engine.is_shared
+
+    @property
+    def keeps_days(self) -> bool:
+        """Whether raw rows go by the whole UTC day, by `drop_days`."""
+        return self._engine.keeps_days
 
     @property
     def spill_path(self) -> Path:
-        return self.path.with_name(self.path.name + ".spill")
+        return self._engine.spill_path
+
+    def explained(self, error: BaseException) -> StorageError:
+        """The StorageError that `error`, met while working here, amounts to."""
+        return self._engine.explained(error)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A read transaction: one consistent view. Keep it short, the write-ahead log cannot shrink under it."""
+        view = self._view.get()
         try:
-            async with self._reading.begin() as connection:
-                yield connection
+            if view is not None:
+                async with view.one_reader:
+                    yield view.connection
+            else:
+                async with self._engine.reading.begin() as connection:
+                    yield connection
         except Exception as error:
             self._retell(error)
             raise
 
     @asynccontextmanager
+    async def one_view(self) -> AsyncIterator[None]:
+        """Where others write too: all that this task reads in the block is of one moment. A file has one writer, and
+        who reads in its task needs none."""
+        if not self.is_shared or self._view.get() is not None:
+            yield
+            return
+        try:
+            async with self._engine.reading.begin() as connection:
+                token = self._view.set(_View(connection, asyncio.Lock()))
+                try:
+                    yield
+                finally:
+                    self._view.reset(token)
+        except Exception as error:
+            self._retell(error)
+            raise
+
+    async def connect_beside(self) -> asyncpg.Connection:
+        """A connection of the caller's own to a shared database, in autocommit."""
+        if not isinstance(self._engine, PostgreSQL):
+            raise DatabaseNotWritable(f"database {self.name}: a file has no connections of others")
+        return await self._engine.connect_beside()
+
+    @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A write transaction: committed when the block ends, undone (ids of new names too) if it raises."""
-        if self._writing is None:
-            raise DatabaseNotWritable(f"database {self.path}: opened for reading only")
+        writing = self._to_write
         async with self._one_writer:
             try:
-                async with self._writing.begin() as connection:
+                async with writing.begin() as connection:
                     yield connection
             except BaseException as error:
                 self.names.rolled_back()
@@ -136,22 +175,30 @@ class Database:
         async with self.write() as connection:
             return await job(connection)
 
+    async def make_room(self, due_ms: Collection[int]) -> None:
+        """To be called before the `write` that inserts raw rows which are due then."""
+        with self._retold():
+            await self._engine.make_room(due_ms)
+
+    async def insert_raw(self, connection: AsyncConnection, rows: Sequence[Row], *, can_double: bool) -> list[int]:
+        """See Engine.insert_raw."""
+        return await self._engine.insert_raw(connection, rows, can_double=can_double)
+
+    async def drop_days(self, until_ms: int) -> int:
+        """Where `keeps_days`: remove the raw rows of the UTC days that end at `until_ms` or before; how many."""
+        with self._retold():
+            return await self._engine.drop_days(until_ms)
+
     async def free_pages(self) -> tuple[int, int]:
-        """(unused pages, all pages) of the file."""
-        async with self.read() as connection:
-            return await sqlite.free_pages(connection)
+        """(unused pages, all pages) that `vacuum_step` can give back."""
+        with self._retold():
+            return await self._engine.free_pages()
 
     async def vacuum_step(self, pages: int) -> None:
         """Give up to `pages` unused pages back to the file system."""
-        if self._writing is None:
-            raise DatabaseNotWritable(f"database {self.path}: opened for reading only")
-        async with self._one_writer:
-            try:
-                async with self._writing.connect() as connection:
-                    await sqlite.vacuum_step(connection, pages)
-            except Exception as error:
-                self._retell(error)
-                raise
+        with self._retold():
+            async with self._one_writer:
+                await self._engine.vacuum_step(pages)
 
     async def ping(self) -> None:
         """Return if the database answers; StorageError if it does not."""
@@ -160,19 +207,51 @@ class Database:
 
     async def backup(self, target: Path) -> None:
         """Write a consistent, compact copy to `target` while others go on. BackupRefused if it exists."""
-        await asyncio.to_thread(sqlite.copy, self.path, target)
+        await self._engine.backup(target)
 
     async def close(self) -> None:
         """Close every connection, then let go of the lock. May be called again."""
-        await self._reading.dispose()
-        if self._writing is not None:
-            await self._writing.dispose()
-        if self._lock is not None:
-            self._lock.release()
+        await self._engine.close()
+
+    @property
+    def _to_write(self) -> AsyncEngine:
+        if self._engine.writing is None:
+            raise DatabaseNotWritable(f"database {self.name}: opened for reading only")
+        return self._engine.writing
+
+    @contextmanager
+    def _retold(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._retell(error)
+            raise
 
     def _retell(self, error: BaseException) -> None:
         if is_outage(error) and not isinstance(error, StorageError):
-            raise explained(error, self.path) from error
+            raise self._engine.explained(error) from error
+
+
+def engine_of(
+    settings: DatabaseSettings, listen: str = "", busy_timeout_ms: int = BUSY_TIMEOUT_MS, *, can_write: bool = True
+) -> Engine:
+    """The engine of the kind that the address names; not opened yet."""
+    if is_server(settings.url):
+        return PostgreSQL(settings, listen, can_write=can_write)
+    return SQLite(settings, busy_timeout_ms, can_write=can_write)
+
+
+def check_address(settings: DatabaseSettings, *, must_exist: bool) -> None:
+    """Raise what can be told of an address without opening it: of a server, only whether it is one."""
+    if is_server(settings.url):
+        PostgreSQL.check(settings)
+    else:
+        check_place(path_of(settings.url), must_exist=must_exist)
+
+
+def holder_of(settings: DatabaseSettings) -> Holder | None:
+    """Who holds the file; None if nobody does, and of a server, which takes any number."""
+    return None if is_server(settings.url) else read_holder(path_of(settings.url))
 
 
 async def _name_outcomes(connection: AsyncConnection) -> None:
@@ -184,4 +263,4 @@ async def _name_outcomes(connection: AsyncConnection) -> None:
         if outcome.value not in known
     ]
     if new:
-        await connection.execute(insert(schema.outcomes), new)
+        await connection.execute(insert_new(connection.dialect.name, schema.outcomes), new)

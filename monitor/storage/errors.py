@@ -3,8 +3,9 @@
 StorageError
 ├── DatabaseUrlError       `database:` is not an address that can be opened
 ├── DatabaseHeld           another process works on this file; it is named
-├── DatabaseMissing        no such file or directory
-├── DatabaseNotWritable    permissions, or a read-only file system
+├── DatabaseMissing        no such file, directory, or database on the server
+├── DatabaseRefused        the server does not let us in: password, user
+├── DatabaseNotWritable    permissions, a read-only file system, or a standby
 ├── NotADatabase           the file is something else
 ├── DiskFull
 ├── SchemaError
@@ -40,6 +41,10 @@ class DatabaseHeld(StorageError):
 
 
 class DatabaseMissing(StorageError):
+    pass
+
+
+class DatabaseRefused(StorageError):
     pass
 
 
@@ -87,21 +92,34 @@ class WriterClosed(StorageError):
     pass
 
 
-def is_outage(error: BaseException) -> bool:
-    """True if the database failed, so that trying the same again later makes sense; False if the data is at fault."""
-    if isinstance(error, DBAPIError):
-        # sqlite3 raises the bare DatabaseError for a malformed file, OperationalError for locked, full and I/O.
-        return error.connection_invalidated or isinstance(
-            error.orig, (sqlite3.OperationalError, sqlite3.InterfaceError, OSError)
-        ) or type(error.orig) is sqlite3.DatabaseError  # fmt: skip
-    outages = (DatabaseUnavailable, DiskFull, DatabaseNotWritable, DatabaseMissing, NotADatabase)
-    return isinstance(error, (OSError, PoolTimeout, sqlite3.OperationalError, *outages))
-
-
 def sqlstate_of(error: BaseException) -> str | None:
     """PostgreSQL's five characters, if `error` came from such a server."""
     found = getattr(getattr(error, "orig", None) or error, "sqlstate", None)
     return found if isinstance(found, str) else None
+
+
+def is_outage(error: BaseException) -> bool:
+    """True if the database failed, so that trying the same again later makes sense; False if the data is at fault."""
+    if (state := sqlstate_of(error)) is not None:
+        # Data and integrity; but 23514 is a partition that somebody has dropped, which is made again.
+        return not state.startswith(("22", "23")) or state == "23514"
+    if isinstance(error, DBAPIError):
+        # sqlite3 raises the bare DatabaseError for a malformed file, OperationalError for locked, full and I/O.
+        return (
+            error.connection_invalidated
+            or isinstance(error.orig, (sqlite3.OperationalError, sqlite3.InterfaceError, OSError))
+            or type(error.orig) is sqlite3.DatabaseError
+            or _is_lost_connection(error.orig)
+        )
+    outages = (DatabaseUnavailable, DiskFull, DatabaseNotWritable, DatabaseMissing, DatabaseRefused, NotADatabase)
+    return isinstance(error, (OSError, PoolTimeout, sqlite3.OperationalError, *outages)) or _is_lost_connection(error)
+
+
+def _is_lost_connection(error: BaseException | None) -> bool:
+    """asyncpg's own errors, without a SQLSTATE: of the connection, unless a value was none that it can send."""
+    if error is None or isinstance(error, ValueError) or isinstance(error.__cause__, ValueError):
+        return False
+    return any("asyncpg" in kind.__module__ for kind in type(error).__mro__)
 
 
 def is_conflict(error: BaseException) -> bool:
@@ -115,7 +133,7 @@ def is_conflict(error: BaseException) -> bool:
 
 
 def explained(error: BaseException, path: Path) -> StorageError:
-    """The error of this tree that `error`, met while working on `path`, amounts to."""
+    """The error of this tree that `error`, met while working on the SQLite file `path`, amounts to."""
     if isinstance(error, StorageError):
         return error
     text = str(getattr(error, "orig", None) or error)

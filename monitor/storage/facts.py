@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.storage.schema import meta
+from monitor.storage.upsert import insert_for
 
 ROLLED_UNTIL = "rolled_until"  # UTC seconds: hours before it are in hourly_rollups, from it on only in raw rows
 SKEW = "start_skew"
@@ -35,9 +36,8 @@ async def write_fact(connection: AsyncConnection, name: str, value: str | None) 
     if value is None:
         await connection.execute(delete(meta).where(meta.c.name == name))
         return
-    changed = await connection.execute(update(meta).where(meta.c.name == name).values(value=value))
-    if changed.rowcount == 0:
-        await connection.execute(insert(meta).values(name=name, value=value))
+    adding = insert_for(connection.dialect.name, meta).values(name=name, value=value)
+    await connection.execute(adding.on_conflict_do_update(index_elements=[meta.c.name], set_={"value": value}))
 
 
 async def read_rolled_until(connection: AsyncConnection) -> int:

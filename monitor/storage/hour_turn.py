@@ -31,9 +31,7 @@ async def close_hours(writer: Writer, now: float, others: Others = NOBODY) -> No
         log.info("hour_closed until=%s rows=%d", utc_text(until, "seconds"), rows)
 
 
-async def turn_hours(
-    writer: Writer, history: History, board: Board, now: float, others: Others = NOBODY
-) -> None:
+async def turn_hours(writer: Writer, history: History, board: Board, now: float, others: Others = NOBODY) -> None:
     """Close what is over at `now` and bring the board's windows to the hour of `now`. Idempotent; StorageError as
     above."""
     await close_hours(writer, now, others)
@@ -47,9 +45,7 @@ async def turn_hours(
         await _slide(writer, history, board, floor_hour(now), others)
 
 
-async def _renew(
-    writer: Writer, history: History, board: Board, now: float, reason: str, others: Others
-) -> None:
+async def _renew(writer: Writer, history: History, board: Board, now: float, reason: str, others: Others) -> None:
     """Restore the windows anew: the clock was ahead and is set back, and what left them early belongs to them again; or
     they hold another kind of probe than what decides of an endpoint now; or another monitor has rewritten history."""
 

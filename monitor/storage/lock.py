@@ -1,4 +1,4 @@
-"""One process per SQLite file: an advisory lock on `<database>.lock`, with its holder's name written inside."""
+"""One process per file: an advisory lock on `<file>.lock`, with its holder's name written inside."""
 
 from __future__ import annotations
 
@@ -29,12 +29,17 @@ class Holder(msgspec.Struct, frozen=True):
         return who + where
 
 
+_ANOTHER_DATABASE = "stop it first, or give this one a `database:` of its own"
+
+
 class FileLock:
     """An exclusive lock that the kernel lifts when its process dies; the file itself stays."""
 
-    def __init__(self, database: Path) -> None:
-        self.path = database.with_name(database.name + ".lock")
-        self._database = database
+    def __init__(self, locked: Path, what: str = "database", remedy: str = _ANOTHER_DATABASE) -> None:
+        self.path = locked.with_name(locked.name + ".lock")
+        self._locked = locked
+        self._what = what
+        self._remedy = remedy
         self._fd: int | None = None
 
     def acquire(self, owner: str, now: float, listen: str = "") -> None:
@@ -42,14 +47,13 @@ class FileLock:
         try:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise explained(error, self._database) from None
+            raise explained(error, self._locked) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
             raise DatabaseHeld(
-                f"database {self._database} is in use by {_written(self.path) or 'another process'}; "
-                "stop it first, or give this one a `database:` of its own"
+                f"{self._what} {self._locked} is in use by {_written(self.path) or 'another process'}; {self._remedy}"
             ) from None
         self._fd = fd
         holder = Holder(owner, os.getpid(), socket.gethostname(), utc_text(now, "seconds"), listen)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +9,7 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import monitor
-from monitor.clock import utc_text
-from monitor.storage import sqlite
+from monitor.storage.engine import Engine
 from monitor.storage.errors import (
     DatabaseUnavailable,
     MigrationsMissing,
@@ -21,15 +18,12 @@ from monitor.storage.errors import (
     SchemaTooOld,
     StorageError,
     UpgradeFailed,
-    explained,
     is_outage,
 )
 from monitor.storage.schema import HEAD
 
 if TYPE_CHECKING:
     from alembic.config import Config
-
-log = logging.getLogger(__name__)
 
 
 def migrations_directory() -> Path:
@@ -44,73 +38,72 @@ def migrations_directory() -> Path:
     )
 
 
-async def revision_of(engine: AsyncEngine, path: Path) -> str | None:
-    """The schema's revision; None for a new file. NotADatabase if the tables are somebody else's."""
+async def revision_of(engine: Engine, through: AsyncEngine) -> str | None:
+    """The schema's revision; None for a new database. NotADatabase if the tables are somebody else's."""
     try:
-        async with engine.connect() as connection:
-            return await connection.run_sync(_revision, path)
+        async with through.connect() as connection:
+            return await connection.run_sync(_revision, engine.name)
     except StorageError:
         raise
     except Exception as error:
-        raise explained(error, path) from error
+        raise engine.explained(error) from error
 
 
-def _revision(connection: Connection, path: Path) -> str | None:
+def _revision(connection: Connection, name: str) -> str | None:
     tables = inspect(connection).get_table_names()
     if not set(tables) - {"alembic_version"}:
         return None
     if "alembic_version" not in tables or "raw_observations" not in tables:
         raise NotADatabase(
-            f"database {path}: a SQLite database, but not one of this monitor's: it has a table {min(tables)}; "
-            "name another file"
+            f"database {name}: a database, but not one of this monitor's: it has a table {min(tables)}; name another"
         )
     return str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one())
 
 
-def check_readable(revision: str | None, path: Path) -> None:
+def check_readable(revision: str | None, name: str) -> None:
     """Raise unless a read-only opener can work with this revision."""
     if revision == HEAD:
         return
     if revision is not None and revision not in _known(migrations_directory()):
-        raise _too_new(revision, path)
+        raise _too_new(revision, name)
     raise SchemaTooOld(
-        f"database {path}: its schema ({revision or 'none yet'}) is older than this program's ({HEAD}); "
+        f"database {name}: its schema ({revision or 'none yet'}) is older than this program's ({HEAD}); "
         "start the daemon, or run: monitor db upgrade"
     )
 
 
-async def upgrade(
-    path: Path, revision: str | None, now: float, busy_timeout_ms: int, directory: Path | None = None
-) -> Path | None:
-    """Bring the schema from `revision` (None for a new file) to the newest, in one transaction. Returns the copy that
-    was taken of an older schema. Every failure leaves the database as it was."""
+def check_known(revision: str, name: str, directory: Path | None = None) -> None:
+    """SchemaTooNew if no migration of `directory` makes this revision."""
+    if revision not in _known(directory or migrations_directory()):
+        raise _too_new(revision, name)
+
+
+async def upgrade(engine: Engine, directory: Path | None = None, backup: Path | None = None) -> None:
+    """Bring the schema to the newest, in one transaction; where several processes want to, one does it
+    and the others find it done. Every failure leaves the database as it was; `backup` is a copy from before."""
     directory = directory or migrations_directory()
-    backup = None
-    if revision is not None:
-        if revision not in _known(directory):
-            raise _too_new(revision, path)
-        stamp = utc_text(now, "seconds").translate(str.maketrans("", "", "-:"))
-        backup = path.with_name(f"{path.name}.{revision}.{stamp}.backup")
-        await asyncio.to_thread(sqlite.copy, path, backup)
-        log.info("database upgrade from=%s backup=%s", revision, backup)
-    engine = sqlite.write_engine(path, busy_timeout_ms, migrating=True)
+    revision = None
+    migrating = engine.migrating()
     try:
-        async with engine.begin() as connection:
+        async with migrating.begin() as connection:
+            await engine.lock_schema(connection)
+            revision = await connection.run_sync(_revision, engine.name)
+            if revision is not None:
+                check_known(revision, engine.name, directory)
             await connection.run_sync(_run, directory)
     except StorageError:
         raise
     except Exception as error:
-        told = explained(error, path)
+        told = engine.explained(error)
         # What remains of SQLite's own errors is mostly the migration's SQL.
         if is_outage(error) and (type(told) is not DatabaseUnavailable or "locked" in str(error)):
             raise told from error
         raise UpgradeFailed(
-            f"database {path}: the upgrade from {revision or 'an empty file'} failed and was undone: {error}"
+            f"database {engine.name}: the upgrade from {revision or 'an empty one'} failed and was undone: {error}"
             + (f"; a copy from before is at {backup}" if backup else "")
         ) from error
     finally:
-        await engine.dispose()
-    return backup
+        await migrating.dispose()
 
 
 def _run(connection: Connection, directory: Path) -> None:
@@ -137,8 +130,8 @@ def _known(directory: Path) -> set[str]:
     return {script.revision for script in ScriptDirectory.from_config(_config(directory)).walk_revisions()}
 
 
-def _too_new(revision: str, path: Path) -> SchemaTooNew:
+def _too_new(revision: str, name: str) -> SchemaTooNew:
     return SchemaTooNew(
-        f"database {path}: its schema ({revision}) was written by a newer monitor than this one ({HEAD}); "
-        "install that version again, or name another file"
+        f"database {name}: its schema ({revision}) was written by a newer monitor than this one ({HEAD}); "
+        "install that version again, or name another database"
     )

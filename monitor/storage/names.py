@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Iterable
 from typing import Final
 
-from sqlalchemy import Table, bindparam, insert, select, update
+from sqlalchemy import Table, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.storage import schema
+from monitor.storage.upsert import insert_new
 
 # endpoint, location, kind
 Place = tuple[str, str, str]
@@ -44,7 +45,8 @@ class Names:
 
     async def endpoints(self, connection: AsyncConnection, names: Iterable[str]) -> dict[str, int]:
         ids: dict[str, int] = {}
-        wanted = list(names)
+        # Sorted as a whole: two monitors that intern the same catalog must not wait for each other in a circle.
+        wanted = sorted(names)
         for start in range(0, len(wanted), _NAMES_A_TURN):
             if start:
                 await asyncio.sleep(0)
@@ -61,7 +63,7 @@ class Names:
         """As the others; also notes that these texts are in use, at most once a day each."""
         now_ms = round(now * 1000)
         ids = await self._resolve(connection, self._texts, names, now_ms)
-        stale = [name for name in ids if now_ms - self._last_used(name) >= _DAY_MS]
+        stale = [name for name in sorted(ids) if now_ms - self._last_used(name) >= _DAY_MS]
         if stale:
             await connection.execute(
                 update(schema.texts).where(schema.texts.c.id == bindparam("text_id")).values(last_used_ms=now_ms),
@@ -125,11 +127,18 @@ class Names:
                 continue
             if now_ms is not None:
                 new = [{**row, "last_used_ms": now_ms} for row in new]
-            added = await connection.execute(insert(table).returning(table.c.id, table.c.name), new)
-            for id_, name in added:
+            # In order of names, and passing over what another monitor is about to commit: it is waited for, then read.
+            adding = insert_new(connection.dialect.name, table).returning(table.c.id, table.c.name)
+            for id_, name in await connection.execute(adding, new):
                 ids.fresh[name] = id_
                 if now_ms is not None:
                     self._fresh_used_ms[name] = now_ms
+            others = [name for name in chunk if name not in ids.fresh]
+            if others:
+                for row in await connection.execute(select(table).where(table.c.name.in_(others))):
+                    ids.fresh[row.name] = row.id
+                    if now_ms is not None:
+                        self._fresh_used_ms[row.name] = row.last_used_ms
         return found | {name: ids.fresh[name] for name in unknown if name in ids.fresh}
 
 

@@ -57,10 +57,17 @@ async def prune(database: Database, submit: Submit, clock: Clock, retention: Ret
             await clock.sleep(_PAUSE_SECONDS)
         return removed
 
-    async def observations(connection: AsyncConnection) -> int:
+    async def kept_from_ms(connection: AsyncConnection) -> int:
         rolled_ms = await read_rolled_until(connection) * 1000 - (await read_skew(connection)).ms - 1
-        until_ms = min(round((now - retention.observations_seconds) * 1000), rolled_ms)
-        return await _delete_oldest_rows(connection, until_ms)
+        return min(round((now - retention.observations_seconds) * 1000), rolled_ms)
+
+    async def observations(connection: AsyncConnection) -> int:
+        return await _delete_oldest_rows(connection, await kept_from_ms(connection))
+
+    async def days_of_observations() -> int:
+        async with database.read() as connection:
+            until_ms = await kept_from_ms(connection)
+        return await database.drop_days(until_ms)
 
     async def hourly(connection: AsyncConnection) -> int:
         until = min(hourly_until, day_of(await read_rolled_until(connection)))
@@ -90,7 +97,7 @@ async def prune(database: Database, submit: Submit, clock: Clock, retention: Ret
         return await _delete_some(connection, schema.eras, schema.eras.c.until_us < micros(daily_until))
 
     return Pruned(
-        observations=await in_steps(observations),
+        observations=await (days_of_observations() if database.keeps_days else in_steps(observations)),
         hourly=await in_steps(hourly),
         daily=await in_steps(daily),
         incidents=await in_steps(incidents) + await in_steps(own_outages),

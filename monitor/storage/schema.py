@@ -137,6 +137,7 @@ raw_observations = Table(
     Column("detail", Text),
     Column("told_id", Integer),  # of a told error alone: see `probing.told`
     sqlite_with_rowid=False,
+    postgresql_partition_by="RANGE (due_ms)",
 )
 
 

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import os
 import sqlite3
+from collections.abc import Collection, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, Insert, Table, event, make_url
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import URL, Dialect, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.sql.compiler import SQLCompiler
 
+from monitor.clock import utc_text
+from monitor.settings import DatabaseSettings
+from monitor.storage import migrate, schema
+from monitor.storage.codec import WRITTEN_COLUMNS
+from monitor.storage.engine import KEY_COLUMNS, DoublesError, Engine, Row, positions_of
 from monitor.storage.errors import (
     BackupRefused,
     DatabaseMissing,
+    DatabaseNotWritable,
     DatabaseUrlError,
     NotADatabase,
+    StorageError,
     explained,
 )
 from monitor.storage.facts import MADE_UP
+from monitor.storage.lock import FileLock
+from monitor.storage.upsert import insert_new
+
+log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_MS = 5000
 READERS = 4
@@ -39,7 +54,9 @@ def path_of(url: str) -> Path:
         ) from None
     backend = parsed.get_backend_name()
     if backend != "sqlite":
-        raise DatabaseUrlError(f"database: {backend} cannot be opened yet; write for example: sqlite:///monitor.db")
+        raise DatabaseUrlError(
+            f"database: {backend} cannot be opened; write for example: sqlite:///monitor.db or postgresql://user@host/db"
+        )
     if not parsed.database or parsed.database == ":memory:":
         raise DatabaseUrlError(f"database: {url!r} names no file; write for example: sqlite:///monitor.db")
     return Path(parsed.database).absolute().resolve()
@@ -64,6 +81,121 @@ def check_place(path: Path, *, must_exist: bool) -> None:
         raise explained(error, path) from None
     if start and start != _MAGIC:
         raise NotADatabase(f"database {path}: not a SQLite database; name another file")
+
+
+class SQLite(Engine):
+    is_shared = False
+    keeps_days = False
+
+    def __init__(
+        self, settings: DatabaseSettings, busy_timeout_ms: int = BUSY_TIMEOUT_MS, *, can_write: bool = True
+    ) -> None:
+        self.file = self.path = path_of(settings.url)
+        check_place(self.file, must_exist=not can_write)
+        self.name = str(self.file)
+        self.spill_path = self.file.with_name(self.file.name + ".spill")
+        self.reading = read_engine(self.file, busy_timeout_ms)
+        self.writing = write_engine(self.file, busy_timeout_ms) if can_write else None
+        self._busy_timeout_ms = busy_timeout_ms
+        self._lock = FileLock(self.file)
+
+    def hold(self, owner: str, now: float, listen: str) -> None:
+        self._lock.acquire(owner, now, listen)
+
+    async def upgrade(self, now: float, directory: Path | None = None) -> Path | None:
+        writing = self._writing
+        revision = await migrate.revision_of(self, writing)
+        if revision == schema.HEAD and directory is None:
+            return None
+        await writing.dispose()
+        backup = None
+        if revision is not None:
+            migrate.check_known(revision, self.name, directory)
+            stamp = utc_text(now, "seconds").translate(str.maketrans("", "", "-:"))
+            backup = self.file.with_name(f"{self.file.name}.{revision}.{stamp}.backup")
+            await asyncio.to_thread(copy, self.file, backup)
+            log.info("database upgrade from=%s backup=%s", revision, backup)
+        await migrate.upgrade(self, directory, backup)
+        return backup
+
+    def migrating(self) -> AsyncEngine:
+        return write_engine(self.file, self._busy_timeout_ms, migrating=True)
+
+    async def open_read_only(self) -> None:
+        try:
+            revision = await migrate.revision_of(self, self.reading)
+        except (DatabaseMissing, DatabaseNotWritable):
+            # A write-ahead log needs a shared-memory file beside it; with no log, nobody is writing.
+            if self.file.with_name(self.file.name + "-wal").exists():
+                raise
+            await self.reading.dispose()
+            self.reading = read_engine(self.file, self._busy_timeout_ms, immutable=True)
+            revision = await migrate.revision_of(self, self.reading)
+        migrate.check_readable(revision, self.name)
+
+    async def close(self) -> None:
+        await self.reading.dispose()
+        if self.writing is not None:
+            await self.writing.dispose()
+        self._lock.release()
+
+    def explained(self, error: BaseException) -> StorageError:
+        return explained(error, self.file)
+
+    async def lock_schema(self, connection: AsyncConnection) -> None:
+        """`hold` has locked the file."""
+
+    async def make_room(self, due_ms: Collection[int]) -> None:
+        """One table takes all."""
+
+    async def insert_raw(self, connection: AsyncConnection, rows: Sequence[Row], *, can_double: bool) -> list[int]:
+        if can_double:
+            return await _insert_and_tell(connection, rows)
+        # The driver's own text and tuples: by way of named parameters SQLAlchemy's share is more than the database's.
+        result = await connection.exec_driver_sql(_statement(connection.dialect), list(rows))
+        if result.rowcount != len(rows):
+            raise DoublesError
+        return list(range(len(rows)))
+
+    async def drop_days(self, until_ms: int) -> int:
+        raise AssertionError("a file keeps no days apart")
+
+    async def backup(self, target: Path) -> None:
+        await asyncio.to_thread(copy, self.file, target)
+
+    async def free_pages(self) -> tuple[int, int]:
+        async with self.reading.begin() as connection:
+            unused = (await connection.exec_driver_sql("PRAGMA freelist_count")).scalar_one()
+            whole = (await connection.exec_driver_sql("PRAGMA page_count")).scalar_one()
+            return int(unused), int(whole)
+
+    async def vacuum_step(self, pages: int) -> None:
+        async with self._writing.connect() as connection:
+            raw = await connection.get_raw_connection()
+            # Not execute(): it takes this pragma for one without rows, and stops after the first page.
+            await raw.driver_connection.executescript(f"PRAGMA incremental_vacuum({pages:d})")  # type: ignore[union-attr]
+
+    @property
+    def _writing(self) -> AsyncEngine:
+        if self.writing is None:
+            raise DatabaseNotWritable(f"database {self.name}: opened for reading only")
+        return self.writing
+
+
+async def _insert_and_tell(connection: AsyncConnection, rows: Sequence[Row]) -> list[int]:
+    """Which rows are new. Off the usual path, since RETURNING costs ten times a plain insert."""
+    key = [schema.raw_observations.c[name] for name in KEY_COLUMNS]
+    statement = insert_new("sqlite", schema.raw_observations).returning(*key)
+    found = await connection.execute(statement, [dict(zip(WRITTEN_COLUMNS, row, strict=True)) for row in rows])
+    return positions_of({tuple(one) for one in found}, rows)
+
+
+@lru_cache(maxsize=1)
+def _statement(dialect: Dialect) -> str:
+    """An insert of WRITTEN_COLUMNS that passes over rows whose key exists, as the driver takes it."""
+    compiled = insert_new(dialect.name, schema.raw_observations).compile(dialect=dialect)
+    assert isinstance(compiled, SQLCompiler) and tuple(compiled.positiontup or ()) == WRITTEN_COLUMNS
+    return str(compiled)
 
 
 def write_engine(path: Path, busy_timeout_ms: int = BUSY_TIMEOUT_MS, *, migrating: bool = False) -> AsyncEngine:
@@ -113,13 +245,6 @@ def _prepare(engine: AsyncEngine, pragmas: tuple[str, ...], begin: str) -> None:
     event.listen(engine.sync_engine, "begin", begun)
 
 
-def insert_new(dialect: str, table: Table) -> Insert:
-    """An insert that passes over rows whose key exists."""
-    if dialect == "postgresql":
-        return postgresql.insert(table).on_conflict_do_nothing()
-    return sqlite.insert(table).on_conflict_do_nothing()
-
-
 def may_be_dropped(path: Path) -> bool:
     """Whether a file, which may be anybody's and of any schema, holds a demo's made-up past, or nothing yet. Blocks."""
     if path.stat().st_size == 0:
@@ -131,20 +256,6 @@ def may_be_dropped(path: Path) -> bool:
             return made_up is not None or connection.execute("SELECT 1 FROM endpoints").fetchone() is None
     except sqlite3.Error:
         return False
-
-
-async def free_pages(connection: AsyncConnection) -> tuple[int, int]:
-    """(unused pages, all pages) of the file."""
-    unused = (await connection.exec_driver_sql("PRAGMA freelist_count")).scalar_one()
-    whole = (await connection.exec_driver_sql("PRAGMA page_count")).scalar_one()
-    return int(unused), int(whole)
-
-
-async def vacuum_step(connection: AsyncConnection, pages: int) -> None:
-    """Give up to `pages` unused pages back to the file system. The connection must not be in a transaction."""
-    raw = await connection.get_raw_connection()
-    # Not execute(): it takes this pragma for one without rows, and stops after the first page.
-    await raw.driver_connection.executescript(f"PRAGMA incremental_vacuum({pages:d})")  # type: ignore[union-attr]
 
 
 def copy(source: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """Who may write what at once on a shared database: advisory locks, held to the end of a transaction.
 
-Rows are inserted under the shared lock and hours are closed under the exclusive one, so that a transaction which inserts
-knows which hours are closed, and one that closes has every row. Two that merge late rows into rollups take turns.
+Rows are inserted under the shared lock and hours are closed under the exclusive one: a transaction that inserts knows
+which hours are closed, and one that closes has every row. Two that merge late rows into rollups take turns.
 """
 
 from __future__ import annotations

@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.clock import Clock
 from monitor.observation import Observation
@@ -23,7 +25,7 @@ from monitor.storage.batch import commit_batch
 from monitor.storage.codec import hour_of
 from monitor.storage.database import Database, Job
 from monitor.storage.doubts import Doubts
-from monitor.storage.errors import DatabaseUnavailable, WriterClosed, explained, is_conflict, is_outage
+from monitor.storage.errors import DatabaseUnavailable, WriterClosed, is_conflict, is_outage
 from monitor.storage.facts import Skew, read_rolled_until, read_skew
 from monitor.storage.history import History
 from monitor.storage.jobs import CONFLICTS_BORNE, JobQueue
@@ -135,11 +137,19 @@ class Writer:
         self._wake()
         return await future
 
-    async def close_hours(self, until_hour: int, expected_of: ExpectedOf | None = None) -> int:
+    async def close_hours(
+        self,
+        until_hour: int,
+        expected_of: ExpectedOf | None = None,
+        before: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+    ) -> int:
         """Roll up the hours that end at `until_hour` (UTC seconds) or before, `rollups.CLOSE_AFTER_SECONDS` after the
-        end of the last one, and the days that end with them. Returns the hourly rows written."""
+        end of the last one, and the days that end with them. Returns the hourly rows written. `before` is awaited
+        first, in the same transaction."""
 
-        async def close(connection: Any) -> int:
+        async def close(connection: AsyncConnection) -> int:
+            if before is not None:
+                await before(connection)
             return await self.hours.close_hours(connection, self._database.names, until_hour, expected_of)
 
         return await self.submit(close, lambda _: self.hours.closed(hour_of(until_hour)))
@@ -221,7 +231,7 @@ class Writer:
         try:
             if self.trouble.must_wait and not self._closing:
                 self._jobs.refuse_all(
-                    DatabaseUnavailable(f"database {self._database.path}: failing, tried again later")
+                    DatabaseUnavailable(f"database {self._database.name}: failing, tried again later")
                 )
                 await self._backlog.spill()
             else:
@@ -251,7 +261,7 @@ class Writer:
         except Exception as error:
             if not is_outage(error):
                 log.exception("the writer met what it does not know, and waits as if the database failed")
-            told = explained(error, self._database.path)
+            told = self._database.explained(error)
             self._note_failure(told)
             self._jobs.refuse_all(told)
             await self._backlog.spill()
@@ -259,7 +269,7 @@ class Writer:
             if self.trouble:
                 log.warning(
                     "database works again path=%s failures=%d seconds=%.0f",
-                    self._database.path, self.trouble.attempts, self.trouble.seconds,
+                    self._database.name, self.trouble.attempts, self.trouble.seconds,
                 )  # fmt: skip
                 self.trouble.over()
 

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from postgres_server import Server
 from storage_samples import MIDNIGHT, Stage, stage
 
 from monitor.clock import FakeClock
@@ -25,9 +27,21 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-# The scenarios know a database by these settings alone, so that another kind can be added here.
-@pytest.fixture(params=["sqlite"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> DatabaseSettings:
+# The scenarios know a database by these settings alone, so that every kind runs them.
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DatabaseSettings]:
+    if request.param == "sqlite":
+        yield request.getfixturevalue("file_settings")
+        return
+    server: Server = request.getfixturevalue("postgresql")
+    name = f"test_{uuid.uuid4().hex}"
+    yield DatabaseSettings(server.create(name), spill=str(tmp_path / "monitor.spill"))
+    server.drop(name)
+
+
+@pytest.fixture
+def file_settings(tmp_path: Path, migrated: Path) -> DatabaseSettings:
+    """For what only a file has."""
     shutil.copy(migrated, tmp_path / "monitor.db")
     return DatabaseSettings(f"sqlite:///{tmp_path / 'monitor.db'}")
 

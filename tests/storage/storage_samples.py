@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from sqlalchemy import func, select
 
 from monitor.catalog.model import Catalog, Endpoint
@@ -24,6 +25,9 @@ from monitor.storage.codec import as_stored
 from monitor.storage.database import Database
 from monitor.storage.history import History
 from monitor.storage.writer import Writer
+
+# For what only a file has; everything else runs on every kind of database.
+on_a_file = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
 
 # A UTC midnight, so that hours and days are easy to count from.
 MIDNIGHT = 1_700_006_400

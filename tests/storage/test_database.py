@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from storage_samples import MIDNIGHT, observation, stage, stored
+from storage_samples import MIDNIGHT, observation, on_a_file, stage, stored
 
 from monitor.clock import FakeClock
 from monitor.outcome import OUTCOMES
@@ -37,6 +37,7 @@ from monitor.storage.lock import read_holder
 from monitor.storage.sqlite import path_of
 
 
+@on_a_file
 async def test_a_second_opener_is_refused_and_told_who_holds_the_database(
     settings: DatabaseSettings, clock: FakeClock
 ) -> None:
@@ -57,6 +58,7 @@ async def test_a_second_opener_is_refused_and_told_who_holds_the_database(
     await second.close()
 
 
+@on_a_file
 async def test_another_process_is_named_and_its_death_frees_the_database(
     settings: DatabaseSettings, clock: FakeClock
 ) -> None:
@@ -87,6 +89,7 @@ async def test_another_process_is_named_and_its_death_frees_the_database(
     await database.close()
 
 
+@on_a_file
 async def test_a_symbolic_link_is_the_same_database(
     settings: DatabaseSettings, clock: FakeClock, tmp_path: Path
 ) -> None:
@@ -97,6 +100,7 @@ async def test_a_symbolic_link_is_the_same_database(
     await first.close()
 
 
+@on_a_file
 async def test_the_pragmas_are_those_that_durability_rests_on(settings: DatabaseSettings, clock: FakeClock) -> None:
     database = await Database.open(settings, clock)
     async with database.write() as connection:
@@ -135,7 +139,7 @@ async def test_every_outcome_class_has_a_name_in_the_database(settings: Database
     ("url", "message"),
     [
         ("not an address", "'not an address' is not an address; write for example: sqlite:///monitor.db"),
-        ("postgresql://user@host/db", "postgresql cannot be opened yet; write for example: sqlite:///monitor.db"),
+        ("mysql://user@host/db", "mysql cannot be opened; write for example: sqlite:///monitor.db or postgresql://"),
         ("sqlite://", "'sqlite://' names no file; write for example: sqlite:///monitor.db"),
         ("sqlite:///:memory:", "'sqlite:///:memory:' names no file; write for example: sqlite:///monitor.db"),
     ],
@@ -176,6 +180,7 @@ async def test_another_programs_database_is_left_alone(tmp_path: Path, clock: Fa
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("holidays",)]
 
 
+@on_a_file
 async def test_a_damaged_database_is_told_as_such(settings: DatabaseSettings, clock: FakeClock) -> None:
     async with stage(settings) as store:
         await store.write([observation(number) for number in range(500)])
@@ -244,6 +249,7 @@ def test_missing_migrations_are_told_with_the_places_looked_at(tmp_path: Path, m
     assert migrate.migrations_directory() == tmp_path / "monitor" / "migrations"
 
 
+@on_a_file
 async def test_a_backup_of_a_running_database_is_whole_and_never_overwrites(
     settings: DatabaseSettings, clock: FakeClock, tmp_path: Path
 ) -> None:
@@ -325,6 +331,7 @@ async def test_a_directory_that_we_may_not_write_to_can_be_read_from(clock: Fake
     assert "not writable" in done.stdout
 
 
+@on_a_file
 async def test_a_row_of_a_success_takes_at_most_150_bytes_of_disk(settings: DatabaseSettings) -> None:
     chance = random.Random(9)
     rows = []

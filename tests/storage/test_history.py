@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
-from storage_samples import DAY, HOUR, MIDNIGHT, Stage, catalog_of, observation, stored, varied
+from storage_samples import DAY, HOUR, MIDNIGHT, Stage, catalog_of, observation, on_a_file, stored, varied
 
 from monitor.clock import FakeClock
 from monitor.health.incidents import Incident
@@ -75,6 +75,7 @@ async def test_a_long_read_comes_in_portions_and_misses_nothing_that_was_there(s
     assert sorted(each.key for each in found) == sorted(each.key for each in rows)
 
 
+@on_a_file
 async def test_a_read_that_is_left_open_does_not_stop_the_writer(store: Stage) -> None:
     await store.write([observation(number) for number in range(50)])
     reading = store.history.stream(chunk=10)
@@ -296,6 +297,7 @@ async def test_eras_never_overlap_even_when_the_clock_goes_back(store: Stage, se
     assert once <= 300
 
 
+@on_a_file
 async def test_one_daemon_a_file_so_a_renamed_location_leaves_nothing_in_force(store: Stage) -> None:
     ends = catalog_of("m@a")
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage_samples import DAY, HOUR, MIDNIGHT, catalog_of, observation, until
+from storage_samples import DAY, HOUR, MIDNIGHT, catalog_of, observation, on_a_file, until
 
 from monitor.clock import FakeClock
 from monitor.health.board import Board
@@ -122,6 +122,7 @@ async def test_a_clock_that_is_slewed_across_the_hour_restores_nothing(settings:
         assert one.board.windows is windows
 
 
+@on_a_file
 async def test_nothing_is_restored_over_rows_that_are_shown_and_not_yet_written(settings: DatabaseSettings) -> None:
     async with house(settings) as one:
         await one.probe(0, 130)
@@ -147,6 +148,7 @@ async def test_nothing_is_restored_over_rows_that_are_shown_and_not_yet_written(
         assert one.counts() == await one.restarted()
 
 
+@on_a_file
 async def test_rows_that_waited_on_disk_for_more_than_a_day_leave_the_day_like_any_other(
     settings: DatabaseSettings,
 ) -> None:

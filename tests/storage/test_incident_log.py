@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
 import pytest
-from storage_samples import MIDNIGHT, Stage, stage
+from storage_samples import MIDNIGHT, Stage, on_a_file, stage
 
 from monitor.clock import FakeClock
 from monitor.health.incidents import Incident, IncidentEvent
@@ -38,6 +38,7 @@ async def recorded(store: Stage) -> list[tuple[str, str, float, float | None]]:
     return [(one.endpoint, one.state, one.started_at, one.ended_at) for one in await store.history.incidents()]
 
 
+@on_a_file
 async def test_what_the_database_does_not_take_is_written_when_it_is_back(
     store: Stage, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,6 +92,7 @@ async def test_one_that_no_database_takes_does_not_hold_up_the_others(
     assert [row[2] for row in await recorded(store)] == [MIDNIGHT + 2.0, MIDNIGHT + 1.0]
 
 
+@on_a_file
 async def test_too_many_that_wait_are_dropped_oldest_first_counted_and_told(
     store: Stage, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
-from storage_samples import DAY, HOUR, MIDNIGHT, Stage, observation, stage
+from storage_samples import DAY, HOUR, MIDNIGHT, Stage, observation, on_a_file, stage
 
 from monitor.clock import SystemClock
 from monitor.health.incidents import Incident
@@ -35,6 +35,7 @@ class At(SystemClock):
 RULES = RetentionSettings(observations_seconds=DAY, hourly_seconds=3 * DAY, daily_seconds=10 * DAY)
 
 
+@on_a_file
 async def test_each_kind_of_row_goes_at_its_own_age(store: Stage) -> None:
     rows = [observation(number * 10) for number in range(6 * 144)]  # six days
     await store.write(rows)
@@ -48,6 +49,7 @@ async def test_each_kind_of_row_goes_at_its_own_age(store: Stage) -> None:
     assert await prune(store.database, store.writer.submit, At(MIDNIGHT + 12 * DAY + 1), RULES) == Pruned()
 
 
+@on_a_file
 async def test_rows_that_are_not_rolled_up_stay_whatever_their_age(store: Stage) -> None:
     await store.write([observation(number) for number in range(180)])
     late = At(MIDNIGHT + 100 * DAY)
@@ -62,6 +64,7 @@ async def test_rows_that_are_not_rolled_up_stay_whatever_their_age(store: Stage)
     assert (await prune(store.database, store.writer.submit, late, RULES)).hourly == 3
 
 
+@on_a_file
 async def test_it_goes_in_small_steps_and_lets_others_write_between(
     store: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +86,7 @@ async def test_it_goes_in_small_steps_and_lets_others_write_between(
     assert len(await store.rows()) == len(sizes)
 
 
+@on_a_file
 async def test_pages_go_back_to_the_file_system(settings: DatabaseSettings) -> None:
     clock = At(MIDNIGHT + 9 * DAY)
     async with stage(settings, clock) as store:
@@ -141,6 +145,7 @@ async def test_an_old_clock_error_is_forgotten_with_its_rows(store: Stage) -> No
         assert (await read_skew(connection)).ms == 60_000
 
 
+@on_a_file
 async def test_without_a_daemon_the_database_itself_takes_the_steps(settings: DatabaseSettings) -> None:
     async with stage(settings) as store:
         await store.write([observation(number) for number in range(100)])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
-from storage_samples import HOUR, MIDNIGHT, Stage, in_order, observation, same_tally, stage, stored, until
+from storage_samples import HOUR, MIDNIGHT, Stage, in_order, observation, on_a_file, same_tally, stage, stored, until
 
 from monitor.clock import FakeClock
 from monitor.health.tally import tally_of
@@ -52,6 +52,7 @@ def spilled(store: Stage) -> float | None:
     return store.metrics.registry.get_sample_value("monitor_observations_spilled")
 
 
+@on_a_file
 async def test_a_locked_database_makes_rows_durable_in_the_spill_and_then_takes_them(
     store: Stage, clock: FakeClock
 ) -> None:
@@ -77,6 +78,7 @@ async def test_a_locked_database_makes_rows_durable_in_the_spill_and_then_takes_
     assert store.writer.lost == store.writer.rejected == 0
 
 
+@on_a_file
 async def test_rows_that_waited_on_disk_are_in_the_rollups_too(store: Stage, clock: FakeClock) -> None:
     rows = [observation(number, outcome=Outcome.SUCCESS if number % 3 else Outcome.RESET) for number in range(90)]
     await store.write(rows[:60:2])
@@ -94,6 +96,7 @@ async def test_rows_that_waited_on_disk_are_in_the_rollups_too(store: Stage, clo
     assert same_tally(next(store.writer.hours.rows())[2], tally_of(stored(rows[60:])))
 
 
+@on_a_file
 async def test_attempts_are_spaced_out_up_to_half_a_minute(
     store: Stage, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -111,6 +114,7 @@ async def test_attempts_are_spaced_out_up_to_half_a_minute(
     assert len(told) == 4  # the 1st, 2nd, 4th and 8th
 
 
+@on_a_file
 async def test_a_spill_left_by_a_dead_process_is_replayed_as_not_shown_yet(
     settings: DatabaseSettings, clock: FakeClock
 ) -> None:
@@ -220,6 +224,7 @@ async def test_a_file_that_is_taken_away_under_a_running_daemon_loses_what_it_he
     assert (spill.pending, path.exists()) == (0, False)
 
 
+@on_a_file
 async def test_a_replay_goes_on_when_its_file_was_removed(store: Stage, clock: FakeClock) -> None:
     with locked_by_another(store.database.path):
         await store.write([observation(1)])
@@ -229,6 +234,7 @@ async def test_a_replay_goes_on_when_its_file_was_removed(store: Stage, clock: F
     assert await store.rows() == stored([observation(2)])
 
 
+@on_a_file
 async def test_jobs_are_refused_while_the_database_fails_and_taken_when_it_is_back(
     store: Stage, clock: FakeClock
 ) -> None:
@@ -297,6 +303,7 @@ async def test_at_the_deadline_of_closing_what_hangs_goes_to_the_spill(
         assert await store.rows() == stored(rows)
 
 
+@on_a_file
 async def test_a_full_disk_loses_nothing_when_there_is_room_again(store: Stage, clock: FakeClock) -> None:
     rows = [observation(number, response_id=f"{number:0200}") for number in range(4000)]
     await store.write(rows[:500])
@@ -335,6 +342,7 @@ async def test_without_database_disk_or_memory_a_loss_is_counted_and_logged(
         assert len(await store.rows()) == 100
 
 
+@on_a_file
 async def test_a_spill_that_cannot_be_read_is_not_overwritten(settings: DatabaseSettings, clock: FakeClock) -> None:
     async with stage(settings, clock) as store:
         path = store.database.spill_path

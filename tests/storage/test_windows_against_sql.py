@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from health.health_stage import endpoint, figures_of, probe
-from storage_samples import DAY, HOUR, MIDNIGHT
+from storage_samples import DAY, HOUR, MIDNIGHT, on_a_file
 from test_spill import locked_by_another
 from windows_stage import (
     DAY_US,
@@ -219,6 +219,7 @@ async def told(database: DatabaseSettings, seed: int, steps: int) -> None:
         await Story(house, seed).play(steps)
 
 
+@on_a_file
 @pytest.mark.parametrize("seed", range(2))
 async def test_whatever_comes_every_window_is_what_sql_says(settings: DatabaseSettings, seed: int) -> None:
     await told(settings, seed, steps=40)
@@ -244,6 +245,7 @@ def samples(house: House, window: str) -> int:
     return house.board.figures(ENDPOINTS[:1], LOCATIONS[0], window).samples
 
 
+@on_a_file
 @pytest.mark.parametrize(("window", "hour_us"), [("1d", NIGHT), ("7d", NIGHT + 5 * HOUR_US), ("30d", NIGHT)])
 async def test_a_row_of_an_hours_first_or_last_microsecond_stays_and_goes_with_that_hour(
     settings: DatabaseSettings, window: str, hour_us: int
@@ -264,6 +266,7 @@ async def test_a_row_of_an_hours_first_or_last_microsecond_stays_and_goes_with_t
         await house.agrees_beside()
 
 
+@on_a_file
 async def test_a_late_row_goes_to_the_windows_that_cover_its_microsecond(settings: DatabaseSettings) -> None:
     async with living(settings, NIGHT + HOUR_US) as house:
         await house.write([row(NIGHT + HOUR_US - span + more) for span in LONG.values() for more in (-1, 0)])
@@ -272,6 +275,7 @@ async def test_a_late_row_goes_to_the_windows_that_cover_its_microsecond(setting
         assert shown_by(await house.agrees_beside()) == shown_by(house.board)
 
 
+@on_a_file
 @pytest.mark.parametrize("window", SHORT)
 async def test_a_row_leaves_a_short_window_a_microsecond_after_its_span(
     settings: DatabaseSettings, window: str
@@ -287,6 +291,7 @@ async def test_a_row_leaves_a_short_window_a_microsecond_after_its_span(
             await house.agrees_beside()
 
 
+@on_a_file
 async def test_turning_the_hours_again_changes_nothing(settings: DatabaseSettings) -> None:
     async with living(settings, NIGHT) as house:
         await house.write([row(NIGHT + minutes * 60 * US) for minutes in range(-30 * 60, 0, 7)])
@@ -302,6 +307,7 @@ async def test_turning_the_hours_again_changes_nothing(settings: DatabaseSetting
         assert (shown_by(house.board), house.dump("hourly_rollups"), house.dump("daily_rollups")) == before
 
 
+@on_a_file
 async def test_a_late_row_cannot_come_between_reading_the_hour_that_leaves_and_taking_it_away(
     settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +330,7 @@ async def test_a_late_row_cannot_come_between_reading_the_hour_that_leaves_and_t
         assert [samples(house, window) for window in LONG] == [0, 1, 2]
 
 
+@on_a_file
 async def test_three_idle_days_turn_at_once_and_come_to_what_a_restart_finds(settings: DatabaseSettings) -> None:
     async with living(settings, NIGHT + 5 * HOUR_US) as house:
         for days in (0, 1, 6, 26, 27, 28):
@@ -339,6 +346,7 @@ async def test_three_idle_days_turn_at_once_and_come_to_what_a_restart_finds(set
         assert shown_by(house.board) == slid
 
 
+@on_a_file
 async def test_a_restart_before_its_hours_are_closed_equals_one_after(settings: DatabaseSettings) -> None:
     async with living(settings, NIGHT - 2 * HOUR_US) as house:
         await house.write([row(NIGHT - 3 * DAY_US + minutes * 60 * US) for minutes in range(0, 70 * 60, 13)])
@@ -356,6 +364,7 @@ async def test_a_restart_before_its_hours_are_closed_equals_one_after(settings: 
         assert shown_by(house.board) == beside
 
 
+@on_a_file
 async def test_windows_outlast_the_raw_rows_that_retention_takes(settings: DatabaseSettings) -> None:
     morning = NIGHT + 5 * HOUR_US
     async with living(settings, morning + 10 * US) as house:

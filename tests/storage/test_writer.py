@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from storage_samples import MIDNIGHT, Stage, in_order, observation, stage, stored, until, varied
+from storage_samples import MIDNIGHT, Stage, in_order, observation, on_a_file, stage, stored, until, varied
 
 from monitor.clock import FakeClock, SystemClock
 from monitor.observation import Observation
@@ -106,6 +106,7 @@ async def test_a_row_that_no_database_takes_is_put_aside_and_blocks_nobody(store
     assert all(entry["why"] and entry["row"] for entry in kept)
 
 
+@on_a_file
 async def test_a_row_that_only_the_database_refuses_is_found_among_its_batch(
     store: Stage, settings: DatabaseSettings
 ) -> None:
@@ -239,6 +240,7 @@ async def test_reading_is_possible_while_a_job_writes(store: Stage) -> None:
     assert await store.history.fact("x") == "y"
 
 
+@on_a_file
 async def test_a_plain_sql_prompt_sees_section_three_names_and_units(store: Stage) -> None:
     await store.write(
         [observation(1), observation(2, outcome=Outcome.RATE_LIMITED, http_status=429, error_code="slow_down")]

@@ -1,0 +1,191 @@
+"""One real PostgreSQL for a whole run of the tests, however many processes it has: started by the first test that needs
+it, stopped at the end. Every test gets a database of its own, copied from one that was migrated once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from monitor.clock import FakeClock
+from monitor.settings import DatabaseSettings
+from monitor.storage.database import Database
+
+TEMPLATE = "monitor_template"
+LOCKED_ROLE, LOCKED_PASSWORD = "locked", "open sesame"
+_STATE = "postgresql.json"
+_CONFIGURATION = """
+listen_addresses = '127.0.0.1'
+fsync = off
+full_page_writes = off
+synchronous_commit = off
+max_connections = 200
+shared_buffers = 32MB
+max_wal_size = 256MB
+wal_level = minimal
+max_wal_senders = 0
+log_min_messages = warning
+"""
+_ACCESS = f"""
+local all {LOCKED_ROLE} scram-sha-256
+host all {LOCKED_ROLE} 127.0.0.1/32 scram-sha-256
+local all all trust
+host all all 127.0.0.1/32 trust
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    directory: str
+    port: int
+    pid: int
+
+    def url(self, database: str, user: str = "postgres") -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def create(self, name: str, template: str = TEMPLATE) -> str:
+        """A new database; its URL."""
+        asyncio.run(self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
+        return self.url(name)
+
+    def drop(self, name: str) -> None:
+        asyncio.run(self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+
+    async def execute(self, *statements: str, database: str = "postgres") -> list[Any]:
+        """Run them as the superuser; the rows of the last one."""
+        connection = await asyncpg.connect(
+            host=self.directory, port=self.port, user="postgres", database=database, timeout=20
+        )
+        try:
+            rows: list[Any] = []
+            for statement in statements:
+                rows = await connection.fetch(statement)
+            return rows
+        finally:
+            await connection.close()
+
+
+def provide(shared: Path) -> Server:
+    """The server of this run, whose files are told in `shared`; starts it if nobody has. Skips the test if it cannot be
+    had; in CI that is a failure."""
+    with _alone(shared):
+        state = shared / _STATE
+        if state.exists():
+            return Server(**json.loads(state.read_text()))
+        programs = _programs()
+        if programs is None:
+            message = "PostgreSQL is not installed: run deploy/install-test-packages, or: apt install postgresql"
+            if os.environ.get("CI") == "true":
+                pytest.fail(message)
+            pytest.skip(message)
+        server = _started(programs)
+        state.write_text(json.dumps(server.__dict__))
+        asyncio.run(_prepare(server))
+        return server
+
+
+def stop(shared: Path) -> None:
+    """Stop the run's server, if it has one."""
+    state = shared / _STATE
+    if not state.exists():
+        return
+    server = Server(**json.loads(state.read_text()))
+    state.unlink()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server.pid, signal.SIGQUIT)  # at once: nothing in it is worth a checkpoint
+        deadline = time.monotonic() + 20
+        while Path(f"/proc/{server.pid}").exists() and time.monotonic() < deadline:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(server.pid, os.WNOHANG)
+            time.sleep(0.01)
+    shutil.rmtree(server.directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(shared: Path) -> Iterator[None]:
+    with (shared / "postgresql.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _programs() -> Path | None:
+    """The directory of initdb and postgres, of the newest version."""
+    places = [Path(found).parent for found in (shutil.which("initdb"),) if found]
+    versions = Path("/usr/lib/postgresql")
+    if versions.is_dir():
+        places += [each / "bin" for each in sorted(versions.iterdir(), key=lambda one: -float(one.name))]
+    return next((each for each in places if all((each / name).exists() for name in ("initdb", "postgres"))), None)
+
+
+def _started(programs: Path) -> Server:
+    directory = Path(tempfile.mkdtemp(prefix="monitor-pg-"))
+    options: dict[str, Any] = {"cwd": directory}
+    if os.geteuid() == 0:
+        # The server refuses to run as root.
+        who = _somebody()
+        os.chown(directory, who.pw_uid, who.pw_gid)
+        options |= {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
+    data = directory / "data"
+    subprocess.run(
+        [programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "--locale=C.UTF-8",
+         "-E", "UTF8"],
+        check=True, stdout=subprocess.DEVNULL, **options,
+    )  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with (data / "postgresql.conf").open("a") as file:
+        file.write(f"{_CONFIGURATION}port = {port}\nunix_socket_directories = '{directory}'\n")
+    (data / "pg_hba.conf").write_text(_ACCESS)
+    with (directory / "log").open("wb") as log:
+        # A session of its own: Ctrl-C at the tests is not for it.
+        process = subprocess.Popen(
+            [programs / "postgres", "-D", data],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **options,
+        )  # fmt: skip
+    process.returncode = 0  # it outlives the process that started it, and is no zombie of Python's
+    deadline = time.monotonic() + 30
+    while not _is_ready(data):
+        if time.monotonic() > deadline or os.waitpid(process.pid, os.WNOHANG)[0]:
+            pytest.fail(f"PostgreSQL does not start: {(directory / 'log').read_text()}")
+        time.sleep(0.01)
+    return Server(str(directory), port, process.pid)
+
+
+def _is_ready(data: Path) -> bool:
+    try:
+        return (data / "postmaster.pid").read_text().splitlines()[7].strip() == "ready"
+    except (OSError, IndexError):
+        return False
+
+
+def _somebody() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam("postgres")
+    except KeyError:
+        return pwd.getpwnam("nobody")
+
+
+async def _prepare(server: Server) -> None:
+    await server.execute(
+        f"CREATE ROLE {LOCKED_ROLE} LOGIN PASSWORD '{LOCKED_PASSWORD}'",
+        f'CREATE DATABASE "{TEMPLATE}"',
+    )
+    settings = DatabaseSettings(server.url(TEMPLATE), spill=f"{server.directory}/template.spill")
+    await (await Database.open(settings, FakeClock(), owner="tests")).close()
