@@ -135,7 +135,7 @@ class Dispatcher:
         after = max(now, self._last_fallen_due) if self._last_fallen_due < now + HORIZON_SECONDS else now
         for lane in lanes.values():
             self._watch(lane, after)
-        if self._probed_before:
+        if self._probed_before and self._claims.is_sole:
             self._count_absence(now)
         self._flights.configure(
             probing, {provider.slug: provider.concurrency for provider in catalog.providers.values()}
@@ -375,6 +375,10 @@ class Dispatcher:
             former = self._behind_recheck.pop(turn.lane, None)
             self._turn_away([] if former is None else [former], "late")
             self._behind_recheck[turn.lane] = waiter
+            return
+        if reason == "overlap" and turn.recheck == 0 and not self._claims.is_sole and flight and flight.is_late:
+            # We were frozen, and are not dead: nobody else sends what we skip.
+            self._recovery.begin(turn.lane, [turn])
             return
         if reason == "secret_missing":
             self._secrets.look(turn.endpoint)

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 OVERRUN_SECONDS = 15.0  # past all its own deadlines a probe is cut off: one that hangs must not keep its place for ever
 ELSEWHERE = "elsewhere"
+_LATE_SECONDS = 0.5
 _CANCEL_SECONDS = 2.0  # a cancelled probe closes its socket in milliseconds
 
 
@@ -35,10 +36,15 @@ class DrainReport:
 class Flight:
     turn: Turn
     began_at: float  # monotonic
+    armed_at: float = 0.0  # monotonic: when it should have begun
     shard: int = 0
     task: asyncio.Task[None] | None = field(default=None, init=False)
     is_overrun: bool = field(default=False, init=False)
     is_cut_off: bool = field(default=False, init=False)  # what it still says, it says of its own end
+
+    @property
+    def is_late(self) -> bool:
+        return self.began_at - self.armed_at > _LATE_SECONDS
 
     def cut_off(self, why: str) -> None:
         if self.task is not None:
@@ -93,7 +99,7 @@ class Flights:
 
     def start(self, turn: Turn, armed_at: float, shard: int = 0) -> None:
         """Send a probe that should have begun at `armed_at` (monotonic)."""
-        flight = Flight(turn, self._clock.monotonic(), shard)
+        flight = Flight(turn, self._clock.monotonic(), armed_at, shard)
         self._flights[turn.lane] = flight
         self._by_provider[turn.endpoint.provider] += 1
         self._is_empty.clear()
