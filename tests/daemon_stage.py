@@ -106,7 +106,7 @@ class Subprocess:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
+    async def start(self, seconds: float = 20.0) -> None:
         self.address = ""
         self._process = await asyncio.create_subprocess_exec(
             *command("run", "-c", str(self.config)),
@@ -115,7 +115,7 @@ class Subprocess:
             cwd=self.config.parent,
         )
         self._reader = asyncio.create_task(self._read())
-        await until(lambda: self.address or self._process.returncode is not None)
+        await until(lambda: self.address or self._process.returncode is not None, seconds)
         assert self.address, "\n".join(self.log)
 
     async def _read(self) -> None:

@@ -23,8 +23,13 @@ _ABANDONED_US = 30 * 1_000_000
 _BURIED_KEPT_US = 86_400 * 1_000_000
 
 
+_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_HELD_COLUMNS = """shards.shard, shards.gaps_since_ms,
+CASE WHEN shards.giver IS NOT NULL AND shards.giver <> $2::bigint THEN shards.handled_until_ms END"""
+
+
 def _sql(text: str) -> str:
-    return text.replace(":now", "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+    return text.replace(":now", _NOW).replace(":held", _HELD_COLUMNS)
 
 
 _MAKE_SHARDS = """
@@ -61,20 +66,16 @@ NEIGHBOURS = _sql("""
 SELECT count(*) FILTER (WHERE location_id = $1) AS here, min(id) AS first
 FROM monitors WHERE NOT buried AND expires_us >= :now
 """)
-_HELD_COLUMNS = """shards.shard, shards.gaps_since_ms,
-CASE WHEN shards.giver IS NOT NULL AND shards.giver <> $2::bigint THEN shards.handled_until_ms END"""
-_HELD = "SELECT " + _HELD_COLUMNS + " FROM shards WHERE location_id = $1 AND holder = $2::bigint"
-_TAKE = _sql(
-    """
+_HELD = _sql("SELECT :held FROM shards WHERE location_id = $1 AND holder = $2::bigint")
+_TAKE = _sql("""
 WITH living AS (SELECT id FROM monitors WHERE id = $2::bigint AND NOT buried FOR KEY SHARE),
 free AS (
     SELECT shard FROM shards WHERE location_id = $1 AND holder IS NULL AND EXISTS (SELECT FROM living)
     ORDER BY shard LIMIT $3 FOR UPDATE SKIP LOCKED
 )
 UPDATE shards SET holder = $2::bigint, gaps_since_ms = CASE WHEN freed_us > :now - $4::bigint THEN gaps_since_ms END
-FROM free WHERE shards.location_id = $1 AND shards.shard = free.shard RETURNING """
-    + _HELD_COLUMNS
-)
+FROM free WHERE shards.location_id = $1 AND shards.shard = free.shard RETURNING :held
+""")
 _GIVE = _sql("""
 UPDATE shards SET holder = NULL, giver = $2::bigint, handled_until_ms = $4::bigint, freed_us = :now,
     gaps_since_ms = LEAST(gaps_since_ms, $4::bigint + 1)

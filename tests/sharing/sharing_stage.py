@@ -28,6 +28,7 @@ LOCATION = "test"
 _PROFILE = Profile(ttft_seconds=0.12, tokens_per_second=200.0, tail_share=0.0, load_gain=0.0, answer_tokens=12.0)
 # From a request to its row: the slowest answer of the profile, the flush interval, and the commit.
 IN_FLIGHT_SECONDS = 3.0
+PROBE_SECONDS = 6.0  # the longest that a probe of this configuration takes
 LATE_SECONDS = 1.0
 
 
@@ -111,6 +112,7 @@ class Reckoning:
     late: list[float] = field(default_factory=list)
     requests: int = 0
     rows: int = 0
+    without_id: int = 0  # rows whose probe ended before it was told an id
     extras: list[Extra] = field(default_factory=list)
     unasked: list[str] = field(default_factory=list)  # rows whose request the fleet has not seen
 
@@ -125,7 +127,7 @@ class Reckoning:
     def lines(self) -> list[str]:
         latest = f", the latest by {max(self.late):.1f} s" if self.late else ""
         return [
-            f"due slots {self.due}, rows {self.rows}, without a row {len(self.missing)}",
+            f"due slots {self.due}, rows {self.rows}, without a row {len(self.missing)}; without an id {self.without_id}",
             f"late by more than {LATE_SECONDS:g} s: {len(self.late)} = {100 * self.late_ratio:.2f} %{latest}",
             f"requests {self.requests}, beyond the rows {len(self.extras)}, unexplained {len(self.unexplained)}",
             *(f"  {extra}" for extra in self.extras),
@@ -158,19 +160,24 @@ async def reckon(
             found.rows += 1
             if row["delay_us"] > LATE_SECONDS * 1e6:
                 found.late.append(row["delay_us"] / 1e6)
-    # A probe that ended before its first event has no id: it is known by when it began.
+    # A probe that ended before its first event has no id: it is known by when it began, and stands for one request.
     by_id = {row["response_id"] for row in rows}
     began: dict[str, list[float]] = {}
     for row in rows:
         if row["response_id"] is None:
             began.setdefault(row["endpoint"], []).append((row["due_ms"] * 1000 + row["delay_us"]) / 1e6)
+            found.without_id += 1
     ids = set()
     for seen in server.seen:
         found.requests += 1
         provider = server.fleet.providers[server.fleet.endpoints[seen.endpoint].provider]
         id_ = SPEECHES[provider.dialect].response_id(seen.endpoint, seen.number)
         ids.add(id_)
-        if id_ in by_id or any(abs(at - seen.at) < 1.0 for at in began.get(seen.endpoint, ())):
+        if id_ in by_id:
+            continue
+        unnamed = began.get(seen.endpoint, [])
+        if (at := next((at for at in unnamed if -0.1 <= seen.at - at <= PROBE_SECONDS), None)) is not None:
+            unnamed.remove(at)
             continue
         explaining = [one for one in events if -0.1 <= one.at - seen.at <= IN_FLIGHT_SECONDS]
         event = min(explaining, key=lambda one: one.at, default=None)

@@ -111,7 +111,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_no_two_monitors_may_send_for_one_shard(steps: list[tuple[int, str, float]]) -> None:
     world = World()
     monitors = [Monitor(world) for _ in range(MONITORS)]

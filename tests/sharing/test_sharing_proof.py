@@ -1,5 +1,5 @@
-"""Three monitors on one PostgreSQL, killed and frozen at random: every due slot has one row, and every request beyond the
-rows was in flight when its monitor was hit."""
+"""Three monitors on one PostgreSQL, killed and frozen at random: every due slot has one row, and every request beyond
+the rows was in flight when its monitor was hit."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ ENDPOINTS = int(os.environ.get("SHARING_ENDPOINTS", "300"))
 SECONDS = float(os.environ.get("SHARING_SECONDS", "900"))
 SEED = int(os.environ.get("SHARING_SEED", "1"))
 INTERVAL_SECONDS = 10.0
+_START_SECONDS = 60.0
 _AWAY_SECONDS = (5.0, 25.0)  # how long a killed monitor stays away
 
 
@@ -39,7 +40,7 @@ async def _suffer(processes: Sequence[Subprocess], events: list[Event], began: f
 
         async def come_back(number: int = number, process: Subprocess = process, seconds: float = seconds) -> None:
             await asyncio.sleep(_AWAY_SECONDS[0] + seconds)
-            await process.start()
+            await process.start(_START_SECONDS)
             busy.discard(number)
 
         async def thaw(number: int = number, process: Subprocess = process, seconds: float = seconds) -> None:
@@ -91,12 +92,13 @@ def _tell(found: Reckoning, events: Sequence[Event]) -> None:
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(SECONDS + 300.0)
 async def test_every_due_slot_has_one_row_whatever_happens_to_the_monitors(tmp_path: Path, postgres_url: str) -> None:
     events: list[Event] = []
     async with remembering_fleet(ENDPOINTS, SEED) as server:
         processes = monitors(server, tmp_path, postgres_url, f"{INTERVAL_SECONDS:g}s", MONITORS)
         try:
-            await asyncio.gather(*(process.start() for process in processes))
+            await asyncio.gather(*(process.start(_START_SECONDS) for process in processes))
             await asyncio.sleep(15.0)
             began = time.time()
             await _suffer(processes, events, began)
@@ -104,10 +106,11 @@ async def test_every_due_slot_has_one_row_whatever_happens_to_the_monitors(tmp_p
             ended = time.time()
             await asyncio.sleep(12.0)
         finally:
+            logs = Path(os.environ.get("SHARING_LOGS", tmp_path))
             for number, process in enumerate(processes, 1):
                 await process.end(signal.SIGTERM)
-                (tmp_path / f"monitor-{number}.log").write_text("\n".join(process.log))
-            print(f"logs in {tmp_path}")
+                (logs / f"monitor-{number}.log").write_text("\n".join(process.log))
+            print(f"logs in {logs}")
         found = await reckon(postgres_url, server, began, ended, INTERVAL_SECONDS, events)
     _tell(found, events)
     assert found.missing == []
