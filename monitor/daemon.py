@@ -227,6 +227,7 @@ class Daemon:
             sharing.claims,
         )  # fmt: skip
         sharing.use(Hands(dispatcher, writer, intake.take_in, intake.on_taken))
+        self._progress.of_sharing = sharing.checks
         self._progress.moved_in(database, writer, lambda: suspicion.reason)
         return Rooms(
             database=database,

@@ -35,6 +35,7 @@ class Progress:
     windows_restored: bool = False
     is_draining: bool = False
     why_suspect: Callable[[], str | None] = lambda: None
+    of_sharing: Callable[[], Sequence[Check]] = tuple
     waiting_for: str = "the database is being opened"
 
     def moved_in(self, database: Database, writer: Writer, why_suspect: Callable[[], str | None]) -> None:
@@ -55,6 +56,7 @@ class Progress:
             Check("catalog", self.catalog_loaded, "" if self.catalog_loaded else "the catalog is not loaded yet"),
             Check("windows", self.windows_restored, self.starting),
             self._network_check(),
+            *self.of_sharing(),
             *([Check("process", False, "draining")] if self.is_draining else []),
         )
 

@@ -28,7 +28,8 @@ async def close_hours(writer: Writer, now: float, others: Others = NOBODY) -> No
     until = floor_hour(now - CLOSE_AFTER_SECONDS - patience)
     if until > writer.hours.rolled_until:
         rows = await writer.close_hours(until, before=others.before_closing)
-        log.info("hour_closed until=%s rows=%d", utc_text(until, "seconds"), rows)
+        if rows or others.closes_first():  # else another was first
+            log.info("hour_closed until=%s rows=%d", utc_text(until, "seconds"), rows)
 
 
 async def turn_hours(writer: Writer, history: History, board: Board, now: float, others: Others = NOBODY) -> None:

@@ -8,8 +8,8 @@ import pytest
 from postgres_server import Server
 
 _EMPTY = (
-    "TRUNCATE monitors, shards, raw_observations, hourly_rollups, daily_rollups, eras, incidents, own_outages, meta, texts, "
-    "endpoints, locations, kinds RESTART IDENTITY CASCADE"
+    "TRUNCATE monitors, shards, raw_observations, hourly_rollups, daily_rollups, eras, incidents, own_outages, meta, "
+    "texts, endpoints, locations, kinds RESTART IDENTITY CASCADE"
 )
 
 

@@ -127,7 +127,7 @@ class Reckoning:
     def lines(self) -> list[str]:
         latest = f", the latest by {max(self.late):.1f} s" if self.late else ""
         return [
-            f"due slots {self.due}, rows {self.rows}, without a row {len(self.missing)}; without an id {self.without_id}",
+            f"due slots {self.due}, rows {self.rows} ({self.without_id} without an id), no row {len(self.missing)}",
             f"late by more than {LATE_SECONDS:g} s: {len(self.late)} = {100 * self.late_ratio:.2f} %{latest}",
             f"requests {self.requests}, beyond the rows {len(self.extras)}, unexplained {len(self.unexplained)}",
             *(f"  {extra}" for extra in self.extras),

@@ -148,8 +148,8 @@ async def test_missing_slots_are_those_without_a_row(postgres_url: str) -> None:
                 f"FOR VALUES FROM ({day * DAY_MS}) TO ({(day + 1) * DAY_MS})"
             )
         insert = (
-            "INSERT INTO raw_observations (due_ms, endpoint_id, location_id, kind_id, recheck, slot, delay_us, outcome, "
-            "kernel_clock, first_token_shared) VALUES ($1, 1, 1, 1, $2, $3, 0, 0, 0, 0)"
+            "INSERT INTO raw_observations (due_ms, endpoint_id, location_id, kind_id, recheck, slot, delay_us, "
+            "outcome, kernel_clock, first_token_shared) VALUES ($1, 1, 1, 1, $2, $3, 0, 0, 0, 0)"
         )
         for back, recheck in ((1, 0), (2, 1)):
             await connection.execute(insert, round(cadence.due_at(last - back) * 1000), recheck, last - back)
@@ -183,7 +183,7 @@ def _turn() -> Turn:
 
 
 async def test_no_two_living_monitors_may_send_for_one_shard(postgres_url: str) -> None:
-    """Random heartbeats, takings and freezes (no heartbeat until others may have buried it) of three, on the real one."""
+    """Random heartbeats, takings and freezes (no heartbeat until others may bury it) of three, on a real database."""
     draw = random.Random(1)
     async with registries(postgres_url, 1) as (watcher,):
         them = [
