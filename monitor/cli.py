@@ -32,7 +32,7 @@ COMMANDS = {
     "simulate": "the simulated fleet alone",
     "demo": "the simulated fleet and the daemon together, with a made-up past",
     "reclassify": "judge the stored errors again with what this version knows",
-    "db": "upgrade, prune or back up the database",
+    "db": "upgrade, prune, back up or copy the database",
 }
 
 

@@ -24,7 +24,7 @@ from monitor.housekeeping import Housekeeping
 from monitor.intake import Intake
 from monitor.learning import learn_secrets
 from monitor.listening import address_text, cannot_listen
-from monitor.opening import WAITING, Opening, check_not_held
+from monitor.opening import Opening, check_not_held
 from monitor.probing.probe import Prober
 from monitor.probing.redaction import Redactor
 from monitor.probing.resolver import Resolver
@@ -97,7 +97,7 @@ class Daemon:
         self._reloader = Reloader(load, lambda: self.settings, self._adopt, self.metrics, self.clock)
         self._tasks = Tasks(on_death=self.should_exit.set)
         self._intake = Intake(lambda: self.rooms, lambda: self.settings, self._tasks, self.clock)
-        self._opening = Opening(self.clock, self._notifier)
+        self._opening = Opening(self.clock, self._notifier, self.metrics)
         self._progress = Progress(self._opening.trouble)
         self._housekeeping: Housekeeping | None = None
         self._app = web.Application()
@@ -190,7 +190,7 @@ class Daemon:
     async def _move_out(self, database: Database) -> None:
         rooms, self._rooms, self._housekeeping = self._rooms, None, None
         self._intake.is_recording = False
-        self._progress.moved_out(WAITING)
+        self._progress.moved_out()
         self._app[ROOM].furnish(None, None)
         if rooms is not None:
             await rooms.writer.close()
@@ -254,7 +254,7 @@ class Daemon:
         self._intake.write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
         incidents = list(rooms.ledger.still_open.values())
 
-        async def restore(_connection: object) -> list[Transition] | None:
+        async def restore() -> list[Transition] | None:
             # In the writer's task: no row may be committed between what is read here and what is recorded after.
             async with rooms.database.one_view():
                 await rooms.sharing.begin_following()
@@ -265,7 +265,7 @@ class Daemon:
         def from_now_on(_standings: object) -> None:
             self._intake.is_recording = True
 
-        for transition in await rooms.writer.submit(restore, from_now_on) or ():
+        for transition in await rooms.writer.stand_still(restore, from_now_on) or ():
             self._intake.on_transition(transition)
         await rooms.board.refresh()
         rooms.progress.windows_restored = True

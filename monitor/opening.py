@@ -14,10 +14,10 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from monitor.clock import Clock
+from monitor.self_metrics import SelfMetrics
 from monitor.settings import DatabaseSettings
-from monitor.storage.errors import DatabaseUnavailable, DiskFull, StorageError, sqlstate_of
-from monitor.storage.lock import FileLock, read_holder
-from monitor.storage.sqlite import path_of
+from monitor.storage.database import holder_of
+from monitor.storage.errors import DatabaseHeld, DatabaseUnavailable, DiskFull, StorageError, sqlstate_of
 from monitor.storage.trouble import Trouble
 from monitor.systemd import Notifier, watchdog_interval_seconds
 
@@ -29,7 +29,6 @@ LONGEST_PAUSE_SECONDS = 10.0
 # What TimeoutStartSec= of the unit allows for a migration and a restore. Once systemd is told READY that no longer
 # counts: then the watchdog is fed for so long after each attempt began, and no longer.
 _START_SECONDS = 15 * 60.0
-WAITING = "the database does not answer yet: /readyz says why"
 
 
 # Of what a server tells by its SQLSTATE: who may come in, whether the database is there, and whether it is writable.
@@ -46,21 +45,22 @@ def is_waited_for(error: StorageError) -> bool:
 
 def check_not_held(settings: DatabaseSettings) -> None:
     """DatabaseHeld, naming the holder, if another process works on this file: more worth to know than its port."""
-    if settings.url.startswith("sqlite") and read_holder(path := path_of(settings.url)) is not None:
-        lock = FileLock(path)
-        lock.acquire("daemon", 0.0)
-        lock.release()  # it was let go of meanwhile
+    if (holder := holder_of(settings)) is not None:
+        raise DatabaseHeld(f"database {settings.url} is in use by {holder}; stop it first, or give this one its own")
 
 
 class Opening:
     """`trouble` tells /readyz what is waited for."""
 
-    def __init__(self, clock: Clock, notifier: Notifier, *, first_pause_seconds: float = 0.5) -> None:
+    def __init__(
+        self, clock: Clock, notifier: Notifier, metrics: SelfMetrics, *, first_pause_seconds: float = 0.5
+    ) -> None:
         self.trouble = Trouble(
             clock, first_pause_seconds=first_pause_seconds, longest_pause_seconds=LONGEST_PAUSE_SECONDS
         )
         self._clock = clock
         self._notifier = notifier
+        self._metrics = metrics
         self._attempt_began = 0.0  # monotonic
 
     async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -86,6 +86,7 @@ class Opening:
                     return result
 
     def _tell(self, error: StorageError) -> None:
+        self._metrics.database_up.set(0)
         is_first = not self.trouble
         if self.trouble.failed(error):
             log.error(

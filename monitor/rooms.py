@@ -21,6 +21,8 @@ from monitor.storage.writer import Writer
 from monitor.suspicion.suspicion import Suspicion
 from monitor.web.ports import Check
 
+OPENING = "the database is being opened"
+WAITING = "the database does not answer yet: /readyz says why"
 RESTORING = "windows are being restored"
 
 
@@ -36,19 +38,21 @@ class Progress:
     is_draining: bool = False
     why_suspect: Callable[[], str | None] = lambda: None
     of_sharing: Callable[[], Sequence[Check]] = tuple
-    waiting_for: str = "the database is being opened"
+    waiting_for: str = OPENING
 
     def moved_in(self, database: Database, writer: Writer, why_suspect: Callable[[], str | None]) -> None:
         self.database, self.writing, self.why_suspect = database, writer.trouble, why_suspect
 
-    def moved_out(self, waiting_for: str) -> None:
+    def moved_out(self) -> None:
         self.database = self.writing = None
         self.catalog_loaded = self.windows_restored = False
-        self.waiting_for = waiting_for
+        self.waiting_for = OPENING
 
     @property
     def starting(self) -> str:
-        return "" if self.windows_restored else self.waiting_for
+        if self.windows_restored:
+            return ""
+        return WAITING if self.opening and self.database is None else self.waiting_for
 
     async def checks(self) -> Sequence[Check]:
         return (
@@ -66,7 +70,7 @@ class Progress:
 
     async def _database_check(self) -> Check:
         if self.database is None:
-            return Check("database", False, str(self.opening) or "it is being opened")
+            return Check("database", False, str(self.opening) or OPENING)
         if self.writing:
             # A full disk, or a server that became read-only, still answers what is read.
             return Check("database", False, str(self.writing))

@@ -98,6 +98,9 @@ class SelfMetrics:
             "monitor_observations_followed_total", "Observations of other monitors taken over from the database.",
             registry=registry,
         )  # fmt: skip
+        self.database_up = Gauge(
+            "monitor_database_up", "0 while the database is waited for, or fails.", registry=registry
+        )
         self.write_queue = Gauge(
             "monitor_write_queue_observations", "Observations waiting to be written.", registry=registry
         )

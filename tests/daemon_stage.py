@@ -107,6 +107,12 @@ class Subprocess:
         self._reader: asyncio.Task[None] | None = None
 
     async def start(self, seconds: float = 20.0) -> None:
+        await self.begin()
+        await until(lambda: self.address or self._process.returncode is not None, seconds)
+        assert self.address, "\n".join(self.log)
+
+    async def begin(self) -> None:
+        """As `start`, without waiting until it is ready."""
         self.address = ""
         self._process = await asyncio.create_subprocess_exec(
             *command("run", "-c", str(self.config)),
@@ -115,8 +121,6 @@ class Subprocess:
             cwd=self.config.parent,
         )
         self._reader = asyncio.create_task(self._read())
-        await until(lambda: self.address or self._process.returncode is not None, seconds)
-        assert self.address, "\n".join(self.log)
 
     async def _read(self) -> None:
         assert self._process is not None

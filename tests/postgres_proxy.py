@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 _COMMIT = b"COMMIT;\x00"
+_SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
 
 
 class Proxy:
@@ -19,12 +20,14 @@ class Proxy:
         self.flow.set()
         self.refusal: tuple[str, str] | None = None  # a SQLSTATE and its message for everybody who comes
         self.cut_at_commit = ""  # "before" or "after" it reaches the server; once
+        self.late_commit: asyncio.Event | None = None  # the next one reaches the server when this is set, client or not
         self.cut_after: int | None = None  # bytes; once
         self.passed = 0
         self.cuts = 0
         self.clients = 0  # that came
         self._target = (host, port)
         self._server: asyncio.Server | None = None
+        self._late: set[asyncio.Task[None]] = set()
         self._links: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
 
     async def open(self) -> None:
@@ -56,7 +59,9 @@ class Proxy:
         writers = self._links[task] = [writer]
         try:
             if self.refusal is not None:
-                await reader.read(8192)
+                if await reader.read(8192) == _SSL_REQUEST:
+                    writer.write(b"N")
+                    await reader.read(8192)
                 writer.write(_error(*self.refusal))
                 await writer.drain()
                 return
@@ -67,6 +72,8 @@ class Proxy:
             down = asyncio.create_task(self._pump(server_reader, writer, is_client=False))
             try:
                 await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+                if up in self._late:
+                    await up
             finally:
                 up.cancel()
                 down.cancel()
@@ -81,36 +88,44 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 await self.flow.wait()
+                if is_client and self.late_commit is not None and _COMMIT in data:
+                    task, when = asyncio.current_task(), self.late_commit
+                    assert task is not None
+                    self._late.add(task)
+                    self.late_commit = None
+                    await when.wait()
+                    writer.write(data)
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+                    return
                 if is_client and self.cut_at_commit and _COMMIT in data:
                     where, self.cut_at_commit = self.cut_at_commit, ""
+                    self.cuts += 1
                     if where == "after":
-                        await self._commit(reader, writer, data)
-                    self._cut_once()
+                        await self._let_it_commit(writer, data)
+                    self.cut()
                     return
                 if self.cut_after is not None and self.passed + len(data) >= self.cut_after:
                     writer.write(data[: self.cut_after - self.passed])
                     with contextlib.suppress(OSError):
                         await writer.drain()
                     self.cut_after = None
+                    self.cuts += 1
                     await asyncio.sleep(0.01)  # what was let through arrives
-                    self._cut_once()
+                    self.cut()
                     return
                 self.passed += len(data)
                 writer.write(data)
                 await writer.drain()
 
-    async def _commit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> None:
-        """Let the server have it and do it, and nobody see its answer."""
+    async def _let_it_commit(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        """The server has it and does it, and nobody sees its answer."""
         for writers in self._links.values():
             if writer in writers:
                 writers[0].transport.abort()  # the client's end, before the answer is there
         writer.write(data)
         await writer.drain()
         await asyncio.sleep(0.05)
-
-    def _cut_once(self) -> None:
-        self.cuts += 1
-        self.cut()
 
 
 def _error(state: str, message: str) -> bytes:

@@ -17,6 +17,7 @@ from daemon_stage import get, settings_from, until
 from monitor.clock import FakeClock
 from monitor.daemon import Daemon, DaemonError
 from monitor.opening import LONGEST_PAUSE_SECONDS, Opening
+from monitor.self_metrics import SelfMetrics
 from monitor.storage.database import Database
 from monitor.storage.errors import DatabaseHeld, DatabaseMissing, DatabaseUnavailable, NotADatabase, StorageError
 from monitor.storage.restore import restore_board
@@ -191,7 +192,7 @@ def clock() -> FakeClock:
 @pytest.fixture
 def opening(clock: FakeClock) -> Iterator[Opening]:
     notifier = Notifier(clock)
-    yield Opening(clock, notifier)
+    yield Opening(clock, notifier, SelfMetrics("test"))
     notifier.close()
 
 

@@ -80,8 +80,10 @@ def test_the_example_file_shows_every_key() -> None:
     node = parse_document(text)
     assert isinstance(node, Mapping)
     shown = {_common(name) for name in _places(node)}
-    assert {_common(name) for name in KEYS} - shown == {"database.url", "database.password"}
-    assert re.search(r"^# database:\n#   url: sqlite.*\n#   password: \{env: \w+\}$", text, re.MULTILINE)
+    assert {_common(name) for name in KEYS} - shown == {"database.url", "database.password", "database.spill"}
+    assert re.search(
+        r"^# database:\n#   url: postgresql.*\n#   password: \{env: \w+\}\n#   spill: \S+", text, re.MULTILINE
+    )
 
 
 def test_the_example_file_shows_the_defaults() -> None:

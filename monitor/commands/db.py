@@ -1,4 +1,4 @@
-"""`monitor db upgrade | prune | backup FILE`: looking after the database.
+"""`monitor db upgrade | prune | backup FILE | copy FROM TO`: looking after the database.
 
 What changes history goes through the running daemon; without one the file is opened here."""
 
@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from monitor.clock import SystemClock
+from monitor.commands import copying
 from monitor.commands.asking import NoAnswer, ask, not_done
 from monitor.commands.terminal import add_config, complain, say
 from monitor.settings import Settings, load_settings
@@ -29,9 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_config(action)
         if name == "backup":
             action.add_argument("file", type=Path, metavar="FILE", help="a file that does not exist yet")
+    copying.add_arguments(
+        actions.add_parser("copy", help="everything into another database: from SQLite to PostgreSQL, or back")
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.action == "copy":
+        return copying.run(arguments)
     settings = load_settings(arguments.config)
     action = {"upgrade": _upgrade, "prune": _prune, "backup": _backup}[arguments.action]
     return asyncio.run(action(settings, arguments))

@@ -135,14 +135,14 @@ class Together(Sharing):
         self._following.must_renew = False
 
     async def _follow(self) -> None:
-        async def follow(_connection: object) -> None:
+        async def follow() -> None:
             async with self._database.one_view():
                 await self._following.catch_up()
 
         while True:
             await self._clock.sleep(FOLLOW_SECONDS)
             try:
-                await self._writer.submit(follow)
+                await self._writer.stand_still(follow, lambda _: None)
             except StorageError as error:
                 log.debug("others_not_followed error=%s", error)
             except Exception:

@@ -18,7 +18,8 @@ from monitor.outcome import OUTCOME_CODES, group_of
 from monitor.settings import DatabaseSettings
 from monitor.storage import schema
 from monitor.storage.engine import Engine, Row
-from monitor.storage.errors import DatabaseNotWritable, StorageError, is_outage
+from monitor.storage.errors import CopyUnfinished, DatabaseNotWritable, StorageError, is_outage
+from monitor.storage.facts import COPY_OF, read_fact
 from monitor.storage.lock import Holder, read_holder
 from monitor.storage.names import Names
 from monitor.storage.postgres import PostgreSQL
@@ -66,6 +67,7 @@ class Database:
             database._engine.hold(owner, clock.now(), listen)
             await database._engine.upgrade(clock.now())
             await database.run(_name_outcomes)
+            await database._refuse_half_a_copy()
         except Exception as error:
             await database.close()
             database._retell(error)
@@ -218,6 +220,15 @@ class Database:
         if self._engine.writing is None:
             raise DatabaseNotWritable(f"database {self.name}: opened for reading only")
         return self._engine.writing
+
+    async def _refuse_half_a_copy(self) -> None:
+        async with self.read() as connection:
+            source = await read_fact(connection, COPY_OF)
+        if source is not None:
+            raise CopyUnfinished(
+                f"database {self.name}: a copy of {source} that was broken off; go on with `monitor db copy`, "
+                "or empty it"
+            )
 
     @contextmanager
     def _retold(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from monitor.storage.codec import WRITTEN_COLUMNS
@@ -61,6 +62,18 @@ class Engine(ABC):
     @abstractmethod
     def explained(self, error: BaseException) -> StorageError:
         """The error of the tree that `error`, met while working here, amounts to."""
+
+    @abstractmethod
+    def patient_reading(self) -> AsyncEngine:
+        """A connection for one read that takes hours. The caller disposes of it."""
+
+    @abstractmethod
+    async def load(self, connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
+        """Insert whole rows of `table`, in the order of its columns, as quickly as can be."""
+
+    @abstractmethod
+    async def loaded(self, connection: AsyncConnection, tables: Sequence[Table]) -> None:
+        """After `load`: let the next row of each get an id of its own."""
 
     @abstractmethod
     async def lock_schema(self, connection: AsyncConnection) -> None:

@@ -15,6 +15,8 @@ StorageError
 │   └── UpgradeFailed      an upgrade was rolled back; the database is as it was
 ├── DatabaseUnavailable    locked, gone or failing at this moment: the same call may succeed later
 ├── BackupRefused          the target exists or cannot be written
+├── CopyRefused            the target holds rows of its own
+├── CopyUnfinished         the database is a copy that was broken off
 └── WriterClosed           a job was handed in after the writer had stopped
 """
 
@@ -85,6 +87,14 @@ class DatabaseUnavailable(StorageError):
 
 
 class BackupRefused(StorageError):
+    pass
+
+
+class CopyRefused(StorageError):
+    pass
+
+
+class CopyUnfinished(StorageError):
     pass
 
 

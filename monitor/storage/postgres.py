@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
+from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from monitor.config.database_address import ServerAddress, server_address
@@ -89,6 +90,27 @@ class PostgreSQL(Engine):
     def explained(self, error: BaseException) -> StorageError:
         return explained(error, self.name)
 
+    def patient_reading(self) -> AsyncEngine:
+        return self._engine(
+            1, command_seconds=None, default_transaction_read_only="on", idle_in_transaction_session_timeout="0"
+        )
+
+    async def load(self, connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
+        # The driver knows of no transaction before the first statement has begun one.
+        await connection.exec_driver_sql("SELECT 1")
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        names = [column.name for column in table.columns]
+        await driver.copy_records_to_table(table.name, records=rows, columns=names)
+
+    async def loaded(self, connection: AsyncConnection, tables: Sequence[Table]) -> None:
+        for table in tables:
+            if "id" in table.columns:
+                await connection.exec_driver_sql(
+                    f"SELECT setval(pg_get_serial_sequence('{table.name}', 'id'), "  # noqa: S608  # our own names
+                    f"coalesce((SELECT max(id) FROM {table.name}), 1), (SELECT count(*) > 0 FROM {table.name}))"
+                )
+            await connection.exec_driver_sql(f"ANALYZE {table.name}")
+
     async def lock_schema(self, connection: AsyncConnection) -> None:
         await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({postgres_days.MIGRATING})")
 
@@ -156,6 +178,8 @@ class PostgreSQL(Engine):
             pool_size=connections,
             max_overflow=0,
             pool_timeout=_POOL_SECONDS,
+            # A server that was restarted, or a firewall that cuts what is idle, costs nobody an error.
+            pool_pre_ping=True,
             # One consistent view for readers; writers see what others commit, as interning needs it.
             isolation_level="REPEATABLE READ" if "default_transaction_read_only" in given else "READ COMMITTED",
         )

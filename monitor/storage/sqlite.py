@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, Dialect, event, make_url
+from sqlalchemy import URL, Dialect, Table, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -141,6 +141,18 @@ class SQLite(Engine):
 
     def explained(self, error: BaseException) -> StorageError:
         return explained(error, self.file)
+
+    def patient_reading(self) -> AsyncEngine:
+        return read_engine(self.file, self._busy_timeout_ms)
+
+    async def load(self, connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
+        names = [column.name for column in table.columns]
+        marks = ", ".join("?" * len(names))
+        statement = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608  # our own names
+        await connection.exec_driver_sql(statement, list(rows))
+
+    async def loaded(self, connection: AsyncConnection, tables: Sequence[Table]) -> None:
+        """The next id is one more than the largest."""
 
     async def lock_schema(self, connection: AsyncConnection) -> None:
         """`hold` has locked the file."""

@@ -30,6 +30,7 @@ from monitor.storage.facts import Skew, read_rolled_until, read_skew
 from monitor.storage.history import History
 from monitor.storage.jobs import CONFLICTS_BORNE, JobQueue
 from monitor.storage.rejects import Rejects
+from monitor.storage.revision import Revision
 from monitor.storage.rollups import ExpectedOf, HourBook
 from monitor.storage.spill import Spill
 from monitor.storage.trouble import Trouble
@@ -84,6 +85,7 @@ class Writer:
         )
         self._skew = Skew()
         self._doubts = Doubts()
+        self._revision = Revision()
         self._ready = False  # the book of hours is rebuilt, rows may be written
         self._closing = False
         self._spill_read_at = 0.0  # monotonic: not before
@@ -134,6 +136,15 @@ class Writer:
         if self._finished.is_set():
             raise WriterClosed("the writer has stopped")
         future = self._jobs.add(job, after_commit)
+        self._wake()
+        return await future
+
+    async def stand_still(self, work: Callable[[], Awaitable[T]], after: Callable[[T], None]) -> T:
+        """As `submit`, without a transaction: for reading what nothing may be written to meanwhile, however long it
+        takes. A server ends a transaction that stands idle."""
+        if self._finished.is_set():
+            raise WriterClosed("the writer has stopped")
+        future = self._jobs.add_standstill(work, after)
         self._wake()
         return await future
 
@@ -272,6 +283,7 @@ class Writer:
                     self._database.name, self.trouble.attempts, self.trouble.seconds,
                 )  # fmt: skip
                 self.trouble.over()
+            self._metrics.database_up.set(1)
 
     async def _rebuild(self) -> None:
         async with self._database.read() as connection:
@@ -356,6 +368,7 @@ class Writer:
         async with self._database.read() as connection:
             rolled_until = await read_rolled_until(connection)
             unseen, seen = await self._doubts.found(connection)
+            await self._revision.look(connection)
         self.hours.closed(rolled_until)
         self._backlog.remove(unseen)
         for rows, already_shown in ((unseen, False), (seen, True)):
@@ -372,6 +385,7 @@ class Writer:
                 log.exception("on_committed failed rows=%d", len(new))
 
     def _note_failure(self, error: Exception) -> None:
+        self._metrics.database_up.set(0)
         if self.trouble.failed(error):
             log.error(
                 "database fails attempts=%d next_in=%.1fs error=%s",

@@ -127,6 +127,7 @@ class Monitor:
         self._started_at = started_at
         self._counted = 0
         self._metrics = SelfMetrics("0.1.0")
+        self._metrics.database_up.set(1)
         self._exposition = Exposition(self._metrics.registry, FakeClock())
 
     async def page(self, now: float) -> bytes:

@@ -33,9 +33,9 @@ def made(number: int, chance: random.Random) -> Observation:
     )  # fmt: skip
 
 
-async def main(url: str, start: int) -> None:
+async def main(settings: DatabaseSettings, start: int) -> None:
     clock = SystemClock()
-    database = await Database.open(DatabaseSettings(url), clock)
+    database = await Database.open(settings, clock)
     writer = Writer(database, clock, SelfMetrics("test"), committed, committed_by_spill)
     running = asyncio.create_task(writer.run())
     chance = random.Random(start)
@@ -60,4 +60,4 @@ def committed_by_spill(rows: Sequence[Observation]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(main(DatabaseSettings(sys.argv[1], spill=sys.argv[2] or None), int(sys.argv[3])))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import func, select
 
@@ -24,6 +27,7 @@ from monitor.storage import schema
 from monitor.storage.codec import as_stored
 from monitor.storage.database import Database
 from monitor.storage.history import History
+from monitor.storage.sqlite import path_of
 from monitor.storage.writer import Writer
 
 # For what only a file has; everything else runs on every kind of database.
@@ -126,6 +130,7 @@ def catalog_of(*ids: str) -> Catalog:
 class Stage:
     """A database with its writer running, and what the writer reported."""
 
+    settings: DatabaseSettings
     database: Database
     writer: Writer
     history: History
@@ -168,7 +173,7 @@ async def stage(
 
     writer = Writer(database, clock, metrics, committed, spilled, **options)
     running = asyncio.create_task(writer.run())
-    made.append(Stage(database, writer, History(database), metrics, running))
+    made.append(Stage(settings, database, writer, History(database), metrics, running))
     try:
         yield made[0]
     finally:
@@ -176,6 +181,36 @@ async def stage(
             await writer.close()
             await running
         await database.close()
+
+
+@asynccontextmanager
+async def refusing_writes(settings: DatabaseSettings) -> AsyncIterator[None]:
+    """Meanwhile the database answers and takes nothing: somebody holds the file's write lock, or the server has become
+    a standby, which ended every connection."""
+    if settings.url.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(path_of(settings.url), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+            other.execute("ROLLBACK")
+        return
+    other = await asyncpg.connect(settings.url)
+    name = await other.fetchval("SELECT quote_ident(current_database())")
+    try:
+        await other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        await cut_off(other)
+        yield
+        await other.execute(f"SET default_transaction_read_only = off; ALTER DATABASE {name} RESET ALL")
+        await cut_off(other)
+    finally:
+        await other.close()
+
+
+async def cut_off(by: asyncpg.Connection) -> None:
+    """End every other connection to a server's database, as a restart of the server does."""
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    await by.fetch(f"SELECT pg_terminate_backend(pid) {others}")
+    while await by.fetchval(f"SELECT count(*) {others}"):  # noqa: ASYNC110
+        await asyncio.sleep(0.002)
 
 
 async def until(condition: Callable[[], bool], clock: FakeClock | None = None, seconds: float = 5.0) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage_samples import DAY, HOUR, MIDNIGHT, catalog_of, observation, on_a_file, until
+from storage_samples import DAY, HOUR, MIDNIGHT, catalog_of, observation, refusing_writes, until
 
 from monitor.clock import FakeClock
 from monitor.health.board import Board
@@ -25,14 +24,6 @@ from monitor.storage.restore import restore_board
 from monitor.storage.writer import Writer
 
 ONE, OTHER = "openai/gpt-4o-mini@acme", "author/other@acme"
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield
-        other.execute("ROLLBACK")
 
 
 @dataclass
@@ -122,7 +113,6 @@ async def test_a_clock_that_is_slewed_across_the_hour_restores_nothing(settings:
         assert one.board.windows is windows
 
 
-@on_a_file
 async def test_nothing_is_restored_over_rows_that_are_shown_and_not_yet_written(settings: DatabaseSettings) -> None:
     async with house(settings) as one:
         await one.probe(0, 130)
@@ -130,8 +120,7 @@ async def test_nothing_is_restored_over_rows_that_are_shown_and_not_yet_written(
         one.clock.step_wall(DAY)
         await one.turn()
         one.clock.step_wall(-DAY)
-        path = Path(one.history._database.path)
-        with locked(path):
+        async with refusing_writes(settings):
             await one.probe(130, 600)
             assert one.writer.spilled == 940
         windows, end = one.board.windows, one.clock.now()
@@ -148,13 +137,12 @@ async def test_nothing_is_restored_over_rows_that_are_shown_and_not_yet_written(
         assert one.counts() == await one.restarted()
 
 
-@on_a_file
 async def test_rows_that_waited_on_disk_for_more_than_a_day_leave_the_day_like_any_other(
     settings: DatabaseSettings,
 ) -> None:
     async with house(settings) as one:
         await one.turn()
-        with locked(Path(one.history._database.path)):
+        async with refusing_writes(settings):
             await one.probe(0, 30 * 60)
             assert one.writer.spilled == 2 * 30 * 60
             assert one.counts()["1d"] == 2 * 30 * 60

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from storage_samples import MIDNIGHT, Stage, on_a_file, stage
+from storage_samples import MIDNIGHT, Stage, refusing_writes, stage
 
 from monitor.clock import FakeClock
 from monitor.health.incidents import Incident, IncidentEvent
@@ -26,19 +24,10 @@ async def store(settings: DatabaseSettings, clock: FakeClock) -> AsyncIterator[S
         yield opened
 
 
-@contextlib.contextmanager
-def locked(store: Stage) -> Iterator[None]:
-    with contextlib.closing(sqlite3.connect(store.database.path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield
-        other.execute("ROLLBACK")
-
-
 async def recorded(store: Stage) -> list[tuple[str, str, float, float | None]]:
     return [(one.endpoint, one.state, one.started_at, one.ended_at) for one in await store.history.incidents()]
 
 
-@on_a_file
 async def test_what_the_database_does_not_take_is_written_when_it_is_back(
     store: Stage, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -47,7 +36,7 @@ async def test_what_the_database_does_not_take_is_written_when_it_is_back(
     again = replace(DOWN, started_at=MIDNIGHT + 90.0)
     log.put([IncidentEvent("opened", DOWN)])
     await log.write()
-    with locked(store):
+    async with refusing_writes(store.settings):
         for event in (IncidentEvent("closed", ended), IncidentEvent("opened", again)):
             log.put([event])
             await log.write()
@@ -92,12 +81,11 @@ async def test_one_that_no_database_takes_does_not_hold_up_the_others(
     assert [row[2] for row in await recorded(store)] == [MIDNIGHT + 2.0, MIDNIGHT + 1.0]
 
 
-@on_a_file
 async def test_too_many_that_wait_are_dropped_oldest_first_counted_and_told(
     store: Stage, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = IncidentLog(store.writer.submit, store.database.names, waiting_limit=3)
-    with locked(store):
+    async with refusing_writes(store.settings):
         for number in range(5):
             log.put([IncidentEvent("opened", replace(DOWN, started_at=MIDNIGHT + float(number)))])
         await log.write()

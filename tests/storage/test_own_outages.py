@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage_samples import MIDNIGHT, Stage, on_a_file
+from storage_samples import MIDNIGHT, Stage
 
 from monitor.clock import SystemClock
 from monitor.health.incidents import Incident
@@ -28,7 +28,6 @@ async def test_an_outage_is_one_row_however_often_it_is_written(store: Stage) ->
     assert ends == {"route": MIDNIGHT + 60, "resolver": None}
 
 
-@on_a_file
 async def test_outages_are_among_the_incidents_of_everybody_and_of_no_endpoint(store: Stage) -> None:
     names = store.database.names
     incident = Incident("a/b@c", "local", State.DOWN, "connect", MIDNIGHT + 30)

@@ -1,10 +1,13 @@
-"""A PostgreSQL server, or the network before it, that fails while the writer writes: nothing is lost, nothing doubled."""
+"""A PostgreSQL server, or the network before it, that fails while rows are written: none is lost and none doubled."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import subprocess
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from monitor.observation import Observation
 from monitor.settings import DatabaseSettings
 from monitor.storage import schema
 from monitor.storage.database import Database
-from monitor.storage.errors import DatabaseNotWritable, DatabaseUnavailable
+from monitor.storage.errors import DatabaseNotWritable, DatabaseUnavailable, SchemaTooNew, SchemaTooOld
 from monitor.storage.facts import read_rolled_until
 from monitor.storage.postgres import PostgreSQL
 from monitor.storage.rollups import HourBook
@@ -40,8 +43,8 @@ class Behind:
     proxy: Proxy
     settings: DatabaseSettings
 
-    async def sql(self, *statements: str) -> list[object]:
-        return await self.server.execute(*statements, database=self.name)
+    async def sql(self, *statements: str, database: str | None = None) -> list[object]:
+        return await self.server.execute(*statements, database=database or self.name)
 
     async def end_sessions(self) -> None:
         """As an administrator or a shutdown does, in the middle of whatever they are doing."""
@@ -173,8 +176,8 @@ async def test_hours_whose_closing_was_not_answered_are_closed_once(
     async with store.database.read() as connection:
         assert await read_rolled_until(connection) == until_hour
     samples = 0
-    for hourly in await store.history.rollups("hour"):
-        samples += hourly.tally.outcomes.total()
+    async for buckets in store.history.rollups("hour"):
+        samples += sum(bucket.tally.outcomes.total() for bucket in buckets)
     assert samples == 11
     assert list(store.writer.hours.rows()) == []
 
@@ -225,6 +228,54 @@ async def test_a_network_that_goes_silent_is_given_up_in_time_and_rows_go_to_the
         await is_whole(store, rows)
 
 
+async def test_a_commit_that_arrives_long_after_it_was_given_up_counts_once(
+    impatient: None, behind: Behind, clock: FakeClock
+) -> None:
+    """The packet was held up in the network, while the writer looked, found nothing, and wrote the rows again."""
+    rows = [observation(number) for number in range(30)]
+    async with stage(behind.settings, clock) as store:
+        await store.write(rows[:10])
+        late = behind.proxy.late_commit = asyncio.Event()
+        await store.write(rows[10:20])
+        assert store.writer.spilled == 10
+        attempts = store.writer.trouble.attempts
+        await until(lambda: store.writer.trouble.attempts > attempts, clock)  # the old transaction is in the way
+        assert len(await store.rows()) == 10
+        late.set()
+        await healed(store, clock)
+        await store.write(rows[20:])
+        await is_whole(store, rows)
+
+
+async def test_hours_that_end_while_the_server_is_away_are_closed_whole_when_it_is_back(
+    behind: Behind, store: Stage, clock: FakeClock
+) -> None:
+    rows = [observation(number) for number in range(130)]
+    await store.write(rows[:40])
+    await behind.proxy.close()
+    await store.write(rows[40:])
+    with pytest.raises(DatabaseUnavailable):
+        await store.writer.close_hours(int(MIDNIGHT) + 2 * HOUR)
+    await behind.proxy.open()
+    await healed(store, clock)
+    assert await store.writer.close_hours(int(MIDNIGHT) + 2 * HOUR) == 2
+    counted = [
+        (bucket.tally.outcomes.total(), bucket.start)
+        async for buckets in store.history.rollups("hour")
+        for bucket in buckets
+    ]
+    assert counted == [(60, MIDNIGHT), (60, MIDNIGHT + HOUR)]
+    assert sum(tally.outcomes.total() for _, _, tally in store.writer.hours.rows()) == 10
+    await is_whole(store, rows)
+
+
+async def test_who_only_reads_says_which_schema_is_not_its_own(behind: Behind, clock: FakeClock) -> None:
+    for revision, error in (("9999", SchemaTooNew), ("0004", SchemaTooOld)):
+        await behind.sql(f"UPDATE alembic_version SET version_num = '{revision}'")
+        with pytest.raises(error, match=revision):
+            await Database.open_read_only(behind.settings, clock)
+
+
 async def test_a_server_that_became_read_only_fails_for_writers_and_still_reads(
     behind: Behind, store: Stage, clock: FakeClock
 ) -> None:
@@ -238,7 +289,7 @@ async def test_a_server_that_became_read_only_fails_for_writers_and_still_reads(
     assert len(await store.rows()) == 10
     with pytest.raises((DatabaseNotWritable, DatabaseUnavailable)):
         await store.writer.submit(lambda connection: connection.execute(text("DELETE FROM meta")))
-    await behind.sql(f'ALTER DATABASE "{behind.name}" RESET default_transaction_read_only')
+    await behind.sql(f'ALTER DATABASE "{behind.name}" RESET default_transaction_read_only', database="postgres")
     await behind.end_sessions()
     await healed(store, clock)
     await is_whole(store, rows)
@@ -289,6 +340,125 @@ async def test_a_daemon_that_ends_while_the_server_is_down_leaves_its_rows_to_th
         await closing
     await behind.proxy.open()
     async with stage(behind.settings, clock) as store:
+        await store.write([])  # the spill is found
         await healed(store, clock)
         assert await store.rows() == stored(rows)
         assert in_order(store.committed) == stored(rows[10:])
+
+
+@contextlib.contextmanager
+def little_disk(directory: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of its own, for the server to fill. Skips where mounting is not allowed."""
+    directory.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0777", "tmpfs", str(directory)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        owner = directory.parent.stat()  # the server's own user
+        os.chown(directory, owner.st_uid, owner.st_gid)
+        yield directory
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+async def test_a_full_disk_of_the_server_loses_nothing_and_reads_go_on(
+    behind: Behind, clock: FakeClock, tmp_path: Path
+) -> None:
+    with little_disk(Path(behind.server.directory) / f"little-{behind.name}", 64) as disk:
+        place, moved = f"space_{behind.name}", f'ALTER DATABASE "{behind.name}" SET TABLESPACE'
+        await behind.sql(f"CREATE TABLESPACE {place} LOCATION '{disk}'", database="postgres")
+        await behind.sql(f"{moved} {place}", database="postgres")
+        rows = [observation(number, response_id=f"{number:0200}", detail=None) for number in range(3000)]
+        async with stage(behind.settings, clock) as store:
+            await store.write(rows[:500])
+            filler = disk / "filler"
+            with filler.open("wb") as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(8192))
+                    file.flush()
+            await store.write(rows[500:])
+            await until(lambda: "No space left on device" in str(store.writer.trouble), clock, 20)
+            assert "free some space there" in str(store.writer.trouble)
+            await store.database.ping()
+            kept = len(await store.rows())
+            assert 500 <= kept < 3000
+            filler.unlink()
+            await healed(store, clock)
+            await is_whole(store, rows)
+        await behind.sql(f"{moved} pg_default", database="postgres")
+        await behind.sql(f"DROP TABLESPACE {place}", database="postgres")
+
+
+async def swept(behind: Behind, clock: FakeClock, begin: Callable[[], None], step: int) -> int:
+    """Cut the connection after so many bytes of a batch, and of whatever follows, for every number of them; the
+    largest."""
+    rows = [observation(number) for number in range(60_000)]
+    at = 0
+
+    def batch() -> list[Observation]:
+        nonlocal at
+        at += 5
+        return rows[at - 5 : at]
+
+    async with stage(behind.settings, clock) as store:
+        await store.write(batch())
+        after = 1
+        while True:
+            begin()
+            behind.proxy.passed, behind.proxy.cut_after, behind.proxy.cuts = 0, after, 0
+            await store.write(batch())
+            await healed(store, clock)
+            if not behind.proxy.cuts:
+                break  # all of it takes fewer bytes
+            after += step
+        behind.proxy.cut_after = None
+        await is_whole(store, rows[:at])
+    return after
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1800)
+async def test_a_connection_that_is_cut_after_any_byte_of_a_batch_loses_and_doubles_nothing(
+    behind: Behind, clock: FakeClock
+) -> None:
+    assert await swept(behind, clock, lambda: None, 1) > 1000
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1800)
+async def test_a_connection_that_is_cut_anywhere_in_coming_back_loses_and_doubles_nothing(
+    behind: Behind, clock: FakeClock
+) -> None:
+    assert await swept(behind, clock, behind.proxy.cut, 7) > 3000
+
+
+async def test_a_monitor_goes_on_under_a_newer_schema_that_only_adds_and_says_so(
+    behind: Behind, store: Stage, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [observation(number) for number in range(30)]
+    await store.write(rows[:10])
+    await behind.sql(
+        "ALTER TABLE raw_observations ADD COLUMN novelty integer", "UPDATE alembic_version SET version_num = '9999'"
+    )
+    await store.write(rows[10:20])
+    await behind.end_sessions()
+    await store.write(rows[20:])
+    await healed(store, clock)
+    await is_whole(store, rows)
+    assert [line for line in caplog.messages if line.startswith("schema_moved_on revision=9999")]
+
+
+async def test_a_schema_that_was_changed_under_a_monitor_keeps_its_rows_on_the_disk(
+    behind: Behind, store: Stage, clock: FakeClock
+) -> None:
+    rows = [observation(number) for number in range(20)]
+    await store.write(rows[:10])
+    await behind.sql("DROP VIEW observations", "ALTER TABLE raw_observations RENAME COLUMN recheck TO again")
+    await store.write(rows[10:])
+    assert store.writer.spilled == 10 and store.writer.rejected == 0
+    assert 'column "recheck"' in str(store.writer.trouble)
+    await behind.sql("ALTER TABLE raw_observations RENAME COLUMN again TO recheck")
+    await healed(store, clock)
+    await is_whole(store, rows)

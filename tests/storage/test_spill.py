@@ -5,13 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
-import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
-from storage_samples import HOUR, MIDNIGHT, Stage, in_order, observation, on_a_file, same_tally, stage, stored, until
+from storage_samples import (
+    HOUR,
+    MIDNIGHT,
+    Stage,
+    in_order,
+    observation,
+    on_a_file,
+    refusing_writes,
+    same_tally,
+    stage,
+    stored,
+    until,
+)
 
 from monitor.clock import FakeClock
 from monitor.health.tally import tally_of
@@ -20,15 +31,6 @@ from monitor.settings import DatabaseSettings
 from monitor.storage.errors import DatabaseUnavailable
 from monitor.storage.spill import Spill
 from monitor.storage.writer import FLUSH_SECONDS
-
-
-@contextlib.contextmanager
-def locked_by_another(path: Path) -> Iterator[None]:
-    """Somebody else holds the write lock and does not let go."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield
-        other.execute("ROLLBACK")
 
 
 @contextlib.contextmanager
@@ -52,13 +54,12 @@ def spilled(store: Stage) -> float | None:
     return store.metrics.registry.get_sample_value("monitor_observations_spilled")
 
 
-@on_a_file
 async def test_a_locked_database_makes_rows_durable_in_the_spill_and_then_takes_them(
     store: Stage, clock: FakeClock
 ) -> None:
     rows = [observation(number) for number in range(60)]
     await store.write(rows[:10])
-    with locked_by_another(store.database.path):
+    async with refusing_writes(store.settings):
         await store.write(rows[10:20])
         assert store.writer.is_failing
         assert store.spilled == stored(rows[10:20])
@@ -78,15 +79,14 @@ async def test_a_locked_database_makes_rows_durable_in_the_spill_and_then_takes_
     assert store.writer.lost == store.writer.rejected == 0
 
 
-@on_a_file
 async def test_rows_that_waited_on_disk_are_in_the_rollups_too(store: Stage, clock: FakeClock) -> None:
     rows = [observation(number, outcome=Outcome.SUCCESS if number % 3 else Outcome.RESET) for number in range(90)]
     await store.write(rows[:60:2])
-    with locked_by_another(store.database.path):
+    async with refusing_writes(store.settings):
         await store.write(rows[1:60:2])
     await until(lambda: store.writer.spilled == 0, clock)
     await store.writer.close_hours(MIDNIGHT + HOUR)
-    with locked_by_another(store.database.path):
+    async with refusing_writes(store.settings):
         await store.write([observation(59, recheck=1), observation(58, endpoint="late@acme"), *rows[60:]])
     await until(lambda: store.writer.spilled == 0, clock)
     (first,) = [found async for found in store.history.rollups("hour")]
@@ -96,11 +96,10 @@ async def test_rows_that_waited_on_disk_are_in_the_rollups_too(store: Stage, clo
     assert same_tally(next(store.writer.hours.rows())[2], tally_of(stored(rows[60:])))
 
 
-@on_a_file
 async def test_attempts_are_spaced_out_up_to_half_a_minute(
     store: Stage, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with locked_by_another(store.database.path):
+    async with refusing_writes(store.settings):
         attempts = []
         await store.write([observation(0)])
         for _ in range(9):
@@ -114,14 +113,13 @@ async def test_attempts_are_spaced_out_up_to_half_a_minute(
     assert len(told) == 4  # the 1st, 2nd, 4th and 8th
 
 
-@on_a_file
 async def test_a_spill_left_by_a_dead_process_is_replayed_as_not_shown_yet(
     settings: DatabaseSettings, clock: FakeClock
 ) -> None:
     rows = [observation(number) for number in range(30)]
     async with stage(settings, clock, busy_timeout_ms=10) as store:
         await store.write(rows[:10])
-        with locked_by_another(store.database.path):
+        async with refusing_writes(store.settings):
             await store.write(rows[10:])
             # closing tries once more, then leaves the rows where they are
             await store.writer.close()
@@ -224,9 +222,8 @@ async def test_a_file_that_is_taken_away_under_a_running_daemon_loses_what_it_he
     assert (spill.pending, path.exists()) == (0, False)
 
 
-@on_a_file
 async def test_a_replay_goes_on_when_its_file_was_removed(store: Stage, clock: FakeClock) -> None:
-    with locked_by_another(store.database.path):
+    async with refusing_writes(store.settings):
         await store.write([observation(1)])
         store.database.spill_path.unlink()
     await until(lambda: store.writer.spilled == 0, clock)
@@ -234,15 +231,14 @@ async def test_a_replay_goes_on_when_its_file_was_removed(store: Stage, clock: F
     assert await store.rows() == stored([observation(2)])
 
 
-@on_a_file
 async def test_jobs_are_refused_while_the_database_fails_and_taken_when_it_is_back(
     store: Stage, clock: FakeClock
 ) -> None:
     async def job(connection: AsyncConnection) -> int:
         return 42
 
-    with locked_by_another(store.database.path):
-        with pytest.raises(DatabaseUnavailable, match="database is locked"):
+    async with refusing_writes(store.settings):
+        with pytest.raises(DatabaseUnavailable, match=r"locked|read-only|connection|failing"):
             await store.writer.submit(job)
         with pytest.raises(DatabaseUnavailable, match="failing, tried again later"):
             await store.writer.submit(job)
@@ -342,7 +338,6 @@ async def test_without_database_disk_or_memory_a_loss_is_counted_and_logged(
         assert len(await store.rows()) == 100
 
 
-@on_a_file
 async def test_a_spill_that_cannot_be_read_is_not_overwritten(settings: DatabaseSettings, clock: FakeClock) -> None:
     async with stage(settings, clock) as store:
         path = store.database.spill_path
@@ -350,7 +345,7 @@ async def test_a_spill_that_cannot_be_read_is_not_overwritten(settings: Database
     async with stage(settings, clock, busy_timeout_ms=10) as store:
         await store.write([observation(1)])
         assert len(store.committed) == 1
-        with locked_by_another(store.database.path):
+        async with refusing_writes(store.settings):
             await store.write([observation(2)])
             assert store.writer.queued == 1
         path.rmdir()

@@ -72,6 +72,7 @@ OWN_CONTRACT = [
     "monitor_probes_in_flight",
     "monitor_probes_skipped_total",
     "monitor_rechecks_dropped_total",
+    "monitor_database_up",
     "monitor_write_queue_observations",
     "monitor_observations_written_total",
     "monitor_observations_spilled",
