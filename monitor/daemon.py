@@ -35,6 +35,8 @@ from monitor.rooms import RESTORING, Progress, Rooms
 from monitor.scheduling.lag import LagSampler
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
+from monitor.sharing.sharing import Hands
+from monitor.sharing.together import sharing_of
 from monitor.signals import handled_signals
 from monitor.storage.database import Database
 from monitor.storage.eras import adopt_catalog
@@ -94,7 +96,7 @@ class Daemon:
         self._last_due_at: float | None = None  # by the process before this one
         self._reloader = Reloader(load, lambda: self.settings, self._adopt, self.metrics, self.clock)
         self._tasks = Tasks(on_death=self.should_exit.set)
-        self._intake = Intake(lambda: self.rooms, lambda: self.settings, self._tasks)
+        self._intake = Intake(lambda: self.rooms, lambda: self.settings, self._tasks, self.clock)
         self._opening = Opening(self.clock, self._notifier, self.metrics)
         self._progress = Progress(self._opening.trouble)
         self._housekeeping: Housekeeping | None = None
@@ -218,10 +220,14 @@ class Daemon:
         suspicion = Suspicion(prober.probe, resolver, clock, metrics, intake.on_own_outage)
         suspicion.configure(settings.probing.canaries)
         self._last_due_at = await history.last_due_at(settings.location)
+        sharing = await sharing_of(database, settings.location, self.address, clock, metrics)
         dispatcher = await resume(
             settings, clock, history, suspicion.probe, prober.cut_off, intake.on_report, metrics, self._last_due_at,
             lambda slots: board.kinds.restore_probes((place, last.due_at) for place, last in slots.items()),
+            sharing.claims,
         )  # fmt: skip
+        sharing.use(Hands(dispatcher, writer, intake.take_in, intake.on_taken))
+        self._progress.of_sharing = sharing.checks
         self._progress.moved_in(database, writer, lambda: suspicion.reason)
         return Rooms(
             database=database,
@@ -234,23 +240,27 @@ class Daemon:
             chronicle=Chronicle(writer, database.names),
             progress=self._progress,
             incident_log=IncidentLog(writer.submit, database.names),
+            sharing=sharing,
         )
 
     async def _restore(self) -> None:
         """Windows, states and incidents as they were, from rollups and the raw tail."""
         rooms = self.rooms
         await self._record_catalog(self.settings)
-        await close_hours(rooms.writer, self.clock.now())
-        await rooms.chronicle.close_left_open(self.settings.location, self._last_due_at)
+        await close_hours(rooms.writer, self.clock.now(), rooms.sharing)
+        if rooms.sharing.is_alone:
+            await rooms.chronicle.close_left_open(self.settings.location, self._last_due_at)
         self._intake.write_incidents(rooms.ledger.take_up(await still_open(rooms.history, self.clock.now())))
         self._intake.write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
         incidents = list(rooms.ledger.still_open.values())
 
         async def restore() -> list[Transition] | None:
             # In the writer's task: no row may be committed between what is read here and what is recorded after.
-            return await unless(
-                self.should_exit, restore_board(rooms.board, rooms.history, self.clock.now(), incidents)
-            )
+            async with rooms.database.one_view():
+                await rooms.sharing.begin_following()
+                return await unless(
+                    self.should_exit, restore_board(rooms.board, rooms.history, self.clock.now(), incidents)
+                )
 
         def from_now_on(_standings: object) -> None:
             self._intake.is_recording = True
@@ -283,6 +293,7 @@ class Daemon:
             if not view.usable and view.location == self.settings.location:
                 rooms.dispatcher.set_unusable(view.endpoint.id, True)
                 tell_unusable(view.endpoint.id, view.location, view.unusable_cause)
+        await rooms.sharing.start()
         self._tasks.pillar("lag", LagSampler(self.clock, self.metrics).run())
         self.housekeeping.start()
 
@@ -369,6 +380,7 @@ class Daemon:
                 last_first.push_async_callback(self._housekeeping.stop, 5.0)
             if self._rooms is not None:
                 self._rooms.progress.is_draining = True
+                await self._rooms.sharing.give_back()
                 # The tick goes on meanwhile: slots that fall due in the drain are counted, and the watchdog is fed.
                 await self._rooms.dispatcher.drain(DRAIN_SECONDS)
 
@@ -378,6 +390,7 @@ class Daemon:
         await self._tasks.finish_errands(5.0)
         if self._tasks.has_pillar("writer"):
             await self.rooms.writer.close()
+        await self.rooms.sharing.leave()
 
     def _stop(self, name: str) -> None:
         log.info("signal name=%s then=%s", name, "cut_the_drain_short" if self.should_exit.is_set() else "drain")

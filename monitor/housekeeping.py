@@ -72,7 +72,7 @@ class Housekeeping:
 
     async def turn_hours(self) -> None:
         rooms = self._rooms
-        await turn_hours(rooms.writer, rooms.history, rooms.board, self._clock.now())
+        await turn_hours(rooms.writer, rooms.history, rooms.board, self._clock.now(), rooms.sharing)
 
     async def prune(self) -> Pruned:
         """Drop what is older than the retention; what was dropped, by table."""
@@ -99,7 +99,8 @@ class Housekeeping:
             self._waiting.discard(name)
 
     async def _retain(self) -> None:
-        await self.prune()
+        if self._rooms.sharing.is_first:
+            await self.prune()
 
     async def _refresh(self) -> None:
         await self._rooms.board.refresh(SETTLED_SECONDS)

@@ -5,14 +5,17 @@ report -> board.observe (state) -> writer.put -> committed -> board.record (wind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
+from monitor.clock import Clock
 from monitor.health.incidents import IncidentEvent
 from monitor.health.state import Transition, is_about_our_key
-from monitor.observation import Observation
+from monitor.observation import Observation, ObservationKey
 from monitor.probing.report import ProbeReport
+from monitor.scheduling.shards import shard_of
 from monitor.settings import Settings
+from monitor.storage.restore import still_open
 from monitor.suspicion.outages import OwnOutage
 from monitor.tasks import Tasks
 from monitor.telling import tell_ours, tell_probe, tell_transition
@@ -24,7 +27,10 @@ if TYPE_CHECKING:
 class Intake:
     """Use from one loop."""
 
-    def __init__(self, rooms_of: Callable[[], Rooms], settings_of: Callable[[], Settings], tasks: Tasks) -> None:
+    def __init__(
+        self, rooms_of: Callable[[], Rooms], settings_of: Callable[[], Settings], tasks: Tasks, clock: Clock
+    ) -> None:
+        self._clock = clock
         self.is_recording = False  # what is committed before the restore is found by it
         self._rooms_of = rooms_of
         self._settings_of = settings_of
@@ -54,18 +60,57 @@ class Intake:
         self.write_incidents(self._rooms_of().ledger.apply(transition))
 
     def write_incidents(self, events: Sequence[IncidentEvent]) -> None:
-        if events:
-            incident_log = self._rooms_of().incident_log
-            incident_log.put(events)
-            self._tasks.errand(incident_log.write())
+        """Those that are ours to tell of: of several monitors one writes."""
+        rooms = self._rooms_of()
+        ours = [one for one in events if rooms.sharing.tells_of(one.incident.endpoint, one.incident.location)]
+        if ours:
+            rooms.incident_log.put(ours)
+            self._tasks.errand(rooms.incident_log.write())
+
+    def on_taken(self, shards: frozenset[int]) -> None:
+        """Endpoints of another monitor's are ours to tell of: what it may not have written any more is written now."""
+        self._tasks.errand(self._take_up(shards))
+
+    async def _take_up(self, shards: frozenset[int]) -> None:
+        rooms, now = self._rooms_of(), self._clock.now()
+        location = self._settings_of().location
+
+        def is_taken(endpoint: str, where: str) -> bool:
+            return where == location and shard_of(endpoint) in shards
+
+        recorded = [one for one in await still_open(rooms.history, now) if is_taken(one.endpoint, one.location)]
+        self.write_incidents(rooms.ledger.take_up(recorded))
+        self.write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, now))
+        known = [one for place, one in rooms.ledger.still_open.items() if is_taken(*place)]
+        self.write_incidents([IncidentEvent("changed", one) for one in known])
+        for standing in rooms.board.standings():
+            if is_taken(standing.endpoint, standing.location):
+                self.write_incidents(rooms.ledger.apply(standing))
+
+    def take_in(self, rows: Sequence[Observation], shown: Container[ObservationKey]) -> None:
+        """Rows of other monitors, committed; the windows have those that are `shown` already."""
+        if not self.is_recording:
+            return
+        rooms, location = self._rooms_of(), self._settings_of().location
+        catalog = self._settings_of().catalog
+        for one in rows:
+            transition = rooms.board.observe(one, foreign=True)
+            endpoint = catalog.endpoints.get(one.endpoint)
+            if endpoint is not None and one.location == location:
+                rooms.dispatcher.sent_elsewhere(one, endpoint.lane(one.kind))
+            if transition is not None:
+                self.on_transition(transition)
+        rooms.board.record([one for one in rows if one.key not in shown])
 
     def on_own_outage(self, outage: OwnOutage) -> None:
         self._tasks.errand(self._rooms_of().chronicle.own_outage(outage, self._settings_of().location))
 
     def on_committed(self, rows: Sequence[Observation], already_shown: bool) -> None:
+        self._rooms_of().sharing.note_own(rows)
         if self.is_recording and not already_shown:
             self._rooms_of().board.record(rows)
 
     def on_spilled(self, rows: Sequence[Observation]) -> None:
+        self._rooms_of().sharing.note_shown(rows)
         if self.is_recording:
             self._rooms_of().board.record(rows)

@@ -15,6 +15,7 @@ from monitor.outcome import Outcome
 from monitor.rooms import Rooms
 from monitor.settings import Settings
 from monitor.storage.codec import DAY, HOUR
+from monitor.storage.database import Job, T
 from monitor.storage.reclassify import Change, Reclassified, reclassify
 
 log = logging.getLogger(__name__)
@@ -53,10 +54,11 @@ async def reclassify_here(
                 touched[place][moment_of(observation)] = one.outcome
         board.move((one.observation, one.outcome) for one in changes)
 
+    async def submit(job: Job[T], after_commit: Callable[[T], None], /) -> T:
+        return await rooms.writer.submit(rooms.sharing.rewriting(job), after_commit)
+
     try:
-        done = await reclassify(
-            rooms.database, rooms.writer.submit, settings.catalog, since, is_dry=is_dry, on_changed=follow
-        )
+        done = await reclassify(rooms.database, submit, settings.catalog, since, is_dry=is_dry, on_changed=follow)
     finally:
         # Also of what is done when the rest fails.
         if touched:

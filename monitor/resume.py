@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from monitor.clock import Clock, suspended_seconds
 from monitor.probing.report import ProbeReport, Turn
 from monitor.scheduling.budget import DAY_SECONDS, Budget
+from monitor.scheduling.claims import EVERYTHING, Claims
 from monitor.scheduling.dispatcher import Dispatcher
 from monitor.scheduling.gate import Gate
 from monitor.scheduling.schedule_clock import ScheduleClock
@@ -29,6 +30,7 @@ async def resume(
     metrics: SelfMetrics,
     last_due_at: float | None,
     on_last_slots: Callable[[Mapping[Place, LastSlot]], None] = lambda last_slots: None,
+    claims: Claims = EVERYTHING,
 ) -> Dispatcher:
     """`last_due_at` is when the last process's last slot fell due, in UTC seconds; None at a first start.
     `on_last_slots` is told the last slots of the day before that."""
@@ -59,4 +61,5 @@ async def resume(
             endpoints[name].lane(kind) for name, where, kind in places if where == location and name in endpoints
         },
         cut_off=cut_off,
+        claims=claims,
     )

@@ -11,6 +11,7 @@ from monitor.health.incidents import IncidentLedger
 from monitor.health.state import State
 from monitor.probing.probe import Prober
 from monitor.scheduling.dispatcher import Dispatcher
+from monitor.sharing.sharing import Sharing
 from monitor.storage.database import Database
 from monitor.storage.errors import StorageError
 from monitor.storage.history import History
@@ -36,6 +37,7 @@ class Progress:
     windows_restored: bool = False
     is_draining: bool = False
     why_suspect: Callable[[], str | None] = lambda: None
+    of_sharing: Callable[[], Sequence[Check]] = tuple
     waiting_for: str = OPENING
 
     def moved_in(self, database: Database, writer: Writer, why_suspect: Callable[[], str | None]) -> None:
@@ -58,6 +60,7 @@ class Progress:
             Check("catalog", self.catalog_loaded, "" if self.catalog_loaded else "the catalog is not loaded yet"),
             Check("windows", self.windows_restored, self.starting),
             self._network_check(),
+            *self.of_sharing(),
             *([Check("process", False, "draining")] if self.is_draining else []),
         )
 
@@ -92,6 +95,7 @@ class Rooms:
     chronicle: Chronicle
     progress: Progress
     incident_log: IncidentLog
+    sharing: Sharing
     ledger: IncidentLedger = field(default_factory=IncidentLedger)
 
     def recall_who_was_well(self, location: str, now: float) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from monitor.scheduling.shards import SHARDS
+
 # 1 ms to 60 s; 0.1 is there because a probe may start that late and still be on time.
 _DELAY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -65,6 +67,37 @@ class SelfMetrics:
         )
         for reason in DROP_REASONS:
             self.rechecks_dropped.labels(reason)
+        self.shards_held = Gauge(
+            "monitor_shards_held", "Of 256 shards of this location, those whose slots this monitor sends.",
+            registry=registry,
+        )  # fmt: skip
+        self.shards_held.set(SHARDS)
+        self.monitors_here = Gauge(
+            "monitor_monitors_here", "Living monitors of this location, this one among them.", registry=registry
+        )
+        self.monitors_here.set(1)
+        self.heartbeat_age = Gauge(
+            "monitor_heartbeat_age_seconds", "Since the database last confirmed that this monitor lives; 0 on a file.",
+            registry=registry,
+        )  # fmt: skip
+        self.shards_taken = Counter(
+            "monitor_shards_taken_total", "Shards taken from others, or free.", registry=registry
+        )
+        self.monitors_buried = Counter(
+            "monitor_monitors_buried_total", "Other monitors that this one found dead.", registry=registry
+        )
+        self.incarnations_lost = Counter(
+            "monitor_incarnations_lost_total", "How often others found this one dead: frozen, or cut off.",
+            registry=registry,
+        )  # fmt: skip
+        self.slots_recovered = Counter(
+            "monitor_slots_recovered_total", "Due slots that nobody had sent, sent late by this monitor.",
+            registry=registry,
+        )  # fmt: skip
+        self.observations_followed = Counter(
+            "monitor_observations_followed_total", "Observations of other monitors taken over from the database.",
+            registry=registry,
+        )  # fmt: skip
         self.database_up = Gauge(
             "monitor_database_up", "0 while the database is waited for, or fails.", registry=registry
         )

@@ -106,9 +106,9 @@ class Subprocess:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
+    async def start(self, seconds: float = 20.0) -> None:
         await self.begin()
-        await until(lambda: self.address or self._process.returncode is not None)
+        await until(lambda: self.address or self._process.returncode is not None, seconds)
         assert self.address, "\n".join(self.log)
 
     async def begin(self) -> None:

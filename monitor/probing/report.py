@@ -18,6 +18,7 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     due_at: float  # UTC seconds
     recheck: int = 0
     kind: str = "chat"
+    is_recovered: bool = False  # it fell due while it was another monitor's, which died over it
 
     @property
     def lane(self) -> str:

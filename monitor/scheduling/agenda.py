@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from monitor.alarm import Alarm
@@ -20,7 +20,7 @@ class Armed(NamedTuple):
     order: int  # no two are alike: nothing behind it is ever compared
     generation: int
     due: DueSlot
-    recheck: Turn | None  # None = a scheduled slot
+    recheck: Turn | None  # None = a scheduled slot; a turn that is recovered is told by itself
 
 
 class Agenda:
@@ -42,6 +42,10 @@ class Agenda:
     def is_overdue(self, by: float) -> bool:
         """Whether a turn was to fall due at `by` or before, and did not."""
         return bool(self._armed) and self._armed[0].at <= by
+
+    def __iter__(self) -> Iterator[Armed]:
+        """Every armed turn, in no order."""
+        return iter(self._armed)
 
     def cancel(self) -> None:
         """Nothing falls due any more."""

@@ -189,6 +189,18 @@ class Budget:
             if not account.paused:
                 self._rate += change / account.interval_seconds
 
+    def release(self, reservation: Reservation, now: float) -> None:
+        """The probe was not sent after all."""
+        self._roll(now)
+        if reservation.day == self._day:
+            self._reserved = max(self._reserved - reservation.usd, 0.0)
+
+    def spent_elsewhere(self, usd: float, at: float, now: float) -> None:
+        """A probe that another monitor of this budget sent at `at` (UTC seconds) has cost this much."""
+        self._roll(now)
+        if _day_of(at) == self._day:
+            self.spent_usd += usd
+
     def used_ratio(self, now: float) -> float:
         """Share of today's budget that is spent; 0 without a budget."""
         self._roll(now)

@@ -2,28 +2,36 @@
 
 What is scheduled is a lane: one kind of probe of one endpoint. The kinds of an endpoint do not wait for one another.
 
-Every slot that falls due ends in exactly one of reported, or skipped with a reason (monitor.self_metrics.SKIP_REASONS).
+Every slot that falls due, and is ours and no other monitor's (`claims`), ends in exactly one of reported, or skipped
+with a reason (monitor.self_metrics.SKIP_REASONS).
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
 from monitor.catalog.model import Catalog, Endpoint
 from monitor.clock import Clock
+from monitor.health.state import is_about_our_key
+from monitor.observation import Observation
+from monitor.outcome import Group
 from monitor.probing.report import ProbeReport, Turn
 from monitor.scheduling.agenda import Agenda, Armed
+from monitor.scheduling.claims import EVERYTHING, Claims
 from monitor.scheduling.due import LONGEST_ABSENCE_SECONDS, DueQueue, DueSlot
-from monitor.scheduling.flights import DrainReport, Flight, Flights
+from monitor.scheduling.flights import ELSEWHERE, DrainReport, Flight, Flights
 from monitor.scheduling.gate import Gate
 from monitor.scheduling.lanes import Lane, lanes_of
+from monitor.scheduling.recovery import Recovery
 from monitor.scheduling.schedule_clock import ScheduleClock
 from monitor.scheduling.secret_watch import SecretWatch, secret_asker
+from monitor.scheduling.shards import shard_of
 from monitor.scheduling.tally import Tally
 from monitor.scheduling.waiting import Waiter, WaitingRoom
 from monitor.self_metrics import SelfMetrics
@@ -44,11 +52,20 @@ class _Watched:
     kind: str
     cadence: Cadence
     generation: int  # what was armed under another one is void
+    shard: int
     last_began_at: float | None = None  # monotonic
     last_took_seconds: float = 0.0
 
     def is_as(self, endpoint: Endpoint) -> bool:
         return self.endpoint is endpoint or self.endpoint == endpoint
+
+
+class WatchedLane(NamedTuple):
+    id: str
+    endpoint: str
+    kind: str
+    cadence: Cadence
+    shard: int
 
 
 class Dispatcher:
@@ -74,8 +91,10 @@ class Dispatcher:
         secrets_there: Callable[[Endpoint], Awaitable[bool]] | None = None,
         probed_before: Iterable[str] = (),
         cut_off: Callable[[Turn, float, float | None], ProbeReport] | None = None,
+        claims: Claims = EVERYTHING,
     ) -> None:
         self.gate = gate
+        self._claims = claims
         self.schedule = ScheduleClock(clock, last_due_at) if schedule is None else schedule
         self._tally = Tally(metrics)
         self.skipped, self.dropped_rechecks = self._tally.skipped, self._tally.dropped_rechecks
@@ -86,7 +105,8 @@ class Dispatcher:
         self._watched: dict[str, _Watched] = {}
         self._generations = itertools.count()
         self._agenda = Agenda(clock, self._fall_due)
-        self._flights = Flights(clock, probe, self._landed, metrics)
+        self._flights = Flights(clock, probe, self._landed, metrics, claims)
+        self._recovery = Recovery()
         self._room = WaitingRoom()
         self._behind_recheck: dict[str, Waiter] = {}
         self._secrets = SecretWatch(self._secret_is_back, secrets_there or secret_asker())
@@ -115,7 +135,7 @@ class Dispatcher:
         after = max(now, self._last_fallen_due) if self._last_fallen_due < now + HORIZON_SECONDS else now
         for lane in lanes.values():
             self._watch(lane, after)
-        if self._probed_before:
+        if self._probed_before and self._claims.is_sole:
             self._count_absence(now)
         self._flights.configure(
             probing, {provider.slug: provider.concurrency for provider in catalog.providers.values()}
@@ -138,7 +158,8 @@ class Dispatcher:
         cadence = Cadence.of(lane.id, lane.interval_seconds)
         watched = self._watched.get(lane.id)
         if watched is None:
-            self._watched[lane.id] = _Watched(lane.endpoint, lane.kind, cadence, next(self._generations))
+            generation, shard = next(self._generations), shard_of(lane.id)
+            self._watched[lane.id] = _Watched(lane.endpoint, lane.kind, cadence, generation, shard)
             self._queue.add(lane.id, cadence, after)
             return
         if watched.endpoint != lane.endpoint:
@@ -159,6 +180,7 @@ class Dispatcher:
 
     def _waiters_of(self, lane: str) -> list[Waiter]:
         behind = self._behind_recheck.pop(lane, None)
+        self._recovery.forget(lane)
         return [*self._room.remove(lane), *([] if behind is None else [behind])]
 
     def interval_seconds(self, endpoint_id: str) -> float:
@@ -175,6 +197,11 @@ class Dispatcher:
     @property
     def reported(self) -> int:
         return self._tally.reported
+
+    @property
+    def longest_flight_seconds(self) -> float:
+        """How long a probe may take until it is cut off."""
+        return self._flights.longest_seconds
 
     @property
     def in_flight(self) -> int:
@@ -194,7 +221,8 @@ class Dispatcher:
         self._is_running = True
         monotonic, now = self._clock.monotonic(), self.schedule.utc_now()
         due, missed = self._queue.pop_until(now, now + HORIZON_SECONDS)
-        self._tally.miss((self._watched[each.lane].endpoint.id, each.slots) for each in missed)
+        if self._claims.is_sole:  # else it is found that nobody has sent them
+            self._tally.miss((self._watched[each.lane].endpoint.id, each.slots) for each in missed)
         for slot in due:
             self._agenda.arm(self.schedule.monotonic_at(slot.due_at), self._watched[slot.lane].generation, slot)
         self._flights.cut_off_overruns()
@@ -241,14 +269,19 @@ class Dispatcher:
                 self._tally.skip(armed.recheck, "reload")
             return  # a scheduled slot of a cadence that ended before it fell due
         if armed.recheck is not None:
-            self._recheck_due(armed.recheck, armed.at, watched)
+            if armed.recheck.is_recovered:
+                self._recover_next(armed.due.lane)
+            elif self._claims.is_ours(armed.recheck, watched.shard):
+                self._recheck_due(armed.recheck, armed.at, watched)
             return
         self._last_fallen_due = max(self._last_fallen_due, armed.due.due_at)
         turn = Turn(watched.endpoint, armed.due.slot, armed.due.due_at, 0, watched.kind)
+        if not self._claims.is_ours(turn, watched.shard):
+            return
         waiter = Waiter(turn, armed.at, armed.at + watched.cadence.interval_seconds)
         if self._is_draining:
             self._tally.skip(turn, "shutdown")
-        else:
+        elif not self._recovery.is_joined_by(turn):
             self._send(waiter)
 
     def _send(self, waiter: Waiter) -> None:
@@ -259,6 +292,81 @@ class Dispatcher:
         elif self._finds_place(waiter):
             self._start(waiter, monotonic, utc, is_checked=True)
 
+    def recover(self, slots: Iterable[DueSlot], spread_seconds: float) -> int:
+        """Send slots that fell due before and that nobody has sent, beginning within `spread_seconds`: those of a lane
+        one after the other, oldest first, and what falls due meanwhile behind them. How many they are: what is in our
+        hands anyway is passed over."""
+        in_hand = set(self.in_hand())
+        lanes: dict[str, list[Turn]] = {}
+        for each in slots:
+            watched = self._watched.get(each.lane)
+            if watched is not None and (each.lane, each.slot) not in in_hand and not self._is_draining:
+                turn = Turn(watched.endpoint, each.slot, each.due_at, 0, watched.kind, is_recovered=True)
+                lanes.setdefault(each.lane, []).append(turn)
+        now = self._clock.monotonic()
+        for number, (lane, turns) in enumerate(sorted(lanes.items(), key=lambda item: item[1][0].due_at)):
+            # What waits for a place is of the same lane, and must not be replaced there.
+            waiting = [waiter.turn for waiter in self._room.remove(lane) if waiter.turn.recheck == 0]
+            self._recovery.begin(lane, [*turns, *waiting])
+            first = turns[0]
+            slot = DueSlot(lane, first.slot, first.due_at)
+            at = now + spread_seconds * number / len(lanes)
+            self._agenda.arm(at, self._watched[lane].generation, slot, first)
+        return sum(map(len, lanes.values()))
+
+    def _recover_next(self, lane: str) -> None:
+        """Send what waits there in turn, unless a probe of the lane is under way, at whose end it goes on."""
+        watched = self._watched[lane]
+        while self._flights.get(lane) is None and (turn := self._recovery.next_of(lane)) is not None:
+            monotonic, utc = self._clock.monotonic(), self.schedule.utc_now()
+            if self._is_draining:
+                self._tally.skip(turn, "shutdown")
+            elif self._claims.is_ours(turn, watched.shard):
+                waiter = Waiter(
+                    turn, self.schedule.monotonic_at(turn.due_at), monotonic + watched.cadence.interval_seconds
+                )
+                ask = self.gate.may_recover if turn.is_recovered else self.gate.may_send
+                if (reason := ask(turn, monotonic, utc)) is not None:
+                    self._tally.skip(turn, reason)
+                elif self._finds_place(waiter):
+                    self._start(waiter, monotonic, utc, is_checked=True)
+                else:
+                    return
+
+    def in_hand(self) -> Iterator[tuple[str, int]]:
+        """(lane, slot) of every turn of ours that is due and not reported yet."""
+        now = self.schedule.utc_now()
+        yield from ((flight.turn.lane, flight.turn.slot) for flight in self._flights)
+        yield from ((waiter.turn.lane, waiter.turn.slot) for waiter in self._room)
+        yield from ((lane, waiter.turn.slot) for lane, waiter in self._behind_recheck.items())
+        yield from ((turn.lane, turn.slot) for turn in self._recovery)
+        for armed in self._agenda:
+            watched = self._watched.get(armed.due.lane)
+            if armed.due.due_at <= now and watched is not None and watched.generation == armed.generation:
+                turn = armed.recheck or Turn(watched.endpoint, armed.due.slot, armed.due.due_at, 0, watched.kind)
+                if self._claims.is_ours(turn, watched.shard):
+                    yield armed.due.lane, armed.due.slot
+
+    def sent_elsewhere(self, observation: Observation, lane: str) -> None:
+        """Another monitor of this location has probed a lane: what it cost, and how the endpoint stands."""
+        utc = self.schedule.utc_now()
+        self.gate.budget.spent_elsewhere(observation.cost_usd or 0.0, observation.started_at, utc)
+        watched = self._watched.get(lane)
+        if watched is None:
+            return
+        if observation.recheck == 0:
+            self.gate.sent_elsewhere(lane, observation.slot)
+        if lane == watched.endpoint.id:
+            if is_about_our_key(observation.outcome):
+                self.gate.set_unusable(lane, True)
+            elif observation.group is Group.OK:
+                self.gate.set_unusable(lane, False)
+
+    def lanes(self) -> Iterator[WatchedLane]:
+        """Every lane that is scheduled."""
+        for lane, watched in self._watched.items():
+            yield WatchedLane(lane, watched.endpoint.id, watched.kind, watched.cadence, watched.shard)
+
     def _refuse(self, waiter: Waiter, reason: str) -> None:
         turn = waiter.turn
         flight = self._flights.get(turn.lane)
@@ -267,6 +375,10 @@ class Dispatcher:
             former = self._behind_recheck.pop(turn.lane, None)
             self._turn_away([] if former is None else [former], "late")
             self._behind_recheck[turn.lane] = waiter
+            return
+        if reason == "overlap" and turn.recheck == 0 and not self._claims.is_sole and flight and flight.is_late:
+            # We were frozen, and are not dead: nobody else sends what we skip.
+            self._recovery.begin(turn.lane, [turn])
             return
         if reason == "secret_missing":
             self._secrets.look(turn.endpoint)
@@ -306,6 +418,8 @@ class Dispatcher:
         """`is_checked`: the gate was asked just now."""
         turn = waiter.turn
         watched = self._watched[turn.lane]
+        if not self._claims.is_ours(turn, watched.shard):
+            return
         if not watched.is_as(turn.endpoint):
             if turn.recheck:
                 self._tally.skip(turn, "reload")  # it was to confirm what was seen of another configuration
@@ -316,7 +430,7 @@ class Dispatcher:
             return
         self.gate.began(turn, utc)
         watched.last_began_at = monotonic
-        self._flights.start(turn, waiter.armed_at)
+        self._flights.start(turn, waiter.armed_at, watched.shard)
 
     def _landed(self, flight: Flight, report: ProbeReport | None, reason: str) -> None:
         turn = flight.turn
@@ -324,6 +438,11 @@ class Dispatcher:
         monotonic = self._clock.monotonic()
         watched = self._watched.get(lane)
         is_current = watched is not None and watched.is_as(turn.endpoint)
+        if reason == ELSEWHERE and report is None:
+            self.gate.withdrawn(turn, self.schedule.utc_now())
+            self._admit()
+            self._recover_next_of(lane)
+            return
         self.gate.ended(turn, report, monotonic, self.schedule.utc_now(), is_current)
         if watched is None:
             self.gate.forget(lane)
@@ -347,6 +466,11 @@ class Dispatcher:
                 self._tally.skip(behind.turn, "late")
             else:
                 self._send(behind)
+        self._recover_next_of(lane)
+
+    def _recover_next_of(self, lane: str) -> None:
+        if lane in self._recovery and lane in self._watched:
+            self._recover_next(lane)
 
     def _hand_on(self, report: ProbeReport) -> None:
         turn = report.turn
@@ -361,7 +485,10 @@ class Dispatcher:
     # --- what is not sent
 
     def _expire(self, monotonic: float) -> None:
-        self._turn_away(self._room.expire(monotonic), "late")
+        expired = self._room.expire(monotonic)
+        self._turn_away(expired, "late")
+        for waiter in expired:
+            self._recover_next_of(waiter.turn.lane)
         over = [lane for lane, waiter in self._behind_recheck.items() if waiter.expires_at <= monotonic]
         self._turn_away([self._behind_recheck.pop(lane) for lane in over], "late")
 
@@ -385,6 +512,8 @@ class Dispatcher:
         waiters = [*self._room.clear(), *self._behind_recheck.values()]
         self._behind_recheck.clear()
         self._turn_away(waiters, "shutdown")
+        for turn in self._recovery.clear():
+            self._tally.skip(turn, "shutdown")
         try:
             report = await self._flights.drain(deadline_seconds)
         finally:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from monitor.clock import Clock
 from monitor.probing.kinds import CACHE
 from monitor.probing.report import ProbeReport, Turn
+from monitor.scheduling.claims import EVERYTHING, Claims
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import ProbingSettings
 
 logger = logging.getLogger(__name__)
 
 OVERRUN_SECONDS = 15.0  # past all its own deadlines a probe is cut off: one that hangs must not keep its place for ever
+ELSEWHERE = "elsewhere"
+_LATE_SECONDS = 0.5
 _CANCEL_SECONDS = 2.0  # a cancelled probe closes its socket in milliseconds
 
 
@@ -33,9 +36,15 @@ class DrainReport:
 class Flight:
     turn: Turn
     began_at: float  # monotonic
+    armed_at: float = 0.0  # monotonic: when it should have begun
+    shard: int = 0
     task: asyncio.Task[None] | None = field(default=None, init=False)
     is_overrun: bool = field(default=False, init=False)
     is_cut_off: bool = field(default=False, init=False)  # what it still says, it says of its own end
+
+    @property
+    def is_late(self) -> bool:
+        return self.began_at - self.armed_at > _LATE_SECONDS
 
     def cut_off(self, why: str) -> None:
         if self.task is not None:
@@ -44,7 +53,8 @@ class Flight:
 
 class Flights:
     """At most one probe per lane is under way. `on_landed(flight, report, reason)` is called once per probe, after
-    its place is free: with a report, or None and the reason why there is none (error, shutdown). Use from one loop."""
+    its place is free: with a report, or None and the reason why there is none (error, shutdown; ELSEWHERE where the
+    turn turned out to be another monitor's before anything was sent). Use from one loop."""
 
     def __init__(
         self,
@@ -52,10 +62,12 @@ class Flights:
         probe: Callable[[Turn], Awaitable[ProbeReport]],
         on_landed: Callable[[Flight, ProbeReport | None, str], None],
         metrics: SelfMetrics,
+        claims: Claims = EVERYTHING,
     ) -> None:
         self._clock = clock
         self._probe = probe
         self._on_landed = on_landed
+        self._claims = claims
         self._metrics = metrics
         self._flights: dict[str, Flight] = {}  # by lane, oldest first
         self._by_provider: Counter[str] = Counter()
@@ -67,6 +79,9 @@ class Flights:
     def __len__(self) -> int:
         return len(self._flights)
 
+    def __iter__(self) -> Iterator[Flight]:
+        return iter(self._flights.values())
+
     def get(self, lane: str) -> Flight | None:
         return self._flights.get(lane)
 
@@ -74,7 +89,7 @@ class Flights:
         """New caps and deadlines hold at once; what is in flight above a lower cap finishes."""
         self._concurrency = probing.concurrency
         self._provider_caps = dict(provider_caps)
-        self._longest_seconds = probing.connect_timeout_seconds + probing.timeout_seconds + OVERRUN_SECONDS
+        self.longest_seconds = probing.connect_timeout_seconds + probing.timeout_seconds + OVERRUN_SECONDS
 
     def has_place(self, provider: str) -> bool:
         if len(self._flights) >= self._concurrency:
@@ -82,9 +97,9 @@ class Flights:
         cap = self._provider_caps.get(provider)
         return cap is None or self._by_provider[provider] < cap
 
-    def start(self, turn: Turn, armed_at: float) -> None:
+    def start(self, turn: Turn, armed_at: float, shard: int = 0) -> None:
         """Send a probe that should have begun at `armed_at` (monotonic)."""
-        flight = Flight(turn, self._clock.monotonic())
+        flight = Flight(turn, self._clock.monotonic(), armed_at, shard)
         self._flights[turn.lane] = flight
         self._by_provider[turn.endpoint.provider] += 1
         self._is_empty.clear()
@@ -101,10 +116,10 @@ class Flights:
         now = self._clock.monotonic()
         for flight in list(self._flights.values()):
             flown = now - flight.began_at
-            if flown <= self._longest_seconds:
+            if flown <= self.longest_seconds:
                 return
             # A cache probe asks twice.
-            if flight.turn.kind == CACHE and flown <= 2 * self._longest_seconds:
+            if flight.turn.kind == CACHE and flown <= 2 * self.longest_seconds:
                 continue
             if not flight.is_overrun:
                 logger.error(
@@ -139,6 +154,14 @@ class Flights:
 
     async def _fly(self, flight: Flight, armed_at: float, cancelled: Callable[[asyncio.Task[None]], None]) -> None:
         turn = flight.turn
+        # As late as can be: a process that was frozen until now may have lost its turns to another meanwhile.
+        if not self._claims.is_certain:
+            await self._claims.settled()
+        if not self._claims.is_ours(turn, flight.shard):
+            assert flight.task is not None
+            flight.task.remove_done_callback(cancelled)
+            self._land(flight, None, reason=ELSEWHERE)
+            return
         if turn.recheck == 0:
             self._metrics.probe_start_delay.observe(max(self._clock.monotonic() - armed_at, 0.0))
         report: ProbeReport | None = None
@@ -155,12 +178,15 @@ class Flights:
         flight.task.remove_done_callback(cancelled)
         self._land(flight, report)
 
-    def _land(self, flight: Flight, report: ProbeReport | None, *, was_cancelled: bool = False) -> None:
+    def _land(
+        self, flight: Flight, report: ProbeReport | None, *, was_cancelled: bool = False, reason: str = "error"
+    ) -> None:
         turn = flight.turn
         del self._flights[turn.lane]
         self._by_provider[turn.endpoint.provider] -= 1
         if not self._flights:
             self._is_empty.set()
         was_cut_off = flight.is_cut_off or was_cancelled
-        reason = "shutdown" if was_cut_off and not flight.is_overrun else "error"
+        if was_cut_off and not flight.is_overrun:
+            reason = "shutdown"
         self._on_landed(flight, None if was_cut_off else report, reason)

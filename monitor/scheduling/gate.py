@@ -91,12 +91,33 @@ class Gate:
             return "budget"
         return None if self._standing(lane).in_flight is None else "overlap"
 
+    def may_recover(self, turn: Turn, monotonic: float, utc: float) -> str | None:
+        """The same for a slot that fell due while it was another monitor's. Under a stretch it was probably passed over
+        on purpose, and is so again."""
+        if self._standing(turn.endpoint.id).unusable_level:
+            return "unusable"
+        if self.budget.factor_of(turn.lane, utc) > 1.0:
+            return "budget"
+        return self.may_start(turn, monotonic, utc)
+
+    def withdrawn(self, turn: Turn, utc: float) -> None:
+        """Instead of `ended`: nothing was sent."""
+        standing = self._standing(turn.lane)
+        reservation, standing.in_flight = standing.in_flight, None
+        if reservation is not None:
+            self.budget.release(reservation, utc)
+
     def began(self, turn: Turn, utc: float) -> None:
         lane = turn.lane
         standing = self._standing(lane)
         standing.in_flight = self.budget.reserve(lane, utc)
-        if turn.recheck == 0:
+        if turn.recheck == 0 and not turn.is_recovered:
             standing.last_slot = turn.slot
+
+    def sent_elsewhere(self, lane: str, slot: int) -> None:
+        """Another monitor has probed this slot: a stretch counts from there."""
+        standing = self._standing(lane)
+        standing.last_slot = slot if standing.last_slot is None else max(standing.last_slot, slot)
 
     def ended(
         self, turn: Turn, report: ProbeReport | None, monotonic: float, utc: float, is_current: bool = True

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from monitor.probing.report import Turn
@@ -36,6 +36,9 @@ class WaitingRoom:
 
     def __len__(self) -> int:
         return len(self._by_lane)
+
+    def __iter__(self) -> Iterator[Waiter]:
+        return iter(self._by_lane.values())
 
     def waits(self, provider: str) -> bool:
         """Whether anybody waits for a place at `provider`."""

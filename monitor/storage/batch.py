@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.observation import Observation
+from monitor.storage import turns
 from monitor.storage.codec import WRITTEN_COLUMNS, row_of
 from monitor.storage.database import Database
 from monitor.storage.engine import DoublesError
@@ -49,6 +50,8 @@ async def _insert(
     can_double: bool,
 ) -> tuple[list[Observation], Skew]:
     names = database.names
+    if database.is_shared:
+        hours.closed(await turns.enter_rows(connection))
     endpoint_ids = await names.endpoints(connection, {each.endpoint for each in observations})
     location_ids = await names.locations(connection, {each.location for each in observations})
     kind_ids = await names.kinds(connection, {each.kind for each in observations})
@@ -65,5 +68,7 @@ async def _insert(
     skew = await note_skew(connection, skew, {rows[number][0]: abs(rows[number][_DELAY]) // 1000 for number in added})
     late = [observation for observation in new if hours.is_late(observation)]
     if late:
+        if database.is_shared:
+            await turns.enter_rollups(connection)
         await merge_late(connection, names, late, hours.rolled_until)
     return new, skew

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -25,8 +26,16 @@ from monitor.storage.postgres import PostgreSQL
 from monitor.storage.sqlite import BUSY_TIMEOUT_MS, SQLite, check_place, path_of
 from monitor.storage.upsert import insert_new
 
+if TYPE_CHECKING:
+    import asyncpg
+
 T = TypeVar("T")
 Job = Callable[[AsyncConnection], Awaitable[T]]
+
+
+class _View(NamedTuple):
+    connection: AsyncConnection
+    one_reader: asyncio.Lock
 
 
 class Database:
@@ -39,6 +48,7 @@ class Database:
         self.names = Names()
         self._engine = engine
         self._one_writer = asyncio.Lock()
+        self._view: ContextVar[_View | None] = ContextVar("view", default=None)
 
     @classmethod
     async def open(
@@ -112,12 +122,41 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A read transaction: one consistent view. Keep it short, the write-ahead log cannot shrink under it."""
+        view = self._view.get()
         try:
-            async with self._engine.reading.begin() as connection:
-                yield connection
+            if view is not None:
+                async with view.one_reader:
+                    yield view.connection
+            else:
+                async with self._engine.reading.begin() as connection:
+                    yield connection
         except Exception as error:
             self._retell(error)
             raise
+
+    @asynccontextmanager
+    async def one_view(self) -> AsyncIterator[None]:
+        """Where others write too: all that this task reads in the block is of one moment. A file has one writer, and
+        who reads in its task needs none."""
+        if not self.is_shared or self._view.get() is not None:
+            yield
+            return
+        try:
+            async with self._engine.reading.begin() as connection:
+                token = self._view.set(_View(connection, asyncio.Lock()))
+                try:
+                    yield
+                finally:
+                    self._view.reset(token)
+        except Exception as error:
+            self._retell(error)
+            raise
+
+    async def connect_beside(self) -> asyncpg.Connection:
+        """A connection of the caller's own to a shared database, in autocommit."""
+        if not isinstance(self._engine, PostgreSQL):
+            raise DatabaseNotWritable(f"database {self.name}: a file has no connections of others")
+        return await self._engine.connect_beside()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:

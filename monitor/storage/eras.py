@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from monitor.catalog.model import Catalog
 from monitor.catalog.target import target_of
 from monitor.slot import Cadence, Era
-from monitor.storage import schema
+from monitor.storage import schema, turns
 from monitor.storage.codec import micros
 from monitor.storage.database import Database
 from monitor.storage.names import Names, Place
@@ -40,7 +40,9 @@ async def adopt_catalog(
     database: Database, connection: AsyncConnection, location: str, catalog: Catalog, at: float
 ) -> RecordedEras:
     """`record_catalog`, and every era as it is then, in one transaction: where either fails, neither has happened."""
-    if not database.is_shared:
+    if database.is_shared:
+        await turns.enter_catalog(connection)
+    else:
         # Nobody else probes into this file: what another location left in force, it left when it was renamed.
         await _end_elsewhere(connection, database.names, location, at)
     await record_catalog(connection, database.names, location, catalog, at)

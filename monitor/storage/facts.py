@@ -11,6 +11,7 @@ from monitor.storage.upsert import insert_for
 
 ROLLED_UNTIL = "rolled_until"  # UTC seconds: hours before it are in hourly_rollups, from it on only in raw rows
 SKEW = "start_skew"
+HISTORY_GENERATION = "history_generation"  # grows when rows or rollups are written anew: others renew their windows
 COPY_OF = "copy_of"  # of which database this is a copy, as long as it is under way
 MADE_UP = "made_up"  # set by a demo: its past never happened
 

@@ -9,6 +9,7 @@ from monitor.health.board import Board
 from monitor.health.rows import TallyRows, joined
 from monitor.health.windows import HOUR, Windows, floor_hour
 from monitor.storage.history import History
+from monitor.storage.others import NOBODY, Others
 from monitor.storage.restore import renewed_windows
 from monitor.storage.rollups import CLOSE_AFTER_SECONDS
 from monitor.storage.writer import Writer
@@ -17,45 +18,56 @@ log = logging.getLogger(__name__)
 
 # How far the clock must be behind the windows' edge to have been set back: slewing and leap seconds are less.
 STEP_SECONDS = 300.0
+# Of several monitors one closes the hours; if it does not, another does so much later.
+OTHERS_CLOSE_SECONDS = 60.0
 
 
-async def close_hours(writer: Writer, now: float) -> None:
+async def close_hours(writer: Writer, now: float, others: Others = NOBODY) -> None:
     """Roll up every hour that ended CLOSE_AFTER_SECONDS ago or earlier. StorageError if the database fails."""
-    until = floor_hour(now - CLOSE_AFTER_SECONDS)
+    patience = 0.0 if others.closes_first() else OTHERS_CLOSE_SECONDS
+    until = floor_hour(now - CLOSE_AFTER_SECONDS - patience)
     if until > writer.hours.rolled_until:
-        rows = await writer.close_hours(until)
-        log.info("hour_closed until=%s rows=%d", utc_text(until, "seconds"), rows)
+        rows = await writer.close_hours(until, before=others.before_closing)
+        if rows or others.closes_first():  # else another was first
+            log.info("hour_closed until=%s rows=%d", utc_text(until, "seconds"), rows)
 
 
-async def turn_hours(writer: Writer, history: History, board: Board, now: float) -> None:
+async def turn_hours(writer: Writer, history: History, board: Board, now: float, others: Others = NOBODY) -> None:
     """Close what is over at `now` and bring the board's windows to the hour of `now`. Idempotent; StorageError as
     above."""
-    await close_hours(writer, now)
+    await close_hours(writer, now, others)
     if now < board.windows.edge_hour - STEP_SECONDS:
-        await _renew(writer, history, board, now, "clock_set_back")
+        await _renew(writer, history, board, now, "clock_set_back", others)
     elif board.is_decided_anew:
-        await _renew(writer, history, board, now, "decided_by_another_kind")
+        await _renew(writer, history, board, now, "decided_by_another_kind", others)
+    elif others.must_renew:
+        await _renew(writer, history, board, now, "history_rewritten", others)
     else:
-        await _slide(writer, history, board, floor_hour(now))
+        await _slide(writer, history, board, floor_hour(now), others)
 
 
-async def _renew(writer: Writer, history: History, board: Board, now: float, reason: str) -> None:
+async def _renew(writer: Writer, history: History, board: Board, now: float, reason: str, others: Others) -> None:
     """Restore the windows anew: the clock was ahead and is set back, and what left them early belongs to them again; or
-    they hold another kind of probe than what decides of an endpoint now."""
+    they hold another kind of probe than what decides of an endpoint now; or another monitor has rewritten history."""
 
     async def renewed(_connection: object) -> Windows | None:
-        return None if writer.spilled else await renewed_windows(board, history, now)
+        if writer.spilled:
+            return None
+        async with history.one_view():
+            await others.catch_up()
+            return await renewed_windows(board, history, now)
 
     def take(windows: Windows | None) -> None:
         # What was shown from the spill meanwhile is in no row yet, and would be missing: then try again next time.
         if windows is not None and not writer.spilled:
             board.take_windows(windows)
+            others.renewed()
             log.warning("windows_restored reason=%s edge=%s", reason, utc_text(windows.edge_hour, "seconds"))
 
     await writer.submit(renewed, take)
 
 
-async def _slide(writer: Writer, history: History, board: Board, to_hour: int) -> None:
+async def _slide(writer: Writer, history: History, board: Board, to_hour: int, others: Others) -> None:
     spans = board.windows.leaving_spans(to_hour)
     if not spans:
         return
@@ -65,9 +77,11 @@ async def _slide(writer: Writer, history: History, board: Board, to_hour: int) -
         if writer.spilled:
             return None  # rows that are shown and in no rollup yet would stay for ever: wait until they are replayed
         found: dict[str, TallyRows] = {}
-        for window, (start, end) in spans.items():
-            parts = [await history.hour_rows(hour) for hour in range(start, end, HOUR)]
-            found[window] = joined(parts)
+        async with history.one_view():
+            await others.catch_up()
+            for window, (start, end) in spans.items():
+                parts = [await history.hour_rows(hour) for hour in range(start, end, HOUR)]
+                found[window] = joined(parts)
         return found
 
     def slide(found: dict[str, TallyRows] | None) -> None:

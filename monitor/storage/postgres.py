@@ -32,6 +32,7 @@ _WRITERS = 2  # the write transaction, and the partitions that it needs
 _CONNECT_SECONDS = 10.0
 _COMMAND_SECONDS = 30.0
 _POOL_SECONDS = 10.0
+_BESIDE_SECONDS = 10.0
 # A monitor that freezes in the middle of a transaction must not hold up the others for longer.
 _IDLE_IN_TRANSACTION = "10s"
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
@@ -142,6 +143,10 @@ class PostgreSQL(Engine):
 
     async def backup(self, target: Path) -> None:
         await postgres_backup.dump(self.address, self._revealed(), target)
+
+    async def connect_beside(self) -> asyncpg.Connection:
+        """A connection of the caller's own, in autocommit, which asks small things and is answered soon."""
+        return await self._connect({"application_name": "llm-provider-monitor"}, _BESIDE_SECONDS)
 
     async def free_pages(self) -> tuple[int, int]:
         return 0, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from sqlalchemy import select
@@ -21,6 +22,10 @@ class Reader:
         self._endpoints: dict[int, str] = {}
         self._locations: dict[int, str] = {}
         self._kinds: dict[int, str] = {}
+
+    def one_view(self) -> AbstractAsyncContextManager[None]:
+        """See Database.one_view."""
+        return self._database.one_view()
 
     async def endpoint_names(self) -> list[str]:
         """Every endpoint that anything was ever recorded of."""

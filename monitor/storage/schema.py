@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -24,7 +25,7 @@ from sqlalchemy import (
 from monitor.health.sketch import FIGURES
 
 # The newest migration: a database at this revision needs no alembic to be opened. A test holds the two together.
-HEAD = "0005"
+HEAD = "0006"
 
 MILLION = 1_000_000
 PICO = 1_000_000_000_000
@@ -208,4 +209,28 @@ own_outages = Table(
     Column("ended_us", BigInteger),  # null while it lasts
     UniqueConstraint("location_id", "cause", "started_us"),
     Index(None, "started_us"),
+)
+
+# Several monitors of one location (sharing.registry): who lives, and which shard is whose.
+monitors = Table(
+    "monitors",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),  # one life of one process
+    _location(),
+    Column("name", Text, nullable=False),  # host and address, for people
+    Column("started_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False),
+    Column("buried", Boolean, nullable=False),
+)
+
+shards = Table(
+    "shards",
+    metadata,
+    Column("location_id", Integer, ForeignKey("locations.id"), primary_key=True, autoincrement=False),
+    Column("shard", SmallInteger, primary_key=True, autoincrement=False),
+    Column("holder", BigInteger),  # null while nobody has it
+    Column("giver", BigInteger),  # who gave it away and still deals with slots due by `handled_until_ms`
+    Column("handled_until_ms", BigInteger),
+    Column("gaps_since_ms", BigInteger),  # slots due from then on may have been sent by nobody
+    Column("freed_us", BigInteger),
 )

@@ -15,6 +15,8 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from monitor.clock import Clock
 from monitor.observation import Observation
 from monitor.self_metrics import SelfMetrics
@@ -146,11 +148,19 @@ class Writer:
         self._wake()
         return await future
 
-    async def close_hours(self, until_hour: int, expected_of: ExpectedOf | None = None) -> int:
+    async def close_hours(
+        self,
+        until_hour: int,
+        expected_of: ExpectedOf | None = None,
+        before: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+    ) -> int:
         """Roll up the hours that end at `until_hour` (UTC seconds) or before, `rollups.CLOSE_AFTER_SECONDS` after the
-        end of the last one, and the days that end with them. Returns the hourly rows written."""
+        end of the last one, and the days that end with them. Returns the hourly rows written. `before` is awaited
+        first, in the same transaction."""
 
-        async def close(connection: Any) -> int:
+        async def close(connection: AsyncConnection) -> int:
+            if before is not None:
+                await before(connection)
             return await self.hours.close_hours(connection, self._database.names, until_hour, expected_of)
 
         return await self.submit(close, lambda _: self.hours.closed(hour_of(until_hour)))

@@ -1,0 +1,140 @@
+"""Each monitor serves the whole picture: what others commit is taken in once, whatever order their commits come in."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import asyncpg
+from pair_stage import HOUR, MIDNIGHT, One, pair, row
+
+from monitor.clock import FakeClock
+from monitor.outcome import Outcome
+
+
+async def test_what_another_commits_is_taken_in_once_and_in_order_of_time(postgres_url: str, tmp_path: Path) -> None:
+    async with pair(postgres_url, tmp_path, FakeClock(MIDNIGHT + 600)) as (first, second):
+        await first.begin()
+        await second.begin()
+        await first.write(row(0, 2), row(0, 0), row(1, 0))
+        await second.write(row(0, 1), row(2, 0))
+        for _ in range(2):
+            await first.follow()
+            await second.follow()
+        assert [one.key for one in second.others] == [one.key for one in sorted(first.own, key=lambda one: one.due_at)]
+        assert {one.key for one in first.others} == {one.key for one in second.own}
+        assert first.samples() == second.samples() == 5
+        # The same row from both is one row, and is heard of by neither's own windows twice.
+        await asyncio.gather(first.write(row(1, 1)), second.write(row(1, 1)))
+        await first.follow()
+        await second.follow()
+        assert len(first.own) + len(second.own) == 6
+        assert first.samples() == second.samples() == 6
+
+
+async def test_a_commit_that_began_long_before_is_not_missed(postgres_url: str, tmp_path: Path) -> None:
+    async with pair(postgres_url, tmp_path, FakeClock(MIDNIGHT + 600)) as (first, second):
+        await first.write(row(0, 0))
+        await second.begin()
+        connection = await asyncpg.connect(postgres_url)
+        slow = connection.transaction()
+        await slow.start()
+        await connection.execute(
+            "INSERT INTO raw_observations (due_ms, endpoint_id, location_id, kind_id, recheck, slot, delay_us, "
+            "outcome, kernel_clock, first_token_shared) SELECT due_ms + 1, endpoint_id, location_id, kind_id, 0, "
+            "slot + 7, delay_us, outcome, 0, 0 FROM raw_observations"
+        )
+        await first.write(row(0, 1))
+        await second.follow()
+        assert len(second.others) == 1
+        await slow.commit()
+        await connection.close()
+        await first.write(row(0, 2))
+        await second.follow()
+        assert len(second.others) == 3
+        assert second.samples() == 4
+
+
+async def test_no_row_is_lost_or_counted_twice_between_restore_and_following(postgres_url: str, tmp_path: Path) -> None:
+    draw = random.Random(3)
+    async with pair(postgres_url, tmp_path, FakeClock(MIDNIGHT + 1800)) as (first, second):
+        rows = [row(number % 3, number // 3) for number in range(75)]
+
+        async def write() -> None:
+            while rows:
+                part = [rows.pop() for _ in range(min(draw.randrange(1, 6), len(rows)))]
+                await first.write(*part)
+
+        task = asyncio.create_task(write())
+        await asyncio.sleep(0.01)
+        await second.begin()
+        while not task.done():
+            await second.follow()
+        await task
+        await second.follow()
+        assert second.samples() == 75
+        assert sum(tally.outcomes.total() for _, _, tally in second.writer.hours.rows()) == 75
+
+
+async def test_a_state_is_the_same_for_all(postgres_url: str, tmp_path: Path) -> None:
+    async with pair(postgres_url, tmp_path, FakeClock(MIDNIGHT + 600)) as (first, second):
+        await second.begin()
+        faults = [row(0, number, outcome=Outcome.SERVER_ERROR, ttft_seconds=None) for number in range(4)]
+        await first.write(*faults)
+        await second.follow()
+        assert second.board.standing(faults[0].endpoint, "test").state == "down"
+
+
+async def test_an_hour_is_closed_once_with_the_rows_of_all(postgres_url: str, tmp_path: Path) -> None:
+    clock = FakeClock(MIDNIGHT + HOUR + 300)
+    async with pair(postgres_url, tmp_path, clock) as (first, second):
+        for one in (first, second):
+            await one.begin()
+        await first.write(*(row(0, number) for number in range(20)))
+        await second.write(*(row(1, number) for number in range(20)))
+
+        async def go_on(endpoint: int, monitor: One) -> None:
+            for number in range(20, 55):
+                await monitor.write(row(endpoint, number))
+
+        closing = [asyncio.create_task(one.close(int(MIDNIGHT + HOUR))) for one in (first, second)]
+        await asyncio.gather(go_on(0, first), go_on(1, second), *closing)
+        for one in (first, second):
+            await one.follow()
+            assert one.writer.hours.rolled_until == MIDNIGHT + HOUR
+            assert list(one.writer.hours.rows()) == []
+        assert sorted(task.result() for task in closing)[0] == 0
+        connection = await asyncpg.connect(postgres_url)
+        rolled = await connection.fetch(
+            "SELECT endpoint_id, (SELECT sum(value::int) FROM json_each_text(counts::json)) AS count, output_tokens "
+            "FROM hourly_rollups ORDER BY endpoint_id"
+        )
+        raw = await connection.fetch(
+            "SELECT endpoint_id, count(*), sum(output_tokens) FROM raw_observations GROUP BY 1 ORDER BY 1"
+        )
+        await connection.close()
+        assert [tuple(each) for each in rolled] == [tuple(each) for each in raw]
+        assert [each[1] for each in raw] == [55, 55]
+        # Late rows of both at once are merged one after the other.
+        await asyncio.gather(*(one.write(row(2, number)) for number, one in enumerate((first, second, first, second))))
+        connection = await asyncpg.connect(postgres_url)
+        late = await connection.fetchval(
+            "SELECT sum(value::int) FROM hourly_rollups JOIN endpoints ON endpoints.id = endpoint_id, "
+            "json_each_text(counts::json) WHERE name LIKE '%three'"
+        )
+        await connection.close()
+        assert late == 4
+        await first.follow()
+        await second.follow()
+        assert first.samples() == second.samples() == 114
+        assert list(second.writer.hours.rows()) == []
+
+
+async def test_two_monitors_that_start_at_once_record_the_catalog_once(postgres_url: str, tmp_path: Path) -> None:
+    async with pair(postgres_url, tmp_path, FakeClock(MIDNIGHT)) as (first, second):
+        connection = await asyncpg.connect(postgres_url)
+        await connection.execute("DELETE FROM eras")
+        await asyncio.gather(first.adopt(), second.adopt())
+        assert await connection.fetchval("SELECT count(*) FROM eras") == 3
+        await connection.close()
