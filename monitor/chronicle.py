@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.storage.errors import StorageError
 from monitor.storage.names import Names
-from monitor.storage.own_outages import close_own_outages, record_own_outage
+from monitor.storage.own_outages import close_own_outages, record_location_suspect, record_own_outage
 from monitor.storage.writer import Writer
 from monitor.suspicion.outages import OwnOutage
 
@@ -30,6 +30,15 @@ class Chronicle:
             await self._writer.submit(job)
         except StorageError as error:
             log.error("own_outage_not_written cause=%s error=%s", outage.cause, error)
+
+    async def location_suspect(self, location: str, reason: str, since: float, until: float | None) -> None:
+        """That a location fails alone; `until` is None while it does."""
+        try:
+            await self._writer.submit(
+                lambda connection: record_location_suspect(connection, self._names, location, reason, since, until)
+            )
+        except StorageError as error:
+            log.error("location_suspect_not_written location=%s error=%s", location, error)
 
     async def close_left_open(self, location: str, last_seen_at: float | None) -> None:
         """Outages of our own that a crash left open end where we were last seen."""

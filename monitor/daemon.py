@@ -48,6 +48,7 @@ from monitor.storage.reclassify import Reclassified
 from monitor.storage.restore import restore_board, still_open
 from monitor.storage.sqlite import path_of
 from monitor.storage.writer import Writer
+from monitor.survey import Survey
 from monitor.suspicion.outages import OwnOutage
 from monitor.suspicion.suspicion import Suspicion
 from monitor.systemd import Notifier
@@ -145,8 +146,9 @@ class Daemon:
             await database.close()
             raise
         self._housekeeping = Housekeeping(
-            self.rooms, self.clock, lambda: self.settings, self._notifier, self._on_transition
-        )
+            self.rooms, self.clock, lambda: self.settings, self._notifier, self._on_transition,
+            Survey(self.rooms, self.metrics, self.clock, lambda: self.settings).look,
+        )  # fmt: skip
         await self._serve()
         self._tasks.pillar("writer", self.rooms.writer.run())
         if self._before_start is not None:
