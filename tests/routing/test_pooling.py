@@ -155,6 +155,20 @@ def test_what_only_a_suspect_location_watches_is_unknown_and_not_down() -> None:
         assert (found.location, found.vantage) == ("", Vantage.SUSPECT)
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(State), st.sampled_from(Vantage)), min_size=2, max_size=6))
+def test_a_provider_is_down_if_every_location_that_is_to_be_believed_says_so(told: list[tuple[State, Vantage]]) -> None:
+    found = pooled(*[view(f"l{n}", state, cause="reset", vantage=vantage) for n, (state, vantage) in enumerate(told)])
+    present = [each for each in told if each[1] is not Vantage.STALE] or told
+    bad = (State.DOWN, State.DEGRADED)
+    believed = [state for state, vantage in present if not (vantage is Vantage.SUSPECT and state in bad)]
+    assert found.state is pooled_state(believed)
+    assert (found.cause == "partial") == (
+        State.DOWN in believed and bool({State.OPERATIONAL, State.DEGRADED} & {*believed})
+    )
+    assert len(found.places) == len(present)
+
+
 def test_a_request_that_is_refused_everywhere_is_the_cause_though_no_state_is_known() -> None:
     views = [view("fra", State.UNKNOWN), view("iad", State.UNKNOWN, cause="unknown_model", detail="404")]
     found = pooled(*views)
