@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 from daemon_stage import get, running, settings_from, until
 
+from monitor.commands.status import found_for
 from monitor.daemon import Daemon
 from monitor.health.state import State
 from monitor.observation import Observation
 from monitor.outcome import Outcome
+from monitor.settings import Settings
 from monitor.slot import Cadence, Era
 
 PLACES = ("iad", "nrt")
@@ -68,8 +70,28 @@ def told_by_others(daemon: Daemon, number: int) -> None:
         rooms.board.observe(one, foreign=True)
 
 
+async def the_database_tells_the_same(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """`monitor status` without a daemon: pooled, from one location, from one that does not exist."""
+    pooled = await found_for(settings, None)
+    assert pooled is not None
+    assert (pooled["source"], pooled["suspect_locations"]) == ("database", ["fra"])
+    assert len(pooled["endpoints"]) == len(HOSTS)
+    assert {(one["state"], one["locations"]["fra"]) for one in pooled["endpoints"]} == {("operational", "down")}
+    there = await found_for(settings, "fra")
+    assert there is not None
+    assert {(one["state"], one["cause"], one["location_suspect"]) for one in there["endpoints"]} == {
+        ("down", "connect", True)
+    }
+    assert await found_for(settings, "mars") is None
+    assert "--location mars: nothing was ever probed from there; write fra, iad, nrt" in capsys.readouterr().err
+
+
 async def test_a_daemon_whose_own_location_fails_alone_says_so_everywhere_and_unsays_it(
-    tmp_path: Path, ports: dict[str, int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    ports: dict[str, int],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("monitor.housekeeping.LOCATIONS_SECONDS", 0.5)
     caplog.set_level(logging.INFO)
@@ -122,6 +144,7 @@ async def test_a_daemon_whose_own_location_fails_alone_says_so_everywhere_and_un
             return [cause for cause, ended_at in await spans() if ended_at is not None] == ["location"]
 
         await until(is_ended)
+    await the_database_tells_the_same(daemon.settings, capsys)
     lines = [record.getMessage() for record in caplog.records if record.name == "monitor.telling"]
     begun = [line for line in lines if line.startswith("location suspect location=fra since=")]
     assert begun and 'why="4 of 4 unrelated providers fail from here' in begun[0]

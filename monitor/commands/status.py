@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings = Settings(Path(), Catalog({}, {}, {}))
     else:
         settings = load_settings(arguments.config)
-    found = asyncio.run(_found(settings, arguments.location))
+    found = asyncio.run(found_for(settings, arguments.location))
     if found is None:
         return 1
     if arguments.json:
@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _found(settings: Settings, location: str | None) -> dict[str, Any] | None:
+async def found_for(settings: Settings, location: str | None) -> dict[str, Any] | None:
+    """The snapshot, with its `source`; None if there is none, and that is said."""
     where = f"{settings.listen_host}:{settings.listen_port}"
     path = "/api/v1/routing" + (f"?location={quote(location, safe='')}" if location else "")
     try:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
@@ -34,7 +34,7 @@ SPREAD_SECONDS = 300.0
 _LONGEST_INTERVAL_SECONDS = 900.0
 # A sighting is fresh for three intervals and so long, a location by the interval of whoever is asked most often.
 FRESH_SECONDS = 120.0
-_VIEWS_A_SLICE = 2000  # some 2 ms
+_VIEWS_A_SLICE = 2000  # 1 to 2 ms
 _ENDPOINTS_A_SLICE = 500
 
 # Degraded by these, the network may be at fault; by any other, the provider was reached and said so.
@@ -117,6 +117,9 @@ def suspect_since(onsets: Sequence[float], well: int, spread_seconds: float, sin
     return None
 
 
+Doubted = dict[tuple[str, str], EndpointView]  # by endpoint and location
+
+
 class Vantages:
     """What is known of every location, as of the last look."""
 
@@ -125,30 +128,33 @@ class Vantages:
 
     def look_slices(self, views: Sequence[EndpointView], now: float) -> Iterator[None]:
         """Find anew, from the board's views. Others may run between two items; one look at a time."""
-        presences = yield from _presences(views)
+        presences, troubled = yield from _surveyed(views)
         is_alone = len(presences) < 2  # with nobody to compare it with, a location's word is all there is
         present = {location for location, each in presences.items() if is_alone or each.is_fresh(now)}
-        doubted: list[EndpointView] = []
+        doubted: Doubted = {}
         if len(present) > 1:
-            doubted = yield from _doubted(views, present, now)
+            doubted = yield from _doubted(views, troubled, present, now)
         accused = self._accused(doubted)
+        yield
         families = (yield from _counted(views, accused, doubted, now)) if accused else {}
         findings = {}
         for location, presence in sorted(presences.items()):
             finding = Finding(location, Vantage.SOUND if location in present else Vantage.STALE, presence.newest)
             if location in accused:
-                longest = max(view.interval_seconds for view in doubted if view.location == location)
-                finding = self._judged(finding, families[location], min(longest, _LONGEST_INTERVAL_SECONDS))
+                finding = self._judged(finding, families[location], accused[location])
             findings[location] = finding
         self.findings = findings
 
-    def _accused(self, doubted: Iterable[EndpointView]) -> set[str]:
-        """Whom it is worth counting for: to count is to go through every view."""
+    def _accused(self, doubted: Doubted) -> dict[str, float]:
+        """Whom it is worth counting for, and how seldom the most seldom asked is asked: to count is to go through every
+        view."""
         providers: dict[str, set[str]] = defaultdict(set)
-        for view in doubted:
-            providers[view.location].add(view.endpoint.provider)
+        longest: dict[str, float] = defaultdict(float)
+        for (_, location), view in doubted.items():
+            providers[location].add(view.endpoint.provider)
+            longest[location] = max(longest[location], min(view.interval_seconds, _LONGEST_INTERVAL_SECONDS))
         return {
-            location
+            location: longest[location]
             for location, failing in providers.items()
             if len(failing) >= (LEAST_PROVIDERS if self._since(location) is None else LEAST_TO_STAY)
         }
@@ -230,62 +236,58 @@ def zone_of(base_url: str) -> str:
     return f"//{name}" if name else ""
 
 
-def _presences(views: Sequence[EndpointView]) -> Generator[None, None, dict[str, _Presence]]:
+def _surveyed(views: Sequence[EndpointView]) -> Generator[None, None, tuple[dict[str, _Presence], set[str]]]:
+    """Every location that is watched from, and the endpoints that some location says fail."""
     presences: dict[str, _Presence] = defaultdict(_Presence)
+    troubled: set[str] = set()
     for number, view in enumerate(views, 1):
         if view.is_watched:
             presences[view.location].add(view)
+            if is_failing(view):
+                troubled.add(view.endpoint.id)
         if number % _VIEWS_A_SLICE == 0:
             yield
-    return presences
+    return presences, troubled
 
 
 def _doubted(
-    views: Sequence[EndpointView], present: Container[str], now: float
-) -> Generator[None, None, list[EndpointView]]:
+    views: Sequence[EndpointView], troubled: Container[str], present: Container[str], now: float
+) -> Generator[None, None, Doubted]:
     """Those that fail where they are seen from and are alive elsewhere, by a success since that began."""
-    troubled = {view.endpoint.id for view in views if view.location in present and is_failing(view)}
-    yield
     together: dict[str, list[EndpointView]] = defaultdict(list)
     for number, view in enumerate(views if troubled else (), 1):
         if view.endpoint.id in troubled and view.location in present:
             together[view.endpoint.id].append(view)
         if number % _VIEWS_A_SLICE == 0:
             yield
-    doubted = []
-    for number, sightings in enumerate(together.values(), 1):
+    doubted: Doubted = {}
+    for number, (endpoint, sightings) in enumerate(together.items(), 1):
         alive = [
             view.last_success_at
             for view in sightings
             if view.state is State.OPERATIONAL and view.last_success_at is not None and _is_well(view, now)
         ]
         proof_at = max(alive, default=float("-inf"))
-        doubted += [
-            view
-            for view in sightings
-            if is_failing(view)
-            and _is_fresh(view, now)
-            and view.state_since is not None
-            and view.state_since <= proof_at
-        ]
+        for view in sightings:
+            since = view.state_since
+            if is_failing(view) and _is_fresh(view, now) and since is not None and since <= proof_at:
+                doubted[endpoint, view.location] = view
         if number % _ENDPOINTS_A_SLICE == 0:
             yield
     return doubted
 
 
 def _counted(
-    views: Sequence[EndpointView], accused: Container[str], doubted: Iterable[EndpointView], now: float
+    views: Sequence[EndpointView], accused: Container[str], doubted: Doubted, now: float
 ) -> Generator[None, None, dict[str, Sequence[_Votes]]]:
     """The votes of every family of providers, by location."""
-    began_at = {(view.endpoint.id, view.location): view.state_since for view in doubted}
     kinship = _Kinship()
     votes: dict[str, dict[str, _Votes]] = defaultdict(lambda: defaultdict(_Votes))
     for number, view in enumerate(views, 1):
         kinship.add(view.endpoint)
         if view.location in accused and view.is_watched:
-            since = began_at.get((view.endpoint.id, view.location))
-            if since is not None:
-                votes[view.location][view.endpoint.provider].began_at.append(since)
+            if (view.endpoint.id, view.location) in doubted and view.state_since is not None:
+                votes[view.location][view.endpoint.provider].began_at.append(view.state_since)
             elif _is_well(view, now):
                 votes[view.location][view.endpoint.provider].well += 1
         if number % _VIEWS_A_SLICE == 0:
