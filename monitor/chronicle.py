@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.storage.errors import StorageError
 from monitor.storage.names import Names
-from monitor.storage.own_outages import close_own_outages, record_own_outage
+from monitor.storage.own_outages import close_own_outages, record_location_suspect, record_own_outage
 from monitor.storage.writer import Writer
 from monitor.suspicion.outages import OwnOutage
 
@@ -57,6 +57,15 @@ class Chronicle:
                 if self._waiting.get(key) is outage:
                     del self._waiting[key]
             self._is_failing = False
+
+    async def location_suspect(self, location: str, reason: str, since: float, until: float | None) -> None:
+        """That a location fails alone; `until` is None while it does."""
+        try:
+            await self._writer.submit(
+                lambda connection: record_location_suspect(connection, self._names, location, reason, since, until)
+            )
+        except StorageError as error:
+            log.error("location_suspect_not_written location=%s error=%s", location, error)
 
     async def close_left_open(self, location: str, last_seen_at: float | None) -> None:
         """Outages of our own that a crash left open end where we were last seen."""

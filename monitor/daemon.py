@@ -47,6 +47,7 @@ from monitor.storage.incident_log import IncidentLog
 from monitor.storage.reclassify import Reclassified
 from monitor.storage.restore import restore_board, still_open
 from monitor.storage.writer import Writer
+from monitor.survey import Survey
 from monitor.suspicion.suspicion import Suspicion
 from monitor.systemd import Notifier
 from monitor.tasks import Tasks, unless
@@ -172,8 +173,9 @@ class Daemon:
         try:
             rooms = self._rooms = await self._build(database)
             self._housekeeping = Housekeeping(
-                rooms, self.clock, lambda: self.settings, self._notifier, self._intake.on_transition
-            )
+                rooms, self.clock, lambda: self.settings, self._notifier, self._intake.on_transition,
+                Survey(rooms, self.metrics, self.clock, lambda: self.settings).look,
+            )  # fmt: skip
             self._tasks.pillar("writer", rooms.writer.run())
             self._app[ROOM].furnish(rooms.board, rooms.history)
             await self._make_up_a_past()

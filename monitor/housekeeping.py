@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 REFRESH_SECONDS = 1.0
 SETTLED_SECONDS = 3.0  # most answers are whole by then; a view that waits for them is rendered once a probe
 EXPIRE_SECONDS = 5.0
+LOCATIONS_SECONDS = 5.0
 GARBAGE_SECONDS = 60.0
 INCIDENTS_SECONDS = 5.0  # how often incidents that the database did not take are tried again
 HOURS_SECONDS = 15.0  # how often to look whether an hour is to be closed
@@ -41,6 +42,7 @@ class Housekeeping:
         settings_of: Callable[[], Settings],
         notifier: Notifier,
         on_transition: Callable[[Transition], None],
+        look_at_locations: Callable[[], Awaitable[None]],
     ) -> None:
         self._rooms = rooms
         self._clock = clock
@@ -48,12 +50,14 @@ class Housekeeping:
         self._notifier = notifier
         self._on_transition = on_transition
         self._waiting: set[str] = set()  # chores that the database has kept from their work
+        self._look_at_locations = look_at_locations
         self._chores = Chores(clock, rooms.dispatcher.tick)
 
     def start(self) -> None:
         chores = self._chores
         chores.add("refresh", REFRESH_SECONDS, self._refresh)
         chores.add("expire", EXPIRE_SECONDS, self._expire)
+        chores.add("locations", LOCATIONS_SECONDS, self._look_at_locations)
         chores.add("incidents", INCIDENTS_SECONDS, self._write_what_waits)
         chores.add("hours", HOURS_SECONDS, partial(self._unless_it_fails, "hours", self.turn_hours))
         chores.add(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from monitor.scheduling.shards import SHARDS
@@ -24,6 +26,10 @@ SKIP_REASONS = (
 )
 # Why a recheck came to nothing: no slot of its own is lost by it.
 DROP_REASONS = tuple(reason for reason in SKIP_REASONS if reason not in ("missed", "unusable"))
+
+
+# Labels of families that have no series at first.
+LATE_LABELS: Mapping[str, tuple[str, ...]] = {"monitor_location_suspect": ("location",)}
 
 
 class SelfMetrics:
@@ -110,3 +116,15 @@ class SelfMetrics:
         self.observations_spilled = Gauge(
             "monitor_observations_spilled", "Observations on disk, waiting for the database.", registry=registry
         )
+        self._location_suspect = Gauge(
+            "monitor_location_suspect",
+            "1 while a location fails alone: its word against providers is not believed.",
+            LATE_LABELS["monitor_location_suspect"],
+            registry=registry,
+        )
+
+    def show_locations(self, suspect: Mapping[str, bool]) -> None:
+        """Which locations are suspect, of all that there are."""
+        self._location_suspect.clear()
+        for location, is_suspect in suspect.items():
+            self._location_suspect.labels(location).set(is_suspect)

@@ -8,6 +8,7 @@ import re
 
 from monitor.clock import utc_text
 from monitor.health.state import Standing, Transition
+from monitor.health.vantage import Finding
 from monitor.observation import Observation
 from monitor.outcome import Group
 
@@ -61,3 +62,15 @@ def tell_ours(observation: Observation, before: Standing, after: Standing) -> No
 
 def tell_unusable(endpoint: str, location: str, cause: str | None, detail: str | None = None) -> None:
     log.warning("unusable endpoint=%s location=%s cause=%s detail=%s", endpoint, location, cause or "-", quoted(detail))
+
+
+def tell_location(finding: Finding, begun: Finding | None) -> None:
+    """A location that has become suspect, or is so no longer; `begun` is what was told when it became so."""
+    if finding.since is not None:
+        log.warning(
+            "location suspect location=%s since=%s why=%s",
+            finding.location, utc_text(finding.since), quoted(finding.detail),
+        )  # fmt: skip
+    else:
+        since = None if begun is None or begun.since is None else utc_text(begun.since)
+        log.info("location sound again location=%s suspect_since=%s", finding.location, since or "-")

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -15,6 +16,7 @@ from monitor.commands.asking import NoAnswer, ask
 from monitor.commands.status_table import status_table
 from monitor.commands.terminal import DEFAULT_CONFIG, add_config, complain, console, say
 from monitor.health.board import Board
+from monitor.routing.pooling import pooled_views
 from monitor.routing.snapshot import Part, snapshot
 from monitor.settings import Settings, load_settings
 from monitor.storage.database import Database
@@ -27,6 +29,7 @@ from monitor.web.room import MADE_UP_NOTICE
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the routing snapshot, with `source` beside it")
+    parser.add_argument("--location", metavar="L", help="as seen from there alone; else pooled over all locations")
     add_config(parser)
 
 
@@ -36,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings = Settings(Path(), Catalog({}, {}, {}))
     else:
         settings = load_settings(arguments.config)
-    found = asyncio.run(_found(settings))
+    found = asyncio.run(found_for(settings, arguments.location))
     if found is None:
         return 1
     if arguments.json:
@@ -49,25 +52,30 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _found(settings: Settings) -> dict[str, Any] | None:
+async def found_for(settings: Settings, location: str | None) -> dict[str, Any] | None:
+    """The snapshot, with its `source`; None if there is none, and that is said."""
     where = f"{settings.listen_host}:{settings.listen_port}"
+    path = "/api/v1/routing" + (f"?location={quote(location, safe='')}" if location else "")
     try:
-        return {"source": "daemon"} | await ask(settings, "/api/v1/routing", "endpoints")
+        return {"source": "daemon"} | await ask(settings, path, "endpoints")
     except NoAnswer as error:
         if not settings.catalog.endpoints:
             complain(f"no daemon answers at {where}: {error}")
             complain("there is no monitor.yaml here either: start one with `make run`, or name yours with -c FILE")
             return None
         try:
-            found = {"source": "database"} | await _from_database(settings)
+            known = await _from_database(settings, location)
         except StorageError:
             complain(f"no daemon answers at {where}: {error}")
             raise
+        if known is None:
+            return None
         complain(f"no daemon answers at {where}: {error}; these are the figures of the database, as of now")
-        return found
+        return {"source": "database"} | known
 
 
-async def _from_database(settings: Settings) -> dict[str, Any]:
+async def _from_database(settings: Settings, location: str | None) -> dict[str, Any] | None:
+    """None if nothing is known of the location, and that is said."""
     clock = SystemClock()
     database = await Database.open_read_only(settings.database, clock)
     try:
@@ -75,9 +83,16 @@ async def _from_database(settings: Settings) -> dict[str, Any]:
         history = History(database)
         await restore_board(board, history, clock.now())
         await board.refresh()
+        if location is not None and location not in board.locations():
+            complain(f"--location {location}: nothing was ever probed from there; write {', '.join(board.locations())}")
+            return None
+        await board.look_at_locations()
+        await board.refresh()
+        views = [each for each in board.views() if each.location == location] if location else pooled_views(board)
+        suspects = [each.location for each in board.findings.values() if each.is_suspect]
         notice = None if await history.fact(MADE_UP) is None else MADE_UP_NOTICE
-        parts = (Part.of(view, board.performance_windows) for view in board.views())
-        decoded: dict[str, Any] = msgspec.json.decode(snapshot(parts, clock.now(), None, notice))
+        parts = (Part.of(view, board.performance_windows) for view in views)
+        decoded: dict[str, Any] = msgspec.json.decode(snapshot(parts, clock.now(), location, notice, suspects))
         return decoded
     finally:
         await database.close()

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monitor.commands.terminal import age_text
+from monitor.routing.pooling import PARTIAL
 
 _STYLES = {"operational": "green", "degraded": "yellow", "down": "bold red", "unknown": "dim"}
 _NAMES = ("endpoint", "state", "uptime 30d", "samples", "TTFT p50", "p90", "tok/s", "last probe", "cause")
@@ -64,6 +65,11 @@ def _cells(one: Mapping[str, Any]) -> tuple[str, ...]:
     ttft = month.get("ttft_seconds") or {}
     speed = month.get("output_tokens_per_second") or {}
     cause = one["cause"] or ""
+    places = one.get("locations", {})  # which a daemon of an older version does not tell
+    if cause == PARTIAL:
+        cause = f"down at {', '.join(place for place, state in places.items() if state == 'down')}"
+    if one.get("location_suspect") and not places:
+        cause = f"{cause or '-'}, location suspect"
     if not one["usable"]:
         cause = f"unusable: {one['unusable_cause'] or cause or '-'}"
     return (

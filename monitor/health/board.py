@@ -23,6 +23,7 @@ from monitor.health.rows import TallyRows
 from monitor.health.series import Stamp
 from monitor.health.standings import Standings
 from monitor.health.state import Moment, Standing, Transition
+from monitor.health.vantage import Finding, Vantages
 from monitor.health.view import EndpointView, KindView, WindowFigures
 from monitor.health.vouching import Vouchers
 from monitor.health.windows import DAY, HOUR, RestoreRanges, Windows
@@ -51,6 +52,7 @@ class Board:
         self._standings.interval_of = interval_of
         self._series = self._standings.series  # by the windows' row
         self._display = Display(settings, self._standings, self.kinds)
+        self._vantages = Vantages()
         self._vouchers = Vouchers(lambda endpoint: self._catalog.endpoints.get(endpoint), self.kind_of)
         self.configure(settings)
 
@@ -214,6 +216,27 @@ class Board:
             if transition is not None:
                 transitions.append(transition)
         return transitions
+
+    async def look_at_locations(self) -> list[Finding]:
+        """Find out, in slices, which locations fail alone and which tell nothing any more; those that have become
+        suspect, or are so no longer. Views follow at the next `refresh`."""
+        former = self._vantages.findings
+        for _ in self._vantages.look_slices(self.views(), self._clock.now()):
+            await self._clock.sleep(0)
+        found = self._vantages.findings
+        self._display.take_vantages({location: each.vantage for location, each in found.items()})
+        # One that is gone is not suspect any more.
+        both = {**{location: Finding(location) for location in former}, **found}
+        return [
+            each
+            for location, each in both.items()
+            if each.is_suspect != (location in former and former[location].is_suspect)
+        ]
+
+    @property
+    def findings(self) -> Mapping[str, Finding]:
+        """What the last look at the locations found, by location."""
+        return self._vantages.findings
 
     def slide(self, to_hour: int, leaving: Mapping[str, TallyRows]) -> None:
         """See `Windows.slide`: in a job of the writer's. The next `refresh` does the work."""

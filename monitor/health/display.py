@@ -15,7 +15,7 @@ from monitor.health.figures import series_figures
 from monitor.health.kind_board import NO_KINDS, KindBoard
 from monitor.health.series import Series
 from monitor.health.standings import Standings
-from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, KindView
+from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, KindView, Vantage
 from monitor.health.windows import Windows
 from monitor.letting_go import let_go
 from monitor.settings import Settings
@@ -34,6 +34,7 @@ class Display:
         self._standings = standings
         self._kinds = kinds
         self._fresh_until = np.full(0, _ALWAYS_STALE)  # by row
+        self._vantages: Mapping[str, Vantage] = {}  # by location
         self._order: list[Series] | None = None  # as their views are listed; None when it is to be found anew
         self._version = 0
 
@@ -73,6 +74,15 @@ class Display:
 
     def outdate_many(self, rows: Sequence[int] | Indices, at: float) -> None:
         self._fresh_until[rows] = np.minimum(self._fresh_until[rows], at)
+
+    def take_vantages(self, vantages: Mapping[str, Vantage]) -> None:
+        """What the locations' words are worth from now on: views of those where that changes are renewed."""
+        former, sound = self._vantages, Vantage.SOUND
+        changed = {each for each in {*vantages, *former} if vantages.get(each, sound) is not former.get(each, sound)}
+        self._vantages = vantages
+        if changed:
+            rows = [row for row, series in enumerate(self._standings.series) if series.location in changed]
+            self._fresh_until[rows] = _ALWAYS_STALE
 
     def renew(self, windows: Windows, now: float, settled_seconds: float) -> Iterator[None]:
         """See `Board.refresh_slices`."""
@@ -119,6 +129,7 @@ class Display:
                 standings.is_watched(series.endpoint, series.location, row),
                 self._next_version,
                 kinds,
+                self._vantages.get(series.location, Vantage.SOUND),
             )
             series.is_shown = series.location == self._settings.location or view.has_data(now)
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from monitor.catalog.model import Endpoint
 from monitor.health.state import Standing, StateMachine
-from monitor.health.view import EndpointView, KindView, WindowFigures
+from monitor.health.view import EndpointView, KindView, Vantage, WindowFigures
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.slot import Era
@@ -64,6 +64,7 @@ class Series:
         is_watched: bool,
         next_version: Callable[[], int],
         kinds: Mapping[str, KindView],
+        vantage: Vantage = Vantage.SOUND,
     ) -> EndpointView:
         """What is to be shown from now on: the very view that was, if nothing has changed."""
         former = self.view
@@ -87,6 +88,7 @@ class Series:
             detail=standing.shown_detail,
             is_watched=is_watched,
             kinds=kinds,
+            vantage=vantage,
             version=next_version() if known is None else known.version,
         )
         if known is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 
 import msgspec
 
@@ -93,6 +94,14 @@ class KindView(msgspec.Struct, frozen=True):
     windows: Mapping[str, KindFigures]
 
 
+class Vantage(StrEnum):
+    """What a location's word is worth: see `health/vantage.py`."""
+
+    SOUND = "sound"
+    SUSPECT = "suspect"  # it fails alone: its word against providers is not believed
+    STALE = "stale"  # nothing new comes from there
+
+
 class EndpointView(msgspec.Struct, frozen=True):
     """One endpoint seen from one location. A view is never changed: a changed endpoint gets a new one, with a greater
     `version`, so what is rendered from a view may be kept for as long as the Board hands out that same object.
@@ -102,7 +111,9 @@ class EndpointView(msgspec.Struct, frozen=True):
     a probe succeeds. `unusable_cause` is the class (`auth`, `secret_missing`, ...) that made `usable` False. `detail`
     is the redacted message that came with the cause. `windows` hold every window; quantiles only where
     `Board.performance_windows` says so. `is_watched` is False where nobody probes any more: the windows tell of the
-    past, the state is unknown. `kinds` are those other than chat that it is configured with, in that order.
+    past, the state is unknown. `vantage` is the location's; the state is as measured there, whatever that is worth.
+    Pooled over several locations, `places` are the states at those that still tell, and `vantage` is suspect where the
+    word of one was not believed. `kinds` are those other than chat that it is configured with, in that order.
     `probes_total` counts this process's own probes of the kind that decides, rechecks included, and `cost_usd_total`
     what those of all kinds cost.
     """
@@ -124,6 +135,8 @@ class EndpointView(msgspec.Struct, frozen=True):
     is_watched: bool = True
     kinds: Mapping[str, KindView] = msgspec.field(default_factory=dict)
     version: int = 0
+    vantage: Vantage = Vantage.SOUND
+    places: Mapping[str, State] = msgspec.field(default_factory=dict)
 
     def has_data(self, now: float) -> bool:
         """Whether anything was seen within the longest window."""

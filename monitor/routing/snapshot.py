@@ -15,7 +15,7 @@ import msgspec
 from monitor.catalog.model import Endpoint
 from monitor.clock import utc_text
 from monitor.health.sketch import FIGURES
-from monitor.health.view import EndpointView, KindView, WindowFigures
+from monitor.health.view import EndpointView, KindView, Vantage, WindowFigures
 from monitor.routing.kinds import kinds_object
 from monitor.routing.values import JsonObject, quantile_name, quantiles_of
 
@@ -73,6 +73,8 @@ class Part:
             price,
             ",".join(windows),
             _kinds_text(view.kinds, performance_windows),
+            "true" if view.vantage is Vantage.SUSPECT else "false",
+            _json(view.places) if view.places else "{}",
         )
         return cls(view, opened.encode(), identity, price)
 
@@ -89,7 +91,8 @@ class Part:
 # tree first takes three times as long as to write them.
 _OPENED = (
     '{%s,"state":"%s","cause":%s,"state_since":%s,"usable":%s,"unusable_cause":%s,"observed_at":%s,'
-    '"last_success_at":%s,"interval_seconds":%r,"price_usd_per_million_tokens":%s,"windows":{%s},"kinds":%s'
+    '"last_success_at":%s,"interval_seconds":%r,"price_usd_per_million_tokens":%s,"windows":{%s},"kinds":%s,'
+    '"location_suspect":%s,"locations":%s'
 )
 _COUNTS = (
     '"samples":%d,"successes":%d,"seen":%d,"expected":%d,'
@@ -158,16 +161,26 @@ def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def snapshot_head(now: float, location: str | None, notice: str | None = None) -> bytes:
-    """What stands before the endpoints: `generated_at` and `location` (null = pooled over all)."""
+def snapshot_head(
+    now: float, location: str | None, notice: str | None = None, suspect_locations: Iterable[str] = ()
+) -> bytes:
+    """What stands before the endpoints: `generated_at`, `location` (null = pooled over all), and which locations fail
+    alone."""
     head: JsonObject = {"notice": notice} if notice else {}
-    head |= {"generated_at": utc_text(now), "location": location}
+    head |= {"generated_at": utc_text(now), "location": location, "suspect_locations": list(suspect_locations)}
     return msgspec.json.encode(head)[:-1] + b',"endpoints":['
 
 
 SNAPSHOT_END = b"]}"
 
 
-def snapshot(parts: Iterable[Part], now: float, location: str | None, notice: str | None = None) -> bytes:
+def snapshot(
+    parts: Iterable[Part],
+    now: float,
+    location: str | None,
+    notice: str | None = None,
+    suspect_locations: Iterable[str] = (),
+) -> bytes:
     """The whole document: the head and one object per endpoint."""
-    return snapshot_head(now, location, notice) + b",".join(part.closed(now) for part in parts) + SNAPSHOT_END
+    head = snapshot_head(now, location, notice, suspect_locations)
+    return head + b",".join(part.closed(now) for part in parts) + SNAPSHOT_END

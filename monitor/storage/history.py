@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Select, Table, literal, null, or_, select
+from sqlalchemy import ColumnElement, Select, Table, exists, false, literal, null, or_, select
 
 from monitor.outcome import Group, Outcome, group_of
 from monitor.slot import Era
@@ -14,7 +14,7 @@ from monitor.storage.eras import EndpointAtLocation, read_eras, read_kind_eras
 from monitor.storage.facts import read_fact
 from monitor.storage.incidents import RecordedIncident
 from monitor.storage.names import Place
-from monitor.storage.own_outages import SELF_SUSPECT
+from monitor.storage.own_outages import LOCATION, SELF_SUSPECT
 from monitor.storage.raw_reads import LastSlot, RawReads
 from monitor.storage.rollup_reads import Rollup, RollupReads, Step
 from monitor.storage.schema import MILLION
@@ -57,6 +57,7 @@ class History(RawReads, RollupReads):
                 table.c.detail,
                 table.c.started_us,
                 table.c.ended_us,
+                _began_while_suspect(table),
             )
             .join(schema.endpoints, schema.endpoints.c.id == table.c.endpoint_id)
             .join(schema.locations, schema.locations.c.id == table.c.location_id)
@@ -84,6 +85,7 @@ class History(RawReads, RollupReads):
                 table.c.reason,
                 table.c.started_us,
                 table.c.ended_us,
+                false(),
             )
             .join(schema.locations, schema.locations.c.id == table.c.location_id)
             .order_by(table.c.started_us.desc(), table.c.id.desc())
@@ -104,9 +106,17 @@ class History(RawReads, RollupReads):
             rows = (await connection.execute(query)).all()
         return [
             RecordedIncident(
-                id, endpoint, where, state, cause, detail, began / MILLION, None if ended is None else ended / MILLION
+                id,
+                endpoint,
+                where,
+                state,
+                cause,
+                detail,
+                began / MILLION,
+                None if ended is None else ended / MILLION,
+                bool(is_suspect),
             )
-            for id, endpoint, where, state, cause, detail, began, ended in rows
+            for id, endpoint, where, state, cause, detail, began, ended, is_suspect in rows
         ]
 
     async def eras(self) -> dict[EndpointAtLocation, tuple[Era, ...]]:
@@ -141,3 +151,13 @@ class History(RawReads, RollupReads):
             for place, at in (await self.successes_within(max(start, since), end)).items():
                 last[place] = max(last.get(place, at), at)
         return last
+
+
+def _began_while_suspect(incidents: Table) -> ColumnElement[bool]:
+    spans = schema.own_outages.alias()
+    return exists().where(
+        spans.c.location_id == incidents.c.location_id,
+        spans.c.cause == LOCATION,
+        spans.c.started_us <= incidents.c.started_us,
+        or_(spans.c.ended_us.is_(None), spans.c.ended_us >= incidents.c.started_us),
+    )

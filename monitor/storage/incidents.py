@@ -18,7 +18,8 @@ _DETAIL_LIMIT = 500
 @dataclass(frozen=True, slots=True)
 class RecordedIncident:
     """`ended_at` is None while it lasts. Instants are UTC seconds. `endpoint` None: the monitor's own trouble; such ids
-    are negative, since they are counted apart."""
+    are negative, since they are counted apart. `location_suspect`: it began while its location was found to fail
+    alone."""
 
     id: int
     endpoint: str | None
@@ -28,6 +29,7 @@ class RecordedIncident:
     detail: str | None
     started_at: float
     ended_at: float | None
+    location_suspect: bool = False
 
 
 async def record_incident(connection: AsyncConnection, names: Names, incident: Incident) -> None:

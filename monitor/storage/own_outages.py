@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import case, insert, update
+from sqlalchemy import case, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.storage import schema
 from monitor.storage.codec import clean_text, micros
 from monitor.storage.names import Names
+from monitor.storage.schema import MILLION
 
 SELF_SUSPECT = "self_suspect"  # the state of such an incident
+LOCATION = "location"  # the cause of one that only other locations' rows could show: see `health/vantage.py`
 _REASON_LIMIT = 500
 
 
@@ -37,6 +39,23 @@ async def record_own_outage(
     changed = await connection.execute(update(table).where(*same).values(**values))
     if changed.rowcount == 0:
         await connection.execute(insert(table).values(**key, **values))
+
+
+async def record_location_suspect(
+    connection: AsyncConnection, names: Names, location: str, reason: str, since: float, until: float | None
+) -> None:
+    """The same of a location that fails alone. Several monitors of one location find it out at about one moment: the
+    first one's row is everybody's."""
+    table = schema.own_outages
+    location_id = (await names.locations(connection, [location]))[location]
+    lasting = select(table.c.started_us).where(
+        table.c.location_id == location_id, table.c.cause == LOCATION, table.c.ended_us.is_(None)
+    )
+    known = (await connection.execute(lasting)).scalars().first()
+    if known is None and until is not None:
+        return  # ended by another
+    started_at = since if known is None else known / MILLION
+    await record_own_outage(connection, names, location, LOCATION, reason, started_at, until)
 
 
 async def close_own_outages(connection: AsyncConnection, names: Names, location: str, at: float) -> int:

@@ -6,10 +6,18 @@ from urllib.parse import quote
 
 from aiohttp import hdrs, web
 
+from monitor.health.vantage import Finding
 from monitor.routing.values import JsonObject
 from monitor.web.answers import JSON, answer, send_pieces, sliced
 from monitor.web.errors import NotFound
-from monitor.web.openrouter import Summary, described, endpoint_object, model_object, provider_object
+from monitor.web.openrouter import (
+    Summary,
+    described,
+    endpoint_object,
+    location_object,
+    model_object,
+    provider_object,
+)
 from monitor.web.query import Query, shown
 from monitor.web.room import ROOM, Room
 
@@ -78,7 +86,20 @@ async def providers(request: web.Request) -> web.Response:
             mine.add(view)
         if number % _VIEWS_A_TURN == 0:
             await room.clock.sleep(0)
-    data = [provider_object(provider, summaries[slug]) for slug, provider in catalog.providers.items()]
+    suspects = {each.location for each in room.suspects()}
+    data = [provider_object(provider, summaries[slug], suspects) for slug, provider in catalog.providers.items()]
+    return await answer(request, {"data": data})
+
+
+async def locations(request: web.Request) -> web.Response:
+    """Every location, what its word is worth, and its figures as measured there; here first."""
+    room = request.app[ROOM]
+    Query(request.rel_url.raw_query_string, ())
+    data = []
+    for location in room.board.locations():
+        finding = room.board.findings.get(location) or Finding(location)
+        data.append(location_object(finding, room.picture.of(location).values()))
+        await room.clock.sleep(0)
     return await answer(request, {"data": data})
 
 

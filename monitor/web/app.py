@@ -74,6 +74,7 @@ def create_app(
     app.router.add_get("/api/v1/models/{author}/{slug}", once_started(api.model))
     app.router.add_get("/api/v1/models/{author}/{slug}/endpoints", once_started(api.model_endpoints))
     app.router.add_get("/api/v1/providers", once_started(api.providers))
+    app.router.add_get("/api/v1/locations", once_started(api.locations))
     # An endpoint's id has slashes of its own.
     app.router.add_get("/api/v1/endpoints/{endpoint:.+}/observations", api_history.observations)
     app.router.add_get("/api/v1/endpoints/{endpoint:.+}/history", api_history.history)

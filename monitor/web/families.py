@@ -9,6 +9,8 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
+from monitor.self_metrics import LATE_LABELS
+
 FamilyType = Literal["gauge", "counter", "summary", "histogram"]
 
 # `suffix` is left out of a series where the provider offers the model once.
@@ -275,7 +277,8 @@ def _family_of(metric: Metric) -> Family:
         kind = "counter"
     elif metric.type == "histogram":
         kind = "histogram"
-    return Family(name, kind, metric.documentation, _labels_of(metric), per_endpoint=False)
+    labels = _labels_of(metric) or LATE_LABELS.get(name, ())
+    return Family(name, kind, metric.documentation, labels, per_endpoint=False)
 
 
 def _labels_of(metric: Metric) -> tuple[str, ...]:

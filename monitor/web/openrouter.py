@@ -15,7 +15,15 @@ from decimal import Decimal
 from monitor.catalog.model import Catalog, Endpoint, Model, Price, Provider
 from monitor.health.state import State
 from monitor.health.uptime import percent, ratio
-from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, WindowFigures, mirrored
+from monitor.health.vantage import Finding
+from monitor.health.view import (
+    API_PERFORMANCE_WINDOW,
+    API_QUANTILES,
+    EndpointView,
+    Vantage,
+    WindowFigures,
+    mirrored,
+)
 from monitor.routing.kinds import kinds_object
 from monitor.routing.values import JsonObject, stamp
 
@@ -107,6 +115,8 @@ def endpoint_object(
         "interval_seconds": view.interval_seconds,
         "observed_at": stamp(view.last_probe_at),
         "kinds": kinds_object(view.kinds, performance_windows),
+        "location_suspect": view.vantage is Vantage.SUSPECT,
+        "locations": view.places,
     }
 
 
@@ -172,8 +182,9 @@ def model_object(model: Model, views: Sequence[EndpointView]) -> JsonObject:
     }
 
 
-def provider_object(provider: Provider, endpoints: Summary) -> JsonObject:
-    """One provider as OpenRouter lists it; `endpoint_count` and what follows is ours."""
+def provider_object(provider: Provider, endpoints: Summary, suspects: Container[str] = ()) -> JsonObject:
+    """One provider as OpenRouter lists it; `endpoint_count` and what follows is ours. `suspects`: locations whose word
+    is not believed."""
     return {
         "name": provider.name,
         "slug": provider.slug,
@@ -184,6 +195,7 @@ def provider_object(provider: Provider, endpoints: Summary) -> JsonObject:
         "datacenters": None,
         "endpoint_count": endpoints.count,
         **endpoints.object(),
+        "down_at": [location for location in endpoints.down_at() if location not in suspects],
     }
 
 
@@ -201,6 +213,7 @@ class Summary:
         self.count = 0
         self._states: Counter[State] = Counter()
         self._usable = self._successes = self._samples = 0
+        self._places: dict[str, Counter[State]] = {}
         for view in views:
             self.add(view)
 
@@ -211,6 +224,16 @@ class Summary:
         if (month := view.windows.get("30d")) is not None:
             self._successes += month.successes
             self._samples += month.samples
+        for location, state in view.places.items():
+            self._places.setdefault(location, Counter())[state] += 1
+
+    def down_at(self) -> list[str]:
+        """The locations, of several, from which all that is known is down."""
+        return [
+            location
+            for location, states in sorted(self._places.items())
+            if states[State.DOWN] and states[State.DOWN] == states.total() - states[State.UNKNOWN]
+        ]
 
     def object(self) -> JsonObject:
         return {
@@ -223,6 +246,20 @@ class Summary:
 
 def summary(views: Iterable[EndpointView]) -> JsonObject:
     return Summary(views).object()
+
+
+def location_object(finding: Finding, views: Iterable[EndpointView]) -> JsonObject:
+    """One location: what its word is worth, and what it says."""
+    found = Summary(views)
+    return {
+        "location": finding.location,
+        "vantage": finding.vantage.value,
+        "suspect_since": stamp(finding.since),
+        "detail": finding.detail,
+        "observed_at": stamp(finding.observed_at),
+        "endpoint_count": found.count,
+        **found.object(),
+    }
 
 
 def _cheapest(endpoints: Sequence[Endpoint]) -> Price | None:

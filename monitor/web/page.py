@@ -15,7 +15,8 @@ from monitor.catalog.model import Price
 from monitor.clock import utc_text
 from monitor.health.state import State
 from monitor.health.uptime import percent
-from monitor.health.view import API_PERFORMANCE_WINDOW, EndpointView, KindView, WindowFigures
+from monitor.health.view import API_PERFORMANCE_WINDOW, EndpointView, KindView, Vantage, WindowFigures
+from monitor.routing.pooling import PARTIAL
 from monitor.web.answers import send
 from monitor.web.api import location_in
 from monitor.web.errors import NotFound
@@ -93,7 +94,17 @@ class Row:
     price: str
     last_probe: str
     last_probe_at: str
+    is_suspect: bool  # seen from a location that fails alone
     kinds: list[KindRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A location that fails alone, as text."""
+
+    location: str
+    since: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +144,11 @@ async def index(request: web.Request) -> web.Response:
         provider=provider,
         state=state,
         location=location,
+        suspects=[
+            Suspect(each.location, age_text(now - each.since), each.detail or "")
+            for each in room.suspects()
+            if each.since is not None
+        ],
         now=utc_text(now, "seconds").replace("T", " ").replace("Z", " UTC"),
         refresh_seconds=REFRESH_SECONDS,
         version=page.version,
@@ -184,7 +200,7 @@ def row_of(view: EndpointView, now: float) -> Row:
         tag=view.endpoint.tag,
         state=view.state.value,
         usable=view.usable,
-        cause=_words(view.cause),
+        cause=(view.detail or "") if view.cause == PARTIAL else _words(view.cause),
         unusable_cause=_words(view.unusable_cause),
         since="" if view.state_since is None else age_text(now - view.state_since),
         detail=view.detail or "",
@@ -198,6 +214,7 @@ def row_of(view: EndpointView, now: float) -> Row:
         price=price_text(view.endpoint.price),
         last_probe="never" if view.last_probe_at is None else f"{age_text(now - view.last_probe_at)} ago",
         last_probe_at="" if view.last_probe_at is None else utc_text(view.last_probe_at, "seconds"),
+        is_suspect=view.vantage is Vantage.SUSPECT and view.location != "",
         kinds=[kind_row(each) for each in view.kinds.values()] if view.kinds else [],
     )
 

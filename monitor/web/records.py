@@ -44,6 +44,7 @@ def incident_object(incident: RecordedIncident) -> JsonObject:
         "started_at": utc_text(incident.started_at),
         "ended_at": stamp(ended_at),
         "duration_seconds": None if ended_at is None else round(ended_at - incident.started_at, 3),
+        "location_suspect": incident.location_suspect,
     }
 
 

@@ -15,6 +15,7 @@ from monitor.catalog.model import Catalog, Endpoint
 from monitor.clock import Clock
 from monitor.health.board import Board
 from monitor.health.state import State
+from monitor.health.vantage import Finding
 from monitor.health.view import EndpointView, WindowFigures
 from monitor.letting_go import let_go
 from monitor.routing.pooling import pooled_view
@@ -176,6 +177,10 @@ class Room:
         for _ in let_go(gone):
             await self.clock.sleep(0)
 
+    def suspects(self) -> list[Finding]:
+        """The locations that fail alone."""
+        return [each for each in self.board.findings.values() if each.is_suspect]
+
     async def keep_fresh(self) -> None:
         """Refresh for ever. A failure is logged and tried again: it leaves the last good picture standing."""
         failing = False
@@ -215,7 +220,7 @@ class Room:
         self._etag_number += 1
         etag, now = f"{self._etag_seed}-{self._etag_number}", self.clock.now()
         views = [view for view in picture.of(location).values() if model is None or view.endpoint.model == model]
-        pieces = [snapshot_head(now, location, self.notice)]
+        pieces = [snapshot_head(now, location, self.notice, [each.location for each in self.suspects()])]
         for start in range(0, len(views), _PARTS):
             part = views[start : start + _PARTS]
             parts = (self._parts.get((view.endpoint.id, view.location)) or self._part(view) for view in part)

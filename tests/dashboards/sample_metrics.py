@@ -142,6 +142,7 @@ class Monitor:
         await self._exposition.refresh(views, _EXPORT)
         metrics = self._metrics
         metrics.self_suspect.set(0)
+        metrics.show_locations(dict.fromkeys(LOCATIONS, False))
         metrics.budget_used_ratio.set(0.4)
         metrics.reload_successful.set(1)
         metrics.reload_success_timestamp.set(self._started_at)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from monitor.catalog.model import Endpoint
 from monitor.health.state import State
-from monitor.health.view import EndpointView, WindowFigures
+from monitor.health.view import EndpointView, Vantage, WindowFigures
 from monitor.outcome import Outcome
 from monitor.routing.pooling import pooled_state, pooled_view
 
@@ -53,9 +53,9 @@ def test_what_holds_now_is_told_by_those_that_still_watch_and_figures_by_all() -
         asked.append((list(endpoints), location, window))
         return FIGURES
 
-    pooled = pooled_view([retired, here], pool)
-    assert (pooled.state, pooled.usable, pooled.interval_seconds) == (State.OPERATIONAL, True, 60.0)
-    assert pooled.is_watched
+    found = pooled_view([retired, here], pool)
+    assert (found.state, found.usable, found.interval_seconds) == (State.OPERATIONAL, True, 60.0)
+    assert found.is_watched
     assert asked == [(["a/b@acme"], None, "5m"), (["a/b@acme"], None, "30m")]
     blocked = replace(here, usable=False, unusable_cause="auth")
     assert pooled_view([replace(retired, usable=True), blocked], pool).unusable_cause == "auth"
@@ -67,7 +67,7 @@ def test_a_single_location_is_handed_through_as_the_same_object() -> None:
 
 
 @pytest.mark.parametrize(
-    ("states", "pooled"),
+    ("states", "expected"),
     [
         ([State.OPERATIONAL, State.OPERATIONAL], State.OPERATIONAL),
         ([State.DOWN, State.DOWN], State.DOWN),
@@ -81,9 +81,9 @@ def test_a_single_location_is_handed_through_as_the_same_object() -> None:
     ],
 )
 def test_states_that_differ_make_degraded_and_those_that_know_nothing_have_no_say(
-    states: list[State], pooled: State
+    states: list[State], expected: State
 ) -> None:
-    assert all(pooled_state(order) is pooled for order in permutations(states))
+    assert all(pooled_state(order) is expected for order in permutations(states))
 
 
 @settings(deadline=None)
@@ -93,29 +93,94 @@ def test_down_needs_every_location_that_knows(states: list[State]) -> None:
     assert (pooled_state(states) is State.DOWN) == (bool(known) and all(state is State.DOWN for state in known))
 
 
-def test_the_cause_is_that_of_the_worst_location() -> None:
-    views = [
+def pooled(*views: EndpointView) -> EndpointView:
+    return pooled_view(views, lambda endpoints, location, window: FIGURES)
+
+
+def test_down_here_and_up_there_is_partial_and_says_where() -> None:
+    found = pooled(
         view("fra"),
         view("iad", State.DEGRADED, cause="throttled", state_since=5.0),
         view("sin", State.DOWN, cause="reset", state_since=7.0, detail="RST"),
-    ]
-    pooled = pooled_view(views, lambda endpoints, location, window: FIGURES)
-    assert (pooled.state, pooled.cause, pooled.state_since, pooled.detail) == (State.DEGRADED, "reset", 7.0, "RST")
-    assert pooled.location == ""
+        view("syd", State.DOWN, cause="connect", state_since=6.0),
+    )
+    assert (found.state, found.cause, found.state_since) == (State.DEGRADED, "partial", 6.0)
+    assert found.detail == "down at sin (reset), syd (connect), up at fra, iad"
+    assert found.places == {"fra": "operational", "iad": "degraded", "sin": "down", "syd": "down"}
+    assert (found.location, found.vantage) == ("", Vantage.SOUND)
+
+
+def test_where_they_agree_or_nobody_says_down_the_cause_is_that_of_the_worst() -> None:
+    down = [view("fra", State.DOWN, cause="reset", detail="RST"), view("iad", State.DOWN, cause="connect")]
+    assert (pooled(*down).state, pooled(*down).cause, pooled(*down).detail) == (State.DOWN, "reset", "RST")
+    slow = pooled(view("fra"), view("iad", State.DEGRADED, cause="throttled", state_since=5.0))
+    assert (slow.state, slow.cause, slow.state_since) == (State.DEGRADED, "throttled", 5.0)
+    half = pooled(view("fra", State.UNKNOWN), view("iad", State.DOWN, cause="connect"))
+    assert (half.state, half.cause) == (State.DOWN, "connect")
+
+
+def test_of_fifty_locations_eight_are_named_and_all_are_counted() -> None:
+    found = pooled(*[view(f"l{n}") for n in range(40)], *[view(f"m{n}", State.DOWN) for n in range(10)])
+    assert found.detail is not None
+    assert found.detail.startswith("down at m0, m1, m2, m3, m4, m5, m6, m7 and 2 more, up at l0, ")
+    assert found.detail.endswith("l7 and 32 more")
+    assert Counter(found.places.values()) == {"operational": 40, "down": 10}
+
+
+def test_a_stale_location_has_no_say_in_what_holds_now_and_keeps_its_counts() -> None:
+    gone = view("fra", State.DOWN, cause="connect", vantage=Vantage.STALE, usable=False, interval_seconds=1.0)
+    found = pooled(gone, view("iad"))
+    assert (found.state, found.cause, found.interval_seconds) == (State.OPERATIONAL, None, 60.0)
+    assert found.places == {"iad": "operational"}
+    assert found.probes_total[Outcome.SUCCESS] == 4
+    assert pooled(gone, replace(gone, location="iad")).state is State.DOWN, "the last word, where nobody has a newer"
+
+
+def test_a_suspect_locations_bad_word_is_left_out_and_its_good_word_counts() -> None:
+    suspect = view("fra", State.DOWN, cause="connect", vantage=Vantage.SUSPECT)
+    found = pooled(suspect, view("iad"), view("sin"))
+    assert (found.state, found.cause, found.vantage) == (State.OPERATIONAL, None, Vantage.SUSPECT)
+    assert found.places["fra"] == "down"
+    well = view("fra", vantage=Vantage.SUSPECT)
+    half = pooled(well, view("iad", State.DOWN, cause="reset"))
+    assert (half.cause, half.detail, half.vantage) == ("partial", "down at iad (reset), up at fra", Vantage.SOUND)
+    throttled = view("fra", State.DEGRADED, cause="throttled", vantage=Vantage.SUSPECT)
+    assert pooled(throttled, view("iad")).cause == "throttled", "who throttles was reached"
+
+
+def test_what_only_a_suspect_location_watches_is_unknown_and_not_down() -> None:
+    suspect = view("fra", State.DOWN, cause="connect", vantage=Vantage.SUSPECT, detail="refused")
+    for found in (pooled(suspect), pooled(suspect, view("iad", State.UNKNOWN, is_watched=False))):
+        assert (found.state, found.cause, found.detail, found.state_since) == (State.UNKNOWN, None, None, None)
+        assert (found.location, found.vantage) == ("", Vantage.SUSPECT)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(State), st.sampled_from(Vantage)), min_size=2, max_size=6))
+def test_a_provider_is_down_if_every_location_that_is_to_be_believed_says_so(told: list[tuple[State, Vantage]]) -> None:
+    found = pooled(*[view(f"l{n}", state, cause="reset", vantage=vantage) for n, (state, vantage) in enumerate(told)])
+    present = [each for each in told if each[1] is not Vantage.STALE] or told
+    bad = (State.DOWN, State.DEGRADED)
+    believed = [state for state, vantage in present if not (vantage is Vantage.SUSPECT and state in bad)]
+    assert found.state is pooled_state(believed)
+    assert (found.cause == "partial") == (
+        State.DOWN in believed and bool({State.OPERATIONAL, State.DEGRADED} & {*believed})
+    )
+    assert len(found.places) == len(present)
 
 
 def test_a_request_that_is_refused_everywhere_is_the_cause_though_no_state_is_known() -> None:
     views = [view("fra", State.UNKNOWN), view("iad", State.UNKNOWN, cause="unknown_model", detail="404")]
-    pooled = pooled_view(views, lambda *args: FIGURES)
-    assert (pooled.state, pooled.cause, pooled.detail) == (State.UNKNOWN, "unknown_model", "404")
+    found = pooled(*views)
+    assert (found.state, found.cause, found.detail) == (State.UNKNOWN, "unknown_model", "404")
 
 
 def test_usable_from_anywhere_is_usable_and_else_the_cause_is_told() -> None:
     unusable = view("fra", usable=False, unusable_cause="auth")
-    pooled = pooled_view([unusable, view("iad")], lambda *args: FIGURES)
-    assert (pooled.usable, pooled.unusable_cause) == (True, None)
-    pooled = pooled_view([unusable, replace(unusable, location="iad")], lambda *args: FIGURES)
-    assert (pooled.usable, pooled.unusable_cause) == (False, "auth")
+    either = pooled(unusable, view("iad"))
+    assert (either.usable, either.unusable_cause) == (True, None)
+    neither = pooled(unusable, replace(unusable, location="iad"))
+    assert (neither.usable, neither.unusable_cause) == (False, "auth")
 
 
 def test_stamps_are_the_latest_counters_are_summed_and_windows_are_asked_of_the_pool() -> None:
@@ -129,8 +194,8 @@ def test_stamps_are_the_latest_counters_are_summed_and_windows_are_asked_of_the_
         view("fra", last_probe_at=None, last_success_at=3.0),
         view("iad", last_probe_at=9.0, interval_seconds=30.0, probes_total={Outcome.SUCCESS: 1, Outcome.DNS: 1}),
     ]
-    pooled = pooled_view(views, pool)
-    assert (pooled.last_probe_at, pooled.last_success_at, pooled.interval_seconds) == (9.0, 3.0, 30.0)
-    assert pooled.probes_total == Counter({Outcome.SUCCESS: 3, Outcome.DNS: 1})
-    assert pooled.cost_usd_total == 1.0
+    found = pooled_view(views, pool)
+    assert (found.last_probe_at, found.last_success_at, found.interval_seconds) == (9.0, 3.0, 30.0)
+    assert found.probes_total == Counter({Outcome.SUCCESS: 3, Outcome.DNS: 1})
+    assert found.cost_usd_total == 1.0
     assert asked == [(("a/b@acme",), None, "5m"), (("a/b@acme",), None, "30m")]

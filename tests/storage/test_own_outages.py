@@ -9,7 +9,7 @@ from monitor.health.incidents import Incident
 from monitor.health.state import State
 from monitor.settings import RetentionSettings
 from monitor.storage.incidents import record_incident
-from monitor.storage.own_outages import close_own_outages, record_own_outage
+from monitor.storage.own_outages import close_own_outages, record_location_suspect, record_own_outage
 from monitor.storage.retention import prune
 
 
@@ -70,3 +70,40 @@ async def test_ended_outages_go_with_the_daily_rows_and_lasting_ones_stay(store:
     pruned = await prune(store.database, store.writer.submit, SystemClock(), RetentionSettings())
     assert pruned.incidents == 1
     assert [one.cause for one in await store.history.own_outages()] == ["route"]
+
+
+async def suspect(store: Stage, since: float, until: float | None, location: str = "local") -> None:
+    names = store.database.names
+    await store.writer.submit(
+        lambda connection: record_location_suspect(connection, names, location, "4 of 4", since, until)
+    )
+
+
+async def test_what_began_while_its_location_failed_alone_carries_it(store: Stage) -> None:
+    names = store.database.names
+    began = {"before": MIDNIGHT - 1, "first": MIDNIGHT, "last": MIDNIGHT + 60, "after": MIDNIGHT + 61}
+    for name, at in began.items():
+        for place in ("local", "elsewhere"):
+            incident = Incident(f"a/{name}@c", place, State.DOWN, "connect", at)
+            await store.writer.submit(lambda connection, one=incident: record_incident(connection, names, one))
+    await told(store, "network", MIDNIGHT - 99, None)
+
+    async def marked() -> set[tuple[str | None, str]]:
+        return {(one.endpoint, one.location) for one in await store.history.incidents() if one.location_suspect}
+
+    assert await marked() == set()
+    await suspect(store, MIDNIGHT, None)
+    assert await marked() == {("a/first@c", "local"), ("a/last@c", "local"), ("a/after@c", "local")}
+    await suspect(store, MIDNIGHT, MIDNIGHT + 60)
+    assert await marked() == {("a/first@c", "local"), ("a/last@c", "local")}
+    spans = [(one.cause, one.detail, one.ended_at) for one in await store.history.own_outages()]
+    assert spans == [("location", "4 of 4", MIDNIGHT + 60), ("network", "gone\ufffd", None)]
+
+
+async def test_monitors_of_one_location_that_find_it_out_at_once_write_one_row(store: Stage) -> None:
+    await suspect(store, MIDNIGHT, None)
+    await suspect(store, MIDNIGHT + 4, None)
+    await suspect(store, MIDNIGHT + 4, MIDNIGHT + 90)
+    await suspect(store, MIDNIGHT, MIDNIGHT + 91)  # the other one, a moment later
+    (one,) = await store.history.own_outages()
+    assert (one.started_at, one.ended_at) == (MIDNIGHT, MIDNIGHT + 90)

@@ -265,6 +265,7 @@ async def test_incidents_come_newest_first_with_cause_and_length(kept: Kept) -> 
         "started_at": "2023-11-15T09:50:00.000Z",
         "ended_at": "2023-11-15T09:55:00.000Z",
         "duration_seconds": 300.0,
+        "location_suspect": False,
     }
     for query in (f"endpoint={MINI.id}", "until=5m", "since=20m&until=2m"):
         assert [one["state"] for one in (await kept.web.json(f"/api/v1/incidents?{query}"))["data"]] == ["down"]

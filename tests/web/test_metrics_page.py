@@ -76,6 +76,7 @@ OWN_CONTRACT = [
     "monitor_write_queue_observations",
     "monitor_observations_written_total",
     "monitor_observations_spilled",
+    "monitor_location_suspect",
 ]
 
 

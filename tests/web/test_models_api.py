@@ -54,6 +54,8 @@ OURS = {
     "interval_seconds",
     "observed_at",
     "kinds",
+    "location_suspect",
+    "locations",
 }
 OPENROUTER_MODEL = {
     "id",
@@ -191,7 +193,8 @@ async def test_figures_are_pooled_over_locations_unless_one_is_named(web: Stage)
     one = (await endpoints_of(web))["azure/us-east"]
     assert (one["uptime_last_30m"], one["samples"]["30m"]) == (50.0, 8)
     assert one["latency_last_30m"] == {"p50": 100, "p75": 100, "p90": 900, "p99": 900}
-    assert (one["state"], one["cause"]) == ("degraded", "reset")
+    assert (one["state"], one["cause"]) == ("degraded", "partial")
+    assert one["locations"] == {HERE: "operational", "iad": "down"}
     here = (await endpoints_of(web, query=f"?location={HERE}"))["azure/us-east"]
     assert (here["uptime_last_30m"], here["samples"]["30m"], here["state"]) == (100.0, 3, "operational")
     there = (await endpoints_of(web, query="?location=iad"))["azure/us-east"]
@@ -270,6 +273,7 @@ async def test_providers_are_listed_with_what_they_offer(web: Stage) -> None:
         "usable_count": 1,
         "uptime_last_30d": 100.0,
         "samples_last_30d": 1,
+        "down_at": [],
     }
     assert data[1]["endpoint_count"] == 2
 

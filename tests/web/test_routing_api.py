@@ -24,6 +24,7 @@ async def test_it_tells_all_that_is_known_of_an_endpoint(web: Stage) -> None:
     await web.feed([probe(MINI, NOW - 20, Outcome.OVERLOADED)])
     found = await web.json("/api/v1/routing")
     assert (found["generated_at"], found["location"]) == ("2023-11-14T22:13:23.000Z", None)
+    assert found["suspect_locations"] == []
     assert [one["endpoint"] for one in found["endpoints"]] == [MINI.id, MINI_ACME.id, LLAMA.id]
     one = found["endpoints"][0]
     windows = one.pop("windows")
@@ -42,6 +43,8 @@ async def test_it_tells_all_that_is_known_of_an_endpoint(web: Stage) -> None:
         "interval_seconds": 60.0,
         "price_usd_per_million_tokens": {"input": 0.15, "output": 0.6, "cache_read": 0.075, "cache_write": None},
         "kinds": {},
+        "location_suspect": False,
+        "locations": {},
         "age_seconds": 23.0,
     }
     assert windows["30m"] == {

@@ -130,6 +130,21 @@ def _worst_uptime() -> list[Json]:
             [target(pooled_uptime("30m", "provider"), "{{provider}}")], RATIO,
         ),
         lines(
+            "Uptime by location, last 30 minutes",
+            "Samples pooled per location, as measured there: also while that location fails alone.",
+            [target(pooled_uptime("30m", "location"), "{{location}}")], RATIO,
+        ),
+        lines(
+            "Locations that fail alone",
+            "1 while unrelated providers fail from a location and are alive elsewhere: its word against them is left out.",
+            [target('max by (location) (monitor_location_suspect{location=~"$location"})', "{{location}}")],
+            COUNT | {"max": 1},
+        ),
+        lines(
+            "Down by location", "Endpoints that are down as seen from each location, over time.",
+            [target(f"sum by (location) ({UP} == bool 0)", "{{location}}")], COUNT,
+        ),
+        lines(
             "Endpoints by state", "Endpoints, per location, over time.",
             [
                 target(f"sum({UP} == bool 1) - sum({DEGRADED} == bool 1)", "operational"),
