@@ -7,11 +7,12 @@ from urllib.parse import quote
 from aiohttp import hdrs, web
 
 from monitor.routing.values import JsonObject
-from monitor.web.answers import JSON, answer, send_pieces, sliced
+from monitor.web.answers import JSON, accepts_gzip, answer, sliced
 from monitor.web.errors import NotFound
 from monitor.web.openrouter import Summary, described, endpoint_object, model_object, provider_object
 from monitor.web.query import Query, shown
 from monitor.web.room import ROOM, Room
+from monitor.web.sending import ROUTERS, in_turns
 
 _DEFAULT_PAGE = 500
 _LARGEST_PAGE = 1000
@@ -73,7 +74,7 @@ async def providers(request: web.Request) -> web.Response:
     location = location_in(Query(request.rel_url.raw_query_string, ("location",)), room)
     catalog = room.catalog
     summaries = {slug: Summary() for slug in catalog.providers}
-    for number, view in enumerate(room.views(location), 1):
+    for number, view in enumerate(room.each_view(location), 1):
         if (mine := summaries.get(view.endpoint.provider)) is not None:  # a reload may come in between
             mine.add(view)
         if number % _VIEWS_A_TURN == 0:
@@ -82,7 +83,7 @@ async def providers(request: web.Request) -> web.Response:
     return await answer(request, {"data": data})
 
 
-async def routing(request: web.Request) -> web.Response:
+async def routing(request: web.Request) -> web.StreamResponse:
     """The snapshot; 304 while the caller has the newest one."""
     room = request.app[ROOM]
     query = Query(request.rel_url.raw_query_string, ("location", "model"))
@@ -95,9 +96,11 @@ async def routing(request: web.Request) -> web.Response:
     wanted = request.if_none_match or ()
     if any(each.value in (document.etag, "*") for each in wanted):
         return web.Response(status=304, headers={hdrs.ETAG: tag, hdrs.VARY: hdrs.ACCEPT_ENCODING})
-    response = await send_pieces(request, document.pieces, JSON)
-    response.headers[hdrs.ETAG] = tag
-    return response
+    headers = {hdrs.CONTENT_TYPE: JSON, hdrs.VARY: hdrs.ACCEPT_ENCODING, hdrs.ETAG: tag}
+    if not accepts_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
+        return await request.app[ROUTERS].send(request, in_turns(document.chunks(), room.clock), headers)
+    headers[hdrs.CONTENT_ENCODING] = "gzip"
+    return await request.app[ROUTERS].send(request, document.gzipped.read(), headers)
 
 
 def _model_slug(request: web.Request, room: Room) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from monitor.catalog.model import Catalog, Endpoint, Model, Price, Provider
+from monitor.catalog.model import Endpoint, Model, Price, Provider
 from monitor.health.state import State
 from monitor.health.uptime import percent, ratio
 from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, WindowFigures, mirrored
@@ -185,13 +185,6 @@ def provider_object(provider: Provider, endpoints: Summary) -> JsonObject:
         "endpoint_count": endpoints.count,
         **endpoints.object(),
     }
-
-
-def group_by_model(catalog: Catalog, views: Sequence[EndpointView]) -> dict[str, list[EndpointView]]:
-    grouped: dict[str, list[EndpointView]] = {slug: [] for slug in catalog.models}
-    for view in views:
-        grouped[view.endpoint.model].append(view)
-    return grouped
 
 
 class Summary:

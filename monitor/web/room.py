@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -24,6 +24,7 @@ from monitor.settings import Settings
 from monitor.storage.history import History
 from monitor.web.exposition import Exposition
 from monitor.web.ports import DaemonStatus, Reload
+from monitor.web.sending import Gzipped
 
 MADE_UP_LOCATION = "made-up"
 MADE_UP_NOTICE = "These figures are made up: a simulated fleet answers the probes, and its past never happened."
@@ -36,17 +37,31 @@ SNAPSHOT_SECONDS = 5.0
 _SLICE = 2000
 _ENCODING = 60
 _POOLING = 150
-_PARTS = 500  # endpoints of a snapshot that are closed and joined at once
+_PARTS = 64  # endpoints of a snapshot that are closed and joined at once: a quarter of a megabyte
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
 class Document:
-    """An encoded answer, in pieces to be joined, and the tag that names this very state of it."""
+    """A snapshot of one moment, which `etag` names: written while it is read, gzipped once for all who take it so."""
 
-    pieces: Sequence[bytes]
-    etag: str
+    def __init__(self, head: bytes, parts: Sequence[Part], now: float, etag: str, clock: Clock) -> None:
+        self.etag = etag
+        self._head, self._parts, self._now = head, parts, now
+        self._clock = clock
+        self._gzipped: Gzipped | None = None
+
+    def chunks(self) -> Iterator[bytes]:
+        before = self._head
+        for start in range(0, len(self._parts), _PARTS):
+            yield before + b",".join([each.closed(self._now) for each in self._parts[start : start + _PARTS]])
+            before = b","
+        yield SNAPSHOT_END if self._parts else before + SNAPSHOT_END
+
+    @property
+    def gzipped(self) -> Gzipped:
+        self._gzipped = self._gzipped or Gzipped(self.chunks(), self._clock)
+        return self._gzipped
 
 
 Views = Mapping[str, EndpointView]  # by endpoint id
@@ -170,11 +185,17 @@ class Room:
                     _log.exception("web.refresh failed; the last picture stays")
                 failing = True
 
-    def views(self, location: str | None, endpoints: Sequence[Endpoint] | None = None) -> list[EndpointView]:
-        """One view for each of `endpoints` (default: the whole catalog), unknown where the board has none yet."""
+    def views(self, location: str | None, endpoints: Sequence[Endpoint]) -> list[EndpointView]:
+        """One view for each of `endpoints`, unknown where the board has none yet."""
+        return list(self._views_of(location, endpoints))
+
+    def each_view(self, location: str | None) -> Iterator[EndpointView]:
+        """The same of the whole catalog as it is now, one by one: 10,000 are too many for one turn."""
+        return self._views_of(location, self.catalog.endpoints.values())
+
+    def _views_of(self, location: str | None, endpoints: Iterable[Endpoint]) -> Iterator[EndpointView]:
         known = self.picture.of(location)
-        wanted = self.catalog.endpoints.items() if endpoints is None else ((each.id, each) for each in endpoints)
-        return [known.get(id_) or blank_view(endpoint, location or "") for id_, endpoint in wanted]
+        return (known.get(each.id) or blank_view(each, location or "") for each in endpoints)
 
     async def routing(self, location: str | None, model: str | None) -> Document:
         """The snapshot; the same bytes until the picture changes or SNAPSHOT_SECONDS have gone by."""
@@ -195,14 +216,13 @@ class Room:
     async def _document(self, picture: Picture, location: str | None, model: str | None) -> Document:
         self._etag_number += 1
         etag, now = f"{self._etag_seed}-{self._etag_number}", self.clock.now()
-        views = [view for view in picture.of(location).values() if model is None or view.endpoint.model == model]
-        pieces = [snapshot_head(now, location, self.notice)]
-        for start in range(0, len(views), _PARTS):
-            part = views[start : start + _PARTS]
-            parts = (self._parts.get((view.endpoint.id, view.location)) or self._part(view) for view in part)
-            pieces.append((b"," if start else b"") + b",".join([each.closed(now) for each in parts]))
-            await self.clock.sleep(0)
-        return Document([*pieces, SNAPSHOT_END], etag)
+        known = picture.of(location)
+        ids = known if model is None else [each.id for each in self.catalog.models[model].endpoints if each.id in known]
+        parts, work = [], 0
+        for view in map(known.__getitem__, ids):
+            parts.append(self._parts.get((view.endpoint.id, view.location)) or self._part(view))
+            work = await self._breathe(work + 1)
+        return Document(snapshot_head(now, location, self.notice), parts, now, etag, self.clock)
 
     async def _pool(self, seen: tuple[EndpointView, ...]) -> Picture:
         by_endpoint: dict[str, list[EndpointView]] = {}

@@ -112,8 +112,8 @@ async def test_callers_at_once_share_one_document_and_a_new_picture_meanwhile_is
     await asyncio.sleep(0)
     web.board.observe(probe(MINI, NOW - 1, Outcome.AUTH))
     await web.look()
-    assert b'"unusable_cause":"auth"' not in b"".join((await making).pieces)
-    assert b'"unusable_cause":"auth"' in b"".join((await room.routing(None, None)).pieces)
+    assert b'"unusable_cause":"auth"' not in b"".join((await making).chunks())
+    assert b'"unusable_cause":"auth"' in b"".join((await room.routing(None, None)).chunks())
 
 
 async def test_it_can_be_asked_of_one_model_and_one_location(web: Stage) -> None:

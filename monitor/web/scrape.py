@@ -1,0 +1,82 @@
+"""GET /metrics and GET /metrics/self: what a scrape asks for, and how it is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+from aiohttp import hdrs, web
+
+from monitor.web.answers import accepts_gzip, send
+from monitor.web.errors import NotFound
+from monitor.web.exposition import Generation, Selection
+from monitor.web.formats import Format, preferred
+from monitor.web.query import Query, shown
+from monitor.web.room import ROOM, Room
+from monitor.web.sending import SCRAPES, Gzipped, in_turns
+
+_VARY = f"{hdrs.ACCEPT}, {hdrs.ACCEPT_ENCODING}"
+
+
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+class Page:
+    """A page that is being gzipped, and what it is of."""
+
+    generation: Generation
+    gzipped: Gzipped
+
+
+# Of one form and selection. Who asks while the same page is being made shares it; it is gone with the last who reads.
+Pages = WeakValueDictionary[tuple[str, Selection], Page]
+PAGES: web.AppKey[Pages] = web.AppKey("pages")
+
+
+async def metrics(request: web.Request) -> web.StreamResponse:
+    """Endpoints and the monitor itself; of a selection of endpoints, these alone."""
+    room = request.app[ROOM]
+    selection = _selection(request, room)
+    form = preferred(_accept(request))
+    headers = {hdrs.CONTENT_TYPE: form.content_type, hdrs.VARY: _VARY}
+    if not accepts_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
+        chunks = room.exposition.page(form, room.notice, selection)
+        return await request.app[SCRAPES].send(request, in_turns(chunks, room.clock), headers)
+    headers[hdrs.CONTENT_ENCODING] = "gzip"
+    page = _page(request.app[PAGES], room, form, selection)
+    return await request.app[SCRAPES].send(request, page.gzipped.read(), headers)
+
+
+async def self_metrics(request: web.Request) -> web.Response:
+    """The monitor's own figures alone."""
+    Query(request.rel_url.raw_query_string, ())
+    form = preferred(_accept(request))
+    response = await send(request, request.app[ROOM].exposition.own(form), form.content_type)
+    response.headers[hdrs.VARY] = _VARY
+    return response
+
+
+def _page(pages: Pages, room: Room, form: Format, selection: Selection) -> Page:
+    key, generation = (form.content_type, selection), room.exposition.generation
+    page = pages.get(key)
+    # A whole one is old: its own metrics were counted when it was made.
+    if page is None or page.gzipped.is_whole or page.generation is not generation:
+        chunks = room.exposition.page(form, room.notice, selection)
+        page = pages[key] = Page(generation, Gzipped(chunks, room.clock))
+    return page
+
+
+def _accept(request: web.Request) -> str:
+    return ",".join(request.headers.getall(hdrs.ACCEPT, ()))
+
+
+def _selection(request: web.Request, room: Room) -> Selection:
+    names = ("model", "provider", "location")
+    query = Query(request.rel_url.raw_query_string, names, repeatable=names)
+    models, providers, locations = (frozenset(query.texts(name)) for name in names)
+    # A misspelt slug must not look like a provider without endpoints: the target shows as down, with these words.
+    for model in models - room.catalog.models.keys():
+        raise NotFound(f"no model '{shown(model)}': GET /api/v1/models lists them")
+    for provider in providers - room.catalog.providers.keys():
+        raise NotFound(f"no provider '{shown(provider)}': GET /api/v1/providers lists them")
+    for location in locations.difference(known := room.board.locations()):
+        raise NotFound(f"no location '{shown(location)}': there are {', '.join(known)}")
+    return Selection(models, providers, locations)
