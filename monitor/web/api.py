@@ -91,7 +91,7 @@ async def routing(request: web.Request) -> web.StreamResponse:
     slug = query.text("model")
     if slug is not None and slug not in room.catalog.models:
         raise NotFound(f"no model '{shown(slug)}': GET /api/v1/models lists them")
-    document = await room.routing(location, slug)
+    document = room.routing(location, slug)
     tag = f'W/"{document.etag}"'
     wanted = request.if_none_match or ()
     if any(each.value in (document.etag, "*") for each in wanted):

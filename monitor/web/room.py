@@ -18,50 +18,24 @@ from monitor.health.state import State
 from monitor.health.view import EndpointView, WindowFigures
 from monitor.letting_go import let_go
 from monitor.routing.pooling import pooled_view
-from monitor.routing.snapshot import SNAPSHOT_END, Part, snapshot_head
+from monitor.routing.snapshot import Part, snapshot_head
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
 from monitor.storage.history import History
+from monitor.web.document import Document
 from monitor.web.exposition import Exposition
 from monitor.web.ports import DaemonStatus, Reload
-from monitor.web.sending import Gzipped
 
 MADE_UP_LOCATION = "made-up"
 MADE_UP_NOTICE = "These figures are made up: a simulated fleet answers the probes, and its past never happened."
 
 # How often the board is looked at. Nothing is rendered while it hands out the same views.
 LOOK_SECONDS = 1.0
-# A routing snapshot is made anew after this long even if nothing has changed: a router shall see that we are alive.
-SNAPSHOT_SECONDS = 5.0
 # Work between two turns of the loop, in look-ups of half a microsecond: about a millisecond. To render costs more.
 _SLICE = 2000
-_ENCODING = 60
 _POOLING = 150
-_PARTS = 64  # endpoints of a snapshot that are closed and joined at once: a quarter of a megabyte
 
 _log = logging.getLogger(__name__)
-
-
-class Document:
-    """A snapshot of one moment, which `etag` names: written while it is read, gzipped once for all who take it so."""
-
-    def __init__(self, head: bytes, parts: Sequence[Part], now: float, etag: str, clock: Clock) -> None:
-        self.etag = etag
-        self._head, self._parts, self._now = head, parts, now
-        self._clock = clock
-        self._gzipped: Gzipped | None = None
-
-    def chunks(self) -> Iterator[bytes]:
-        before = self._head
-        for start in range(0, len(self._parts), _PARTS):
-            yield before + b",".join([each.closed(self._now) for each in self._parts[start : start + _PARTS]])
-            before = b","
-        yield SNAPSHOT_END if self._parts else before + SNAPSHOT_END
-
-    @property
-    def gzipped(self) -> Gzipped:
-        self._gzipped = self._gzipped or Gzipped(self.chunks(), self._clock)
-        return self._gzipped
 
 
 Views = Mapping[str, EndpointView]  # by endpoint id
@@ -114,11 +88,9 @@ class Room:
         self._pooled: dict[str, tuple[tuple[EndpointView, ...], EndpointView]] = {}
         self._parts: dict[tuple[str, str], Part] = {}
         self._documents: dict[tuple[str | None, str | None, str | None], Document] = {}
-        self._documents_since = float("-inf")
         self._etag_seed = secrets.token_hex(4)
         self._etag_number = 0
         self._refreshing = asyncio.Lock()
-        self._documenting = asyncio.Lock()
         self._has_figures = False
 
     @property
@@ -157,16 +129,18 @@ class Room:
         if changed is None:
             picture = await self._pool(seen)
             is_alone = len(picture.by_location) <= 1  # then the pooled views are the very same
-            await self._encode(seen, () if is_alone else picture.pooled.values())
+            await self._forget_parts(chain(seen, () if is_alone else picture.pooled.values()))
             gone: list[object] = list(former.seen)
         else:
             news = [seen[place] for place in changed]
             picture = former.with_changed(seen, news)
-            await self._encode_anew(news)
             gone = [former.seen[place] for place in changed]
+        await self.clock.sleep(0)
         await self.exposition.refresh(seen, export)
         self.picture, self._rendered_export = picture, export
-        self._documents.clear()
+        for document in self._documents.values():
+            document.pass_by()
+        self._documents = {key: document for key, document in self._documents.items() if document.is_fresh}
         self._has_figures = True
         del former
         for _ in let_go(gone):
@@ -197,32 +171,23 @@ class Room:
         known = self.picture.of(location)
         return (known.get(each.id) or blank_view(each, location or "") for each in endpoints)
 
-    async def routing(self, location: str | None, model: str | None) -> Document:
-        """The snapshot; the same bytes until the picture changes or SNAPSHOT_SECONDS have gone by."""
-        async with self._documenting:  # whoever asks meanwhile gets the one that is being made
-            if self.clock.monotonic() - self._documents_since >= SNAPSHOT_SECONDS:
-                self._documents.clear()
-            if not self._documents:
-                self._documents_since = self.clock.monotonic()
-            key = (location, model, self.notice)
-            document = self._documents.get(key)
-            if document is None:
-                picture = self.picture
-                document = await self._document(picture, location, model)
-                if picture is self.picture:
-                    self._documents[key] = document
-            return document
+    def routing(self, location: str | None, model: str | None) -> Document:
+        """The snapshot; the same one for all who ask until it is out of date."""
+        key = (location, model, self.notice)
+        document = self._documents.get(key)
+        if document is None or not document.is_fresh:
+            document = self._documents[key] = self._document(location, model)
+        return document
 
-    async def _document(self, picture: Picture, location: str | None, model: str | None) -> Document:
+    def _document(self, location: str | None, model: str | None) -> Document:
         self._etag_number += 1
         etag, now = f"{self._etag_seed}-{self._etag_number}", self.clock.now()
-        known = picture.of(location)
-        ids = known if model is None else [each.id for each in self.catalog.models[model].endpoints if each.id in known]
-        parts, work = [], 0
-        for view in map(known.__getitem__, ids):
-            parts.append(self._parts.get((view.endpoint.id, view.location)) or self._part(view))
-            work = await self._breathe(work + 1)
-        return Document(snapshot_head(now, location, self.notice), parts, now, etag, self.clock)
+        known = self.picture.of(location)
+        if model is None:
+            views = list(known.values())
+        else:
+            views = [known[each.id] for each in self.catalog.models[model].endpoints if each.id in known]
+        return Document(snapshot_head(now, location, self.notice), views, self._part, now, etag, self.clock)
 
     async def _pool(self, seen: tuple[EndpointView, ...]) -> Picture:
         by_endpoint: dict[str, list[EndpointView]] = {}
@@ -251,24 +216,25 @@ class Room:
 
     def _part(self, view: EndpointView) -> Part:
         """The one that is kept, if it is of this very view."""
-        known = self._parts.get((view.endpoint.id, view.location))
-        return known if known and known.view is view else Part.of(view, self.board.performance_windows, known)
+        key = (view.endpoint.id, view.location)
+        known = self._parts.get(key)
+        if known is not None and known.view is view:
+            return known
+        part = Part.of(view, self.board.performance_windows, known)
+        if known is None or known.view.version <= view.version:  # else somebody still reads an old snapshot
+            self._parts[key] = part
+        return part
 
-    async def _encode(self, seen: Iterable[EndpointView], pooled: Iterable[EndpointView]) -> None:
+    async def _forget_parts(self, views: Iterable[EndpointView]) -> None:
+        """Of all but these views' endpoints."""
         parts: dict[tuple[str, str], Part] = {}
         work = 0
-        for view in chain(seen, pooled):
-            key = (view.endpoint.id, view.location)
-            part = parts[key] = self._part(view)
-            work = await self._breathe(work + (1 if part is self._parts.get(key) else _ENCODING))
-        self._parts = parts
-
-    async def _encode_anew(self, views: Iterable[EndpointView]) -> None:
-        """`_encode` where nothing but these has changed."""
-        work = 0
         for view in views:
-            self._parts[view.endpoint.id, view.location] = self._part(view)
-            work = await self._breathe(work + _ENCODING)
+            key = (view.endpoint.id, view.location)
+            if (known := self._parts.get(key)) is not None:
+                parts[key] = known
+            work = await self._breathe(work + 1)
+        self._parts = parts
 
     async def _breathe(self, work: int) -> int:
         """Let others run once a slice is full; the work done since."""
