@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 import msgspec
 from aiohttp import hdrs, web
 
 from monitor.routing.values import JsonObject
 from monitor.web.room import ROOM, Room
-from monitor.web.sending import GZIP_LEVEL, GZIP_WINDOW
+from monitor.web.sending import GZIP_LEVEL, GZIP_WINDOW, READERS, Gzipped, accepts_gzip
 
 JSON = "application/json"
 # Below this a packet is a packet, compressed or not.
@@ -35,6 +36,29 @@ async def sliced(room: Room, objects: Iterable[JsonObject], a_turn: int) -> list
     return encoded
 
 
+async def answer_list(
+    request: web.Request, objects: Iterable[JsonObject], a_turn: int, rest: Mapping[str, object]
+) -> web.StreamResponse:
+    """`{"data": [every object], **rest}`: so many objects are made in one turn of the loop, while it is sent."""
+    room = request.app[ROOM]
+    headers = {hdrs.CONTENT_TYPE: JSON, hdrs.VARY: hdrs.ACCEPT_ENCODING}
+    chunks = _list_chunks(iter(objects), a_turn, rest, room.notice)
+    return await request.app[READERS].answer(
+        request, headers, lambda: chunks, lambda: Gzipped(chunks, room.clock), room.clock
+    )
+
+
+def _list_chunks(
+    objects: Iterator[JsonObject], a_turn: int, rest: Mapping[str, object], notice: str | None
+) -> Iterator[bytes]:
+    head = msgspec.json.encode({"notice": notice, "data": []} if notice else {"data": []}).removesuffix(b"]}")
+    before, between = head, b""
+    while encoded := [msgspec.json.encode(each) for each in islice(objects, a_turn)]:
+        yield before + between + b",".join(encoded)
+        before, between = b"", b","
+    yield before + b"]," + msgspec.json.encode(rest)[1:]
+
+
 async def error_answer(
     request: web.Request, status: int, message: str, extra: Mapping[str, object] | None = None
 ) -> web.Response:
@@ -54,17 +78,3 @@ async def send(request: web.Request, body: bytes, content_type: str, status: int
 def _gzipped(body: bytes) -> bytes:
     compressor = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WINDOW)
     return compressor.compress(body) + compressor.flush()
-
-
-def accepts_gzip(header: str) -> bool:
-    """Whether Accept-Encoding takes gzip: named, or by `*`, and not with q=0."""
-    weights: dict[str, float] = {}
-    for item in header.lower().split(","):
-        coding, _, parameters = item.partition(";")
-        name, _, value = parameters.replace(" ", "").partition("=")
-        try:
-            weight = float(value) if name == "q" else 1.0
-        except ValueError:
-            weight = 0.0
-        weights[coding.strip()] = weight
-    return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0

@@ -25,7 +25,7 @@ from monitor.web.ports import Check, DaemonStatus, Prune, Reclassify, Reload, Re
 from monitor.web.query import Query
 from monitor.web.records import reclassified_object
 from monitor.web.room import ROOM, Room
-from monitor.web.sending import MOST_ROUTERS, MOST_SCRAPES, ROUTERS, SCRAPES, Sending
+from monitor.web.sending import MOST_READERS, MOST_SCRAPES, READERS, SCRAPES, Sending
 from monitor.web.starting import once_started, page_once_started
 
 # No route reads a body; a request that brings one is not kept in memory.
@@ -56,8 +56,8 @@ def create_app(
     app[ROOM] = Room(board, settings_of, history, metrics, status, reload, clock, notice)
     app[page.PAGE] = page.Page.load()
     app[scrape.PAGES] = scrape.Pages()
-    app[SCRAPES], app[ROUTERS] = Sending(MOST_SCRAPES), Sending(MOST_ROUTERS)
-    app.on_shutdown.extend([app[SCRAPES].end, app[ROUTERS].end])
+    app[SCRAPES], app[READERS] = Sending(MOST_SCRAPES), Sending(MOST_READERS)
+    app.on_shutdown.extend([app[SCRAPES].end, app[READERS].end])
     app[_RELOAD_LOCK] = asyncio.Lock()
     app[_HISTORY_LOCK] = asyncio.Lock()
     app.on_response_prepare.append(add_security_headers)

@@ -59,7 +59,7 @@ class Selection:
 EVERYTHING = Selection()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Generation:
     """What one refresh left, and never changed: a page that is being sent is of one moment, whatever comes meanwhile.
     `lines` of each view: one item per family of ENDPOINT_FAMILIES and, where it has other kinds of probe than chat, of

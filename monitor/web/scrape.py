@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from aiohttp import hdrs, web
 
-from monitor.web.answers import accepts_gzip, send
+from monitor.web.answers import send
 from monitor.web.errors import NotFound
 from monitor.web.exposition import Generation, Selection
 from monitor.web.formats import Format, preferred
 from monitor.web.query import Query, shown
 from monitor.web.room import ROOM, Room
-from monitor.web.sending import SCRAPES, Gzipped, in_turns
+from monitor.web.sending import SCRAPES, Gzipped
 
 _VARY = f"{hdrs.ACCEPT}, {hdrs.ACCEPT_ENCODING}"
 
 
-@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
-class Page:
-    """A page that is being gzipped, and what it is of."""
-
-    generation: Generation
-    gzipped: Gzipped
-
-
-# Of one form and selection. Who asks while the same page is being made shares it; it is gone with the last who reads.
-Pages = WeakValueDictionary[tuple[str, Selection], Page]
+# Of one form, selection and moment. Who asks while the same page is being made shares it; it goes with the last reader.
+Pages = WeakValueDictionary[tuple[str, Selection, Generation], Gzipped]
 PAGES: web.AppKey[Pages] = web.AppKey("pages")
 
 
@@ -37,12 +28,13 @@ async def metrics(request: web.Request) -> web.StreamResponse:
     selection = _selection(request, room)
     form = preferred(_accept(request))
     headers = {hdrs.CONTENT_TYPE: form.content_type, hdrs.VARY: _VARY}
-    if not accepts_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
-        chunks = room.exposition.page(form, room.notice, selection)
-        return await request.app[SCRAPES].send(request, in_turns(chunks, room.clock), headers)
-    headers[hdrs.CONTENT_ENCODING] = "gzip"
-    page = _page(request.app[PAGES], room, form, selection)
-    return await request.app[SCRAPES].send(request, page.gzipped.read(), headers)
+    return await request.app[SCRAPES].answer(
+        request,
+        headers,
+        lambda: room.exposition.page(form, room.notice, selection),
+        lambda: _page(request.app[PAGES], room, form, selection),
+        room.clock,
+    )
 
 
 async def self_metrics(request: web.Request) -> web.Response:
@@ -54,13 +46,12 @@ async def self_metrics(request: web.Request) -> web.Response:
     return response
 
 
-def _page(pages: Pages, room: Room, form: Format, selection: Selection) -> Page:
-    key, generation = (form.content_type, selection), room.exposition.generation
+def _page(pages: Pages, room: Room, form: Format, selection: Selection) -> Gzipped:
+    key = (form.content_type, selection, room.exposition.generation)
     page = pages.get(key)
     # A whole one is old: its own metrics were counted when it was made.
-    if page is None or page.gzipped.is_whole or page.generation is not generation:
-        chunks = room.exposition.page(form, room.notice, selection)
-        page = pages[key] = Page(generation, Gzipped(chunks, room.clock))
+    if page is None or page.is_whole:
+        page = pages[key] = Gzipped(room.exposition.page(form, room.notice, selection), room.clock)
     return page
 
 

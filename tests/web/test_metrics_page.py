@@ -31,11 +31,11 @@ from monitor.routing.values import quantile_name
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import ExportSettings
 from monitor.slot import Cadence, Era
-from monitor.web.answers import accepts_gzip
 from monitor.web.exposition import Exposition
 from monitor.web.families import ENDPOINT_FAMILIES, KIND_FAMILIES, Family, own_families
 from monitor.web.lines import escape_label, ratio_text, render
 from monitor.web.room import ROOM
+from monitor.web.sending import accepts_gzip
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "metrics.txt"
 
