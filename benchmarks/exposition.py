@@ -243,10 +243,8 @@ async def measure(size: int) -> tuple[bytes, float, float, float]:
         page = b"".join(form(room.app[ROOM].exposition, TEXT, None))
         await room.feed(5.0)
         rendering = await changing(room)
-        print(
-            "  while the fleet is probed: median / worst of what a client sees; the web room's longest turn of the loop,"
-        )
-        print("  in CPU time, and the longest while nobody asks, which is rendering what has changed")
+        print("  while the fleet is probed: median / worst of what a client sees; the web room's longest turn of the")
+        print("  loop in CPU time, and in brackets while nobody asks, when it renders what has changed:")
         for name, (path, *headers) in ANSWERS.items():
             feeding = asyncio.create_task(room.feed(600.0), name=FEED)
             with held() as alone:

@@ -64,10 +64,10 @@ def _selection(request: web.Request, room: Room) -> Selection:
     query = Query(request.rel_url.raw_query_string, names, repeatable=names)
     models, providers, locations = (frozenset(query.texts(name)) for name in names)
     # A misspelt slug must not look like a provider without endpoints: the target shows as down, with these words.
-    for model in models - room.catalog.models.keys():
-        raise NotFound(f"no model '{shown(model)}': GET /api/v1/models lists them")
-    for provider in providers - room.catalog.providers.keys():
-        raise NotFound(f"no provider '{shown(provider)}': GET /api/v1/providers lists them")
-    for location in locations.difference(known := room.board.locations()):
-        raise NotFound(f"no location '{shown(location)}': there are {', '.join(known)}")
+    if unknown := models - room.catalog.models.keys():
+        raise NotFound(f"no model '{shown(min(unknown))}': GET /api/v1/models lists them")
+    if unknown := providers - room.catalog.providers.keys():
+        raise NotFound(f"no provider '{shown(min(unknown))}': GET /api/v1/providers lists them")
+    if locations and (unknown := locations.difference(known := room.board.locations())):
+        raise NotFound(f"no location '{shown(min(unknown))}': there are {', '.join(known)}")
     return Selection(models, providers, locations)
