@@ -128,7 +128,7 @@ def _counts_text(figures: WindowFigures) -> str:
 
 
 def _figures_text(figures: WindowFigures) -> str:
-    measured = figures.quantiles
+    measured = dict(figures.quantiles)  # each figure once: a view makes what it is asked for
     template, places = _figures_template(tuple([tuple(measured.get(figure, ())) for figure in FIGURES]))
     return template % tuple([measured[figure][quantile] for figure, quantile in places])
 

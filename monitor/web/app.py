@@ -17,15 +17,15 @@ from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
 from monitor.storage.history import History
 from monitor.storage.reclassify import Reclassified
-from monitor.web import api, api_history, page
-from monitor.web.answers import answer, send_pieces
+from monitor.web import api, api_history, page, scrape
+from monitor.web.answers import answer
 from monitor.web.errors import Forbidden, Refused
-from monitor.web.exposition import CONTENT_TYPE
 from monitor.web.guard import add_security_headers, guard
 from monitor.web.ports import Check, DaemonStatus, Prune, Reclassify, Reload, ReloadResult
 from monitor.web.query import Query
 from monitor.web.records import reclassified_object
 from monitor.web.room import ROOM, Room
+from monitor.web.sending import MOST_READERS, MOST_SCRAPES, READERS, SCRAPES, Sending
 from monitor.web.starting import once_started, page_once_started
 
 # No route reads a body; a request that brings one is not kept in memory.
@@ -56,13 +56,17 @@ def create_app(
     app = web.Application(middlewares=[guard], client_max_size=_LARGEST_BODY)
     app[ROOM] = Room(board, settings_of, history, metrics, status, reload, clock, notice)
     app[page.PAGE] = page.Page.load()
+    app[scrape.PAGES] = scrape.Pages()
+    app[SCRAPES], app[READERS] = Sending(MOST_SCRAPES), Sending(MOST_READERS)
+    app.on_shutdown.extend([app[SCRAPES].end, app[READERS].end])
     app[_RELOAD_LOCK] = asyncio.Lock()
     app[_HISTORY_LOCK] = asyncio.Lock()
     app.on_response_prepare.append(add_security_headers)
     app.cleanup_ctx.append(_refreshing)
     app.router.add_get("/", page_once_started(page.index))
     app.router.add_get("/static/{name}", page.static)
-    app.router.add_get("/metrics", metrics_page)
+    app.router.add_get("/metrics", scrape.metrics)
+    app.router.add_get("/metrics/self", scrape.self_metrics)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_post("/-/reload", reload_settings)
@@ -90,11 +94,6 @@ async def _refreshing(app: web.Application) -> AsyncIterator[None]:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-async def metrics_page(request: web.Request) -> web.Response:
-    room = request.app[ROOM]
-    return await send_pieces(request, await room.exposition.page(room.notice), CONTENT_TYPE)
 
 
 async def healthz(request: web.Request) -> web.Response:

@@ -13,6 +13,8 @@ from monitor.self_metrics import LATE_LABELS
 
 FamilyType = Literal["gauge", "counter", "summary", "histogram"]
 
+_UNITS = ("seconds", "ratio", "usd")
+
 # `suffix` is left out of a series where the provider offers the model once.
 ENDPOINT_LABELS = ("model", "provider", "suffix", "location")
 
@@ -31,10 +33,15 @@ class Family:
     def all_labels(self) -> tuple[str, ...]:
         return (*ENDPOINT_LABELS, *self.labels) if self.per_endpoint else self.labels
 
-    def header(self) -> str:
-        """The HELP and TYPE lines."""
-        text = self.help.replace("\\", r"\\").replace("\n", r"\n")
-        return f"# HELP {self.name} {text}\n# TYPE {self.name} {self.type}\n"
+    @property
+    def unit(self) -> str:
+        """The base unit that its name ends with, as OpenMetrics asks; empty where that is none."""
+        return unit_of(self.name.removesuffix("_total"))
+
+
+def unit_of(name: str) -> str:
+    """Of a family's name without _total."""
+    return next((unit for unit in _UNITS if name.endswith(f"_{unit}") and not name.endswith(f"_per_{unit}")), "")
 
 
 _WINDOW = ("window",)
@@ -258,8 +265,8 @@ def own_families(registry: CollectorRegistry) -> tuple[Family, ...]:
     return tuple(_family_of(metric) for metric in registry.collect())
 
 
-class WithoutCreated(Collector):
-    """A registry without the `_created` series that prometheus-client adds to counters and histograms."""
+class OwnMetrics(Collector):
+    """A registry without the `_created` series that prometheus-client adds to counters and histograms; with units."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -267,6 +274,7 @@ class WithoutCreated(Collector):
     def collect(self) -> Iterator[Metric]:
         for metric in self._registry.collect():
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            metric.unit = unit_of(metric.name)
             yield metric
 
 

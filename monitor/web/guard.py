@@ -13,6 +13,7 @@ from monitor.storage.errors import StorageError
 from monitor.web.answers import error_answer
 from monitor.web.errors import Unavailable, WebError
 from monitor.web.query import shown
+from monitor.web.sending import DEADLINE
 
 # Our longest answers take a fraction of a second; what takes longer waits for a database that is not well.
 ANSWER_SECONDS = 10.0
@@ -45,7 +46,8 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever a handler raises into {"error": {"code", "message"}}; only the log is told of internals."""
     try:
         # What changes something (a reload, a prune) takes as long as it takes, and is told of when it is done.
-        async with asyncio.timeout(None if request.method == hdrs.METH_POST else ANSWER_SECONDS):
+        async with asyncio.timeout(None if request.method == hdrs.METH_POST else ANSWER_SECONDS) as deadline:
+            request[DEADLINE] = deadline
             return await handler(request)
     except WebError as error:
         return await error_answer(request, error.status, error.message, error.extra)

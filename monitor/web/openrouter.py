@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from monitor.catalog.model import Catalog, Endpoint, Model, Price, Provider
+from monitor.catalog.model import Endpoint, Model, Price, Provider
 from monitor.health.state import State
 from monitor.health.uptime import percent, ratio
 from monitor.health.vantage import Finding
@@ -197,13 +197,6 @@ def provider_object(provider: Provider, endpoints: Summary, suspects: Container[
         **endpoints.object(),
         "down_at": [location for location in endpoints.down_at() if location not in suspects],
     }
-
-
-def group_by_model(catalog: Catalog, views: Sequence[EndpointView]) -> dict[str, list[EndpointView]]:
-    grouped: dict[str, list[EndpointView]] = {slug: [] for slug in catalog.models}
-    for view in views:
-        grouped[view.endpoint.model].append(view)
-    return grouped
 
 
 class Summary:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 from aiohttp import hdrs, web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from monitor.catalog.model import Price
+from monitor.catalog.model import Catalog, Price
 from monitor.clock import utc_text
 from monitor.health.state import State
 from monitor.health.uptime import percent
@@ -20,11 +21,12 @@ from monitor.routing.pooling import PARTIAL
 from monitor.web.answers import send
 from monitor.web.api import location_in
 from monitor.web.errors import NotFound
-from monitor.web.openrouter import group_by_model, summary
+from monitor.web.openrouter import summary
 from monitor.web.query import Query
 from monitor.web.room import ROOM
 
 REFRESH_SECONDS = 30
+ROWS = 1000  # endpoints on one page: some 70 ms of work, 600 kB
 UNUSABLE = "unusable"
 _STATES = (*(state.value for state in State), UNUSABLE)
 # The order of trouble, for the counts on top.
@@ -32,6 +34,7 @@ _SHOWN_STATES = tuple(state.value for state in (State.DOWN, State.DEGRADED, Stat
 _NOTHING = "–"
 # Template pieces between two turns of the loop: a row has some 40, and ten rows take half a millisecond.
 _PIECES = 400
+_VIEWS = 1000  # views counted between two turns, a millisecond
 _HERE = Path(__file__).parent
 _TYPES = {".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
 
@@ -112,38 +115,46 @@ class ModelRows:
     slug: str
     name: str
     uptime: str
-    rows: list[Row]
+    rows: Iterator[Row]
 
 
 async def index(request: web.Request) -> web.Response:
     room, page = request.app[ROOM], request.app[PAGE]
-    query = Query(request.rel_url.raw_query_string, ("model", "provider", "state", "location"))
-    model = query.choice("model", room.catalog.models)
-    provider = query.choice("provider", room.catalog.providers)
+    query = Query(request.rel_url.raw_query_string, ("model", "provider", "state", "location", "page"))
+    catalog = room.catalog
+    model = query.choice("model", catalog.models)
+    provider = query.choice("provider", catalog.providers)
     state = query.choice("state", _STATES)
     location = location_in(query, room)
+    number = query.number("page", 1, 1, 10_000)
     now = room.clock.now()
-    everything = room.views(location)
-    views = [view for view in everything if _is_wanted(view, model, provider, state)]
-    names = {slug: found.name for slug, found in room.catalog.models.items()}
-    grouped = group_by_model(room.catalog, views)
-    states = Counter(_counted_as(view) for view in everything)
-    counts = [(name, states[name]) for name in (*_SHOWN_STATES, UNUSABLE)]
+    states: Counter[str] = Counter()
+    grouped: dict[str, list[EndpointView]] = {slug: [] for slug in catalog.models}
+    for turn, view in enumerate(room.each_view(location), 1):
+        states[_counted_as(view)] += 1
+        if _is_wanted(view, model, provider, state):
+            grouped[view.endpoint.model].append(view)
+        if turn % _VIEWS == 0:
+            await room.clock.sleep(0)
+    shown = sum(map(len, grouped.values()))
+    last = max(-(-shown // ROWS), 1)
+    number = min(number, last)
+    narrowed = {"model": model, "provider": provider, "state": state, "location": location}
+    kept = {name: value for name, value in narrowed.items() if value}
     pieces = page.template.generate(
         notice=room.notice,
-        counts=counts,
+        counts=[(name, states[name]) for name in (*_SHOWN_STATES, UNUSABLE)],
         # Rows are made as the template asks for them, so that this work is cut into slices with the rest.
-        models=(_model_rows(slug, names[slug], grouped[slug], now) for slug in names if grouped[slug]),
-        shown=len(views),
-        total=len(everything),
-        model_slugs=list(room.catalog.models),
-        provider_slugs=list(room.catalog.providers),
+        models=_page_of(catalog, grouped, (number - 1) * ROWS, now),
+        shown=shown,
+        total=states.total(),
+        page=number,
+        pages=[(each, "?" + urlencode({**kept, "page": each})) for each in range(1, last + 1)],
+        model_slugs=list(catalog.models),
+        provider_slugs=list(catalog.providers),
         states=_STATES,
         locations=room.board.locations(),
-        model=model,
-        provider=provider,
-        state=state,
-        location=location,
+        **narrowed,
         suspects=[
             Suspect(each.location, age_text(now - each.since), each.detail or "")
             for each in room.suspects()
@@ -154,9 +165,9 @@ async def index(request: web.Request) -> web.Response:
         version=page.version,
     )
     html: list[str] = []
-    for number, piece in enumerate(pieces):
+    for turn, piece in enumerate(pieces):
         html.append(piece)
-        if number % _PIECES == _PIECES - 1:
+        if turn % _PIECES == _PIECES - 1:
             await room.clock.sleep(0)
     return await send(request, "".join(html).encode(errors="replace"), "text/html; charset=utf-8")
 
@@ -185,10 +196,17 @@ def _counted_as(view: EndpointView) -> str:
     return view.state.value if view.usable else UNUSABLE
 
 
-def _model_rows(slug: str, name: str, views: Sequence[EndpointView], now: float) -> ModelRows:
-    pooled = summary(views)["uptime_last_30d"]
-    uptime = f"{pooled:.2f} %" if isinstance(pooled, float) else _NOTHING
-    return ModelRows(slug, name, uptime, [row_of(view, now) for view in views])
+def _page_of(
+    catalog: Catalog, grouped: Mapping[str, Sequence[EndpointView]], start: int, now: float
+) -> Iterator[ModelRows]:
+    """ROWS endpoints from the `start`th on, by model; its uptime is that of all its views, whatever their page."""
+    end = start + ROWS
+    for slug, views in grouped.items():
+        if part := views[max(start, 0) : max(end, 0)]:
+            pooled = summary(views)["uptime_last_30d"]
+            uptime = f"{pooled:.2f} %" if isinstance(pooled, float) else _NOTHING
+            yield ModelRows(slug, catalog.models[slug].name, uptime, (row_of(view, now) for view in part))
+        start, end = start - len(views), end - len(views)
 
 
 def row_of(view: EndpointView, now: float) -> Row:

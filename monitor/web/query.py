@@ -13,6 +13,7 @@ from monitor.web.errors import BadRequest
 # Longer texts are cut in messages: an error never echoes a whole page back.
 _SHOWN = 60
 _MOST_PARAMETERS = 32
+_MOST_REPEATED = 256  # a shard of a scrape names each of its providers
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 # fromisoformat of 3.11 also takes week dates, bare dates and no zone, which are not RFC 3339.
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+ -]\d\d:\d\d)")
@@ -25,24 +26,33 @@ def shown(text: str) -> str:
 
 
 class Query:
-    """One request's parameters. BadRequest for a name that is not in `known` and for one given twice."""
+    """One request's parameters. BadRequest for a name that is not in `known`, and for one given twice that is not among
+    the `repeatable` of them."""
 
-    def __init__(self, raw_query_string: str, known: Collection[str]) -> None:
-        if raw_query_string.count("&") > _MOST_PARAMETERS:
-            raise BadRequest(f"more than {_MOST_PARAMETERS} parameters: write each once")
+    def __init__(self, raw_query_string: str, known: Collection[str], repeatable: Collection[str] = ()) -> None:
+        most = _MOST_REPEATED if repeatable else _MOST_PARAMETERS
+        if raw_query_string.count("&") >= most:
+            raise BadRequest(f"more than {most} parameters: write each once")
         pairs = parse_qsl(raw_query_string, keep_blank_values=True, errors="replace")
         self._values: dict[str, str] = {}
+        self._repeated: dict[str, list[str]] = {}
         for name, value in pairs:
             if name not in known:
                 words = ", ".join(known) if known else "none"
                 raise BadRequest(f"unknown parameter '{shown(name)}': this route takes {words}")
-            if name in self._values:
+            if name in repeatable:
+                self._repeated.setdefault(name, []).append(value)
+            elif name in self._values:
                 raise BadRequest(f"parameter '{name}' is given twice: write it once")
             self._values[name] = value
 
     def text(self, name: str) -> str | None:
         """None if left out or empty, as a form's untouched field is."""
         return self._values.get(name) or None
+
+    def texts(self, name: str) -> list[str]:
+        """Of a repeatable one, empty ones left out."""
+        return [text for text in self._repeated.get(name, ()) if text]
 
     def number(self, name: str, default: int, smallest: int, largest: int) -> int:
         text = self._values.get(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -19,10 +19,11 @@ from monitor.health.vantage import Finding
 from monitor.health.view import EndpointView, WindowFigures
 from monitor.letting_go import let_go
 from monitor.routing.pooling import pooled_view
-from monitor.routing.snapshot import SNAPSHOT_END, Part, snapshot_head
+from monitor.routing.snapshot import Part, snapshot_head
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
 from monitor.storage.history import History
+from monitor.web.document import Document
 from monitor.web.errors import Unavailable
 from monitor.web.exposition import Exposition
 from monitor.web.ports import DaemonStatus, Reload
@@ -32,23 +33,11 @@ MADE_UP_NOTICE = "These figures are made up: a simulated fleet answers the probe
 
 # How often the board is looked at. Nothing is rendered while it hands out the same views.
 LOOK_SECONDS = 1.0
-# A routing snapshot is made anew after this long even if nothing has changed: a router shall see that we are alive.
-SNAPSHOT_SECONDS = 5.0
 # Work between two turns of the loop, in look-ups of half a microsecond: about a millisecond. To render costs more.
 _SLICE = 2000
-_ENCODING = 60
 _POOLING = 150
-_PARTS = 500  # endpoints of a snapshot that are closed and joined at once
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """An encoded answer, in pieces to be joined, and the tag that names this very state of it."""
-
-    pieces: Sequence[bytes]
-    etag: str
 
 
 Views = Mapping[str, EndpointView]  # by endpoint id
@@ -101,11 +90,9 @@ class Room:
         self._pooled: dict[str, tuple[tuple[EndpointView, ...], EndpointView]] = {}
         self._parts: dict[tuple[str, str], Part] = {}
         self._documents: dict[tuple[str | None, str | None, str | None], Document] = {}
-        self._documents_since = float("-inf")
         self._etag_seed = secrets.token_hex(4)
         self._etag_number = 0
         self._refreshing = asyncio.Lock()
-        self._documenting = asyncio.Lock()
         self._has_figures = False
 
     def furnish(self, board: Board | None, history: History | None) -> None:
@@ -162,16 +149,18 @@ class Room:
         if changed is None:
             picture = await self._pool(seen)
             is_alone = len(picture.by_location) <= 1  # then the pooled views are the very same
-            await self._encode(seen, () if is_alone else picture.pooled.values())
+            await self._forget_parts(chain(seen, () if is_alone else picture.pooled.values()))
             gone: list[object] = list(former.seen)
         else:
             news = [seen[place] for place in changed]
             picture = former.with_changed(seen, news)
-            await self._encode_anew(news)
             gone = [former.seen[place] for place in changed]
+        await self.clock.sleep(0)
         await self.exposition.refresh(seen, export)
         self.picture, self._rendered_export = picture, export
-        self._documents.clear()
+        for document in self._documents.values():
+            document.pass_by()
+        self._documents = {key: document for key, document in self._documents.items() if document.is_fresh}
         self._has_figures = True
         del former
         for _ in let_go(gone):
@@ -194,39 +183,36 @@ class Room:
                     _log.exception("web.refresh failed; the last picture stays")
                 failing = True
 
-    def views(self, location: str | None, endpoints: Sequence[Endpoint] | None = None) -> list[EndpointView]:
-        """One view for each of `endpoints` (default: the whole catalog), unknown where the board has none yet."""
+    def views(self, location: str | None, endpoints: Sequence[Endpoint]) -> list[EndpointView]:
+        """One view for each of `endpoints`, unknown where the board has none yet."""
+        return list(self._views_of(location, endpoints))
+
+    def each_view(self, location: str | None) -> Iterator[EndpointView]:
+        """The same of the whole catalog as it is now, one by one: 10,000 are too many for one turn."""
+        return self._views_of(location, self.catalog.endpoints.values())
+
+    def _views_of(self, location: str | None, endpoints: Iterable[Endpoint]) -> Iterator[EndpointView]:
         known = self.picture.of(location)
-        wanted = self.catalog.endpoints.items() if endpoints is None else ((each.id, each) for each in endpoints)
-        return [known.get(id_) or blank_view(endpoint, location or "") for id_, endpoint in wanted]
+        return (known.get(each.id) or blank_view(each, location or "") for each in endpoints)
 
-    async def routing(self, location: str | None, model: str | None) -> Document:
-        """The snapshot; the same bytes until the picture changes or SNAPSHOT_SECONDS have gone by."""
-        async with self._documenting:  # whoever asks meanwhile gets the one that is being made
-            if self.clock.monotonic() - self._documents_since >= SNAPSHOT_SECONDS:
-                self._documents.clear()
-            if not self._documents:
-                self._documents_since = self.clock.monotonic()
-            key = (location, model, self.notice)
-            document = self._documents.get(key)
-            if document is None:
-                picture = self.picture
-                document = await self._document(picture, location, model)
-                if picture is self.picture:
-                    self._documents[key] = document
-            return document
+    def routing(self, location: str | None, model: str | None) -> Document:
+        """The snapshot; the same one for all who ask until it is out of date."""
+        key = (location, model, self.notice)
+        document = self._documents.get(key)
+        if document is None or not document.is_fresh:
+            document = self._documents[key] = self._document(location, model)
+        return document
 
-    async def _document(self, picture: Picture, location: str | None, model: str | None) -> Document:
+    def _document(self, location: str | None, model: str | None) -> Document:
         self._etag_number += 1
         etag, now = f"{self._etag_seed}-{self._etag_number}", self.clock.now()
-        views = [view for view in picture.of(location).values() if model is None or view.endpoint.model == model]
-        pieces = [snapshot_head(now, location, self.notice, [each.location for each in self.suspects()])]
-        for start in range(0, len(views), _PARTS):
-            part = views[start : start + _PARTS]
-            parts = (self._parts.get((view.endpoint.id, view.location)) or self._part(view) for view in part)
-            pieces.append((b"," if start else b"") + b",".join([each.closed(now) for each in parts]))
-            await self.clock.sleep(0)
-        return Document([*pieces, SNAPSHOT_END], etag)
+        known = self.picture.of(location)
+        if model is None:
+            views = list(known.values())
+        else:
+            views = [known[each.id] for each in self.catalog.models[model].endpoints if each.id in known]
+        head = snapshot_head(now, location, self.notice, [each.location for each in self.suspects()])
+        return Document(head, views, self._part, now, etag, self.clock)
 
     async def _pool(self, seen: tuple[EndpointView, ...]) -> Picture:
         by_endpoint: dict[str, list[EndpointView]] = {}
@@ -255,24 +241,25 @@ class Room:
 
     def _part(self, view: EndpointView) -> Part:
         """The one that is kept, if it is of this very view."""
-        known = self._parts.get((view.endpoint.id, view.location))
-        return known if known and known.view is view else Part.of(view, self.board.performance_windows, known)
+        key = (view.endpoint.id, view.location)
+        known = self._parts.get(key)
+        if known is not None and known.view is view:
+            return known
+        part = Part.of(view, self.board.performance_windows, known)
+        if known is None or known.view.version <= view.version:  # else somebody still reads an old snapshot
+            self._parts[key] = part
+        return part
 
-    async def _encode(self, seen: Iterable[EndpointView], pooled: Iterable[EndpointView]) -> None:
+    async def _forget_parts(self, views: Iterable[EndpointView]) -> None:
+        """Of all but these views' endpoints."""
         parts: dict[tuple[str, str], Part] = {}
         work = 0
-        for view in chain(seen, pooled):
-            key = (view.endpoint.id, view.location)
-            part = parts[key] = self._part(view)
-            work = await self._breathe(work + (1 if part is self._parts.get(key) else _ENCODING))
-        self._parts = parts
-
-    async def _encode_anew(self, views: Iterable[EndpointView]) -> None:
-        """`_encode` where nothing but these has changed."""
-        work = 0
         for view in views:
-            self._parts[view.endpoint.id, view.location] = self._part(view)
-            work = await self._breathe(work + _ENCODING)
+            key = (view.endpoint.id, view.location)
+            if (known := self._parts.get(key)) is not None:
+                parts[key] = known
+            work = await self._breathe(work + 1)
+        self._parts = parts
 
     async def _breathe(self, work: int) -> int:
         """Let others run once a slice is full; the work done since."""

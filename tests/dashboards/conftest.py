@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import pytest
 import yaml
 from live_prometheus import SCRAPE_INTERVAL, Prometheus
 from sample_metrics import Monitor
+
+from monitor.web.formats import TEXT, Format, preferred
 
 RULES = Path(__file__).parents[2] / "dashboards" / "prometheus"
 
@@ -30,10 +32,11 @@ def promtool() -> str:
 
 @pytest.fixture(scope="session")
 def monitors() -> Iterator[list[str]]:
-    """Two servers' addresses, `host:port`."""
+    """Two servers' addresses, `host:port`. One speaks the text format alone, the other what Prometheus likes better."""
     started_at = time.time() - 3600
     pages = [Monitor(started_at), Monitor(started_at + 60)]
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(page)) for page in pages]
+    formats = [lambda _accept: TEXT, preferred]
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(*each)) for each in zip(pages, formats, strict=True)]
     for server in servers:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield [f"127.0.0.1:{server.server_port}" for server in servers]
@@ -42,15 +45,16 @@ def monitors() -> Iterator[list[str]]:
         server.server_close()
 
 
-def _handler_of(monitor: Monitor) -> type[BaseHTTPRequestHandler]:
+def _handler_of(monitor: Monitor, format_of: Callable[[str], Format]) -> type[BaseHTTPRequestHandler]:
     turn = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             with turn:
-                body = asyncio.run(monitor.page(time.time()))
+                form = format_of(self.headers["Accept"])
+                body = asyncio.run(monitor.page(time.time(), form))
             self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Type", form.content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

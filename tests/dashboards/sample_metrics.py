@@ -16,6 +16,7 @@ from monitor.outcome import Outcome
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import ExportSettings
 from monitor.web.exposition import Exposition
+from monitor.web.formats import TEXT, Format
 
 LOCATIONS = ("fra", "iad")
 MODELS = ("openai/gpt-4o-mini", "meta/llama-3.3-70b", "acme/thinker-v2.5")
@@ -130,7 +131,7 @@ class Monitor:
         self._metrics.database_up.set(1)
         self._exposition = Exposition(self._metrics.registry, FakeClock())
 
-    async def page(self, now: float) -> bytes:
+    async def page(self, now: float, form: Format = TEXT) -> bytes:
         ran = now - self._started_at
         keys = [
             (model, provider, suffix, location)
@@ -155,4 +156,4 @@ class Monitor:
             metrics.probe_start_delay.observe(0.004)
             metrics.observations_written.inc()
         metrics.probes_skipped.labels("overlap").inc(ticks)
-        return b"".join(await self._exposition.page("a sample for the tests"))
+        return b"".join(self._exposition.page(form, "a sample for the tests"))

@@ -25,10 +25,29 @@ def test_promtool_has_nothing_to_say_about_the_rules(promtool: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_scrape_configuration_holds_and_loads_the_rules(promtool: str) -> None:
-    done = run(promtool, "check", "config", "prometheus.yml")
+@pytest.mark.parametrize("name", ["prometheus.yml", "prometheus_sharded.yml"])
+def test_the_scrape_configuration_holds_and_loads_the_rules(promtool: str, name: str) -> None:
+    done = run(promtool, "check", "config", name)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(name in done.stdout for name in RULE_FILES)
+
+
+def test_a_shard_is_a_provider_at_the_monitors_address_and_told_in_the_instance() -> None:
+    jobs = {
+        job["job_name"]: job for job in yaml.safe_load((RULES / "prometheus_sharded.yml").read_text())["scrape_configs"]
+    }
+    labels = {"__address__": "monitor.example:9469/acme"}
+    for rule in jobs["llm-endpoints"]["relabel_configs"]:
+        value = ";".join(labels[name] for name in rule["source_labels"])
+        if found := re.fullmatch(rule.get("regex", "(.*)"), value):
+            labels[rule["target_label"]] = found[1]
+    assert labels == {
+        "__address__": "monitor.example:9469",
+        "__param_provider": "acme",
+        "instance": "monitor.example:9469/acme",
+    }
+    assert jobs["llm-provider-monitor"]["metrics_path"] == "/metrics/self"
+    assert 'up{job="llm-provider-monitor"}' in (RULES / "alerts.yml").read_text()
 
 
 def test_alerts_fire_when_they_should_and_only_then(promtool: str) -> None:

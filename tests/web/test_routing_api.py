@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from web_stage import HERE, LLAMA, MINI, MINI_ACME, NOW, Stage, endpoint, probe, settings_of, stage
 
 from monitor.catalog.model import Price
+from monitor.health.view import EndpointView
 from monitor.outcome import Outcome
+from monitor.routing.snapshot import Part
 from monitor.web.room import ROOM
 
 
@@ -104,19 +106,56 @@ async def test_tags_of_different_questions_and_of_another_process_differ(web: St
     assert len(tags) == 3
 
 
-async def test_callers_at_once_share_one_document_and_a_new_picture_meanwhile_is_not_lost(web: Stage) -> None:
+async def test_callers_share_one_document_that_is_of_one_moment_however_late_it_is_read(web: Stage) -> None:
     await web.feed([probe(MINI, NOW - 60)])
     room = web.client.app[ROOM]
     await web.clock.advance(6)
-    many = await asyncio.gather(*(room.routing(None, None) for _ in range(5)))
-    assert all(one is many[0] for one in many)
-    await web.clock.advance(6)
-    making = asyncio.create_task(room.routing(None, None))
-    await asyncio.sleep(0)
+    before = room.routing(None, None)
+    assert room.routing(None, None) is before
     web.board.observe(probe(MINI, NOW - 1, Outcome.AUTH))
     await web.look()
-    assert b'"unusable_cause":"auth"' not in b"".join((await making).pieces)
-    assert b'"unusable_cause":"auth"' in b"".join((await room.routing(None, None)).pieces)
+    after = room.routing(None, None)
+    assert b'"unusable_cause":"auth"' in b"".join(after.chunks())
+    assert b'"unusable_cause":"auth"' not in b"".join(before.chunks())
+    assert b'"unusable_cause":"auth"' in b"".join(room.routing(None, None).chunks())
+
+
+async def test_an_endpoint_is_written_anew_only_where_it_has_changed(
+    web: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await web.feed([probe(MINI, NOW - 60)])
+    written: list[str] = []
+    write = Part.of
+
+    def counted(view: EndpointView, *arguments: Any) -> Part:
+        written.append(view.endpoint.id)
+        return write(view, *arguments)
+
+    monkeypatch.setattr(Part, "of", counted)
+    await web.json("/api/v1/routing")
+    await web.json(f"/api/v1/routing?model={MINI.model}")
+    assert sorted(written) == sorted([MINI.id, MINI_ACME.id, LLAMA.id])
+    await web.feed([probe(LLAMA, NOW - 1)])
+    assert len(written) == 3, "nobody has asked"
+    await web.json("/api/v1/routing")
+    assert written[3:] == [LLAMA.id]
+
+
+async def test_a_large_snapshot_stays_the_newest_for_a_moment_and_comes_whole() -> None:
+    fleet = [endpoint(f"a/m{n}", "acme") for n in range(300)]
+    async with stage(settings_of(*fleet)) as web:
+        room = web.client.app[ROOM]
+        first = room.routing(None, None)
+        web.board.observe(probe(fleet[0], NOW - 1, Outcome.AUTH))
+        await web.board.refresh()
+        await room.refresh()
+        assert room.routing(None, None) is first
+        await web.clock.advance(0.1)
+        assert room.routing(None, None) is not first
+        for encoding in ("identity", "gzip"):
+            response = await web.get("/api/v1/routing", headers={"Accept-Encoding": encoding})
+            found = await response.json()
+            assert [one["endpoint"] for one in found["endpoints"]] == [each.id for each in fleet]
 
 
 async def test_it_can_be_asked_of_one_model_and_one_location(web: Stage) -> None:

@@ -180,6 +180,32 @@ async def test_a_thousand_endpoints_are_one_page_made_in_slices(monkeypatch: pyt
     assert turns > 50
 
 
+async def test_a_large_fleet_is_shown_a_page_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monitor.web.page.ROWS", 3)
+    fleet = [endpoint(f"author/model-{n // 5}", f"provider-{n % 5}") for n in range(10)]
+    async with stage(settings_of(*fleet)) as web:
+        await web.feed([probe(fleet[0], NOW - 60), probe(fleet[4], NOW - 60, Outcome.RESET)])
+        seen: list[str] = []
+        for number in range(1, 5):
+            html = await web.text(f"/?page={number}")
+            page = Words(html)
+            assert re.findall(r'<a href="\?page=(\d)"', html) == ["1", "2", "3", "4"]
+            assert re.findall(r'aria-current="page">(\d)<', html) == [str(number)]
+            assert "10 of 10 endpoints" in page.text
+            model = ""
+            for tag, slug in re.findall(r'<span class="(?:tag)">(.*?)</span>|<a href="\?model=(.*?)"', html):
+                model = slug or model
+                seen += [f"{model}@{tag}"] if tag else []
+        assert seen == [each.id for each in fleet]
+        # a model that goes over two pages has the same uptime on both
+        assert all(["50.00 %" in await shown(web, f"?page={number}") for number in (1, 2)])
+        assert await web.text("/?page=9") == await web.text("/?page=4")
+        narrowed = await web.text("/?model=author/model-1&state=unknown&page=2")
+        assert 'href="?model=author%2Fmodel-1&amp;state=unknown&amp;page=1"' in narrowed
+        assert 'class="pages"' not in await web.text("/?provider=provider-1")
+        await web.error("/?page=0", 400)
+
+
 async def test_several_locations_are_pooled_and_can_be_told_apart(web: Stage) -> None:
     await web.feed([probe(MINI, NOW - 60)])
     await web.feed([probe(MINI, NOW - 60, Outcome.RESET, location="iad")], foreign=True)

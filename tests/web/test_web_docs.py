@@ -109,4 +109,4 @@ async def test_an_example_has_the_shape_of_the_real_answer(route: str) -> None:
 
 def test_every_route_but_the_page_and_the_metrics_has_an_example() -> None:
     without = {route for route in ROUTES if "```json" not in ROUTES[route]}
-    assert without == {"GET /", "GET /static/{name}", "GET /metrics"}
+    assert without == {"GET /", "GET /static/{name}", "GET /metrics", "GET /metrics/self"}
