@@ -28,7 +28,9 @@ class Histogram:
 
     def bound(self, share: float) -> float:
         """The smallest bucket that holds that share; NaN of nothing."""
-        return next((upper for upper, count in sorted(self.upto.items()) if count and count >= share * self.count), math.nan)
+        return next(
+            (upper for upper, count in sorted(self.upto.items()) if count and count >= share * self.count), math.nan
+        )
 
     def above(self, upper: float) -> float:
         """How many were above that bound."""
@@ -144,9 +146,7 @@ def _untold(ran: Ran, arrived: Sequence[object], told: set[str | None]) -> int:
     margin_ns = 2_000_000_000
     start_ns, end_ns = ran.span_ns
     return sum(
-        one.response_id not in told
-        for one in ran.truth
-        if start_ns + margin_ns <= one.arrival_ns < end_ns - margin_ns
+        one.response_id not in told for one in ran.truth if start_ns + margin_ns <= one.arrival_ns < end_ns - margin_ns
     )
 
 

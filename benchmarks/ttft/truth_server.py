@@ -76,9 +76,7 @@ class _Pace:
 class _Stream:
     __slots__ = ("connection", "exchange", "sent", "slowness", "writes")
 
-    def __init__(
-        self, connection: _Connection, exchange: Exchange, writes: Iterator[bytes], slowness: float
-    ) -> None:
+    def __init__(self, connection: _Connection, exchange: Exchange, writes: Iterator[bytes], slowness: float) -> None:
         self.connection = connection
         self.exchange = exchange
         self.writes = writes
