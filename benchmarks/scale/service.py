@@ -27,8 +27,8 @@ _SEED = 20_240_601
 TTFT_SECONDS = (0.2, 1.0)
 GAP_SECONDS, GAP_SPREAD = 0.028, 0.43
 LONGEST_ANSWER_SECONDS = 4.0
-_ROWS = """SELECT endpoint, slot, response_id, started_at, ttft_seconds, latency_seconds, connect_seconds, clock, outcome
-FROM observations WHERE recheck = 0"""
+_ROWS = """SELECT endpoint, slot, response_id, started_at, ttft_seconds, latency_seconds, connect_seconds, clock,
+outcome FROM observations WHERE recheck = 0"""
 
 
 class DidNotRun(Exception):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from benchmarks.scale.service import Ran
 from benchmarks.ttft.compare import Spread
 from benchmarks.ttft.truth import quantile
-from benchmarks.ttft.wire import TOKENS
 
 _SAMPLE = re.compile(r"^(monitor_[a-z_]+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
 
@@ -90,7 +89,6 @@ def figures_of(ran: Ran) -> Figures:
     delays_ms = [(row.started_at - row.due_at) * 1000 for row in ran.rows]
     connects_ms = [row.connect_seconds * 1000 for row in ran.rows if row.connect_seconds is not None]
     told = {row.response_id for row in ran.rows}
-    arrived = [one for one in ran.truth if start_ns <= one.arrival_ns < end_ns]
     finished = sum(start_ns <= one.done_ns < end_ns for one in ran.truth)
     cpu_seconds = ran.usage.cpu_between(start_ns, end_ns)
     before, after = _samples(ran.before), _samples(ran.after)
@@ -117,7 +115,7 @@ def figures_of(ran: Ran) -> Figures:
         ttft=Spread.of(ttft_ms),
         latency=Spread.of(latency_ms),
         kernel_stamped_share=sum(row.clock == "kernel" for row in ran.rows) / max(len(ran.rows), 1),
-        untold=_untold(ran, arrived, told),
+        untold=_untold(ran, told),
         lag=_histogram("monitor_event_loop_lag_seconds", before, after),
         ready_seconds=ran.ready_seconds,
         ready_rss_mb=ran.ready_rss_bytes / 1e6,
@@ -141,7 +139,7 @@ def complaints(lines: Iterable[str]) -> list[str]:
     return [f"{len(each)} times: {each[0][:200]}" for each in found.values()]
 
 
-def _untold(ran: Ran, arrived: Sequence[object], told: set[str | None]) -> int:
+def _untold(ran: Ran, told: set[str | None]) -> int:
     """Of the responses whose request came well within the measured time."""
     margin_ns = 2_000_000_000
     start_ns, end_ns = ran.span_ns

@@ -67,7 +67,8 @@ def _watch_collections() -> None:
         seen[4] += used
         if used > _LONG_SECONDS:
             seen[2] += 1
-            _long.append((time.monotonic() - _began_at, used, used, f"gc of generation {info['generation']}"))
+            what = f"gc of generation {info['generation']}, {info['collected']} objects found"
+            _long.append((time.monotonic() - _began_at, used, used, what))
 
     gc.callbacks.append(heard)
 
