@@ -6,7 +6,6 @@ serve (503) -> open the database -> build the rooms -> restore -> probe -> ready
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -14,7 +13,7 @@ from dataclasses import asdict
 
 from aiohttp import web
 
-from monitor import __version__
+from monitor import __version__, memory
 from monitor.chronicle import Chronicle
 from monitor.clock import Clock, SystemClock
 from monitor.descriptors import provide_descriptors
@@ -60,9 +59,6 @@ from monitor.web.room import ROOM
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 20.0  # less than TimeoutStopSec of the unit
-# By itself Python looks for cycles every few hundred objects: 4 % of the loop at 200 probes a second, and 50 ms at a
-# time. A probe leaves next to none, so housekeeping looks once a minute; the thresholds are for what nobody foresaw.
-GC_THRESHOLDS = (500_000, 1_000, 1_000)
 
 
 class DaemonError(Exception):
@@ -135,9 +131,7 @@ class Daemon:
         await self._serve()
         await self._opening.insist(self._move_in)
         await self._start_probing()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
+        memory.settle()
         catalog = self.settings.catalog
         log.info(
             "ready listen=http://%s/ endpoints=%d models=%d providers=%d location=%s database=%s",

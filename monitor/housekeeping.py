@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from functools import partial
 
 from monitor.clock import Clock
 from monitor.health.state import Transition
+from monitor.memory import Garbage
 from monitor.rooms import Rooms
 from monitor.scheduling.jobs import Chores
 from monitor.settings import Settings
@@ -24,7 +24,7 @@ REFRESH_SECONDS = 1.0
 SETTLED_SECONDS = 3.0  # most answers are whole by then; a view that waits for them is rendered once a probe
 EXPIRE_SECONDS = 5.0
 LOCATIONS_SECONDS = 5.0
-GARBAGE_SECONDS = 60.0
+GARBAGE_SECONDS = 15.0  # how often to look whether it is time to collect
 INCIDENTS_SECONDS = 5.0  # how often incidents that the database did not take are tried again
 HOURS_SECONDS = 15.0  # how often to look whether an hour is to be closed
 RETENTION_SECONDS = 600.0
@@ -52,6 +52,7 @@ class Housekeeping:
         self._waiting: set[str] = set()  # chores that the database has kept from their work
         self._look_at_locations = look_at_locations
         self._chores = Chores(clock, rooms.dispatcher.tick)
+        self._garbage = Garbage(clock)
 
     def start(self) -> None:
         chores = self._chores
@@ -114,7 +115,7 @@ class Housekeeping:
             self._on_transition(transition)
 
     async def _collect_garbage(self) -> None:
-        gc.collect()
+        self._garbage.collect()
 
     async def _watchdog(self) -> None:
         idle = self._clock.monotonic() - self._rooms.dispatcher.progress()

@@ -1,7 +1,8 @@
-"""Those who ask a daemon in service: Prometheus every five seconds, a router ten times a second."""
+"""Those who ask a daemon in service: Prometheus every few seconds, a router several times a second."""
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import signal
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 SCRAPE_SECONDS = 5.0
 POLL_SECONDS = 0.1
+_LIFE_SECONDS = 900.0
 _PROMETHEUS_ACCEPT = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
 
 
@@ -22,6 +24,8 @@ class Asked:
     failures: int = 0
     body_bytes: int = 0
     slowest_seconds: float = 0.0
+    slowest_first_byte_seconds: float = 0.0
+    seconds: float = 0.0  # all of them
 
 
 class _Poller:
@@ -40,11 +44,15 @@ class _Poller:
             except (OSError, http.client.HTTPException):
                 self.asked.failures += 1
                 self._connection.close()
-            self.asked.slowest_seconds = max(self.asked.slowest_seconds, time.monotonic() - begun)
+            taken = time.monotonic() - begun
+            self.asked.seconds += taken
+            self.asked.slowest_seconds = max(self.asked.slowest_seconds, taken)
 
     def _ask(self) -> None:
+        begun = time.monotonic()
         self._connection.request("GET", self._path, headers=self._headers)
         response = self._connection.getresponse()
+        self.asked.slowest_first_byte_seconds = max(self.asked.slowest_first_byte_seconds, time.monotonic() - begun)
         self.asked.body_bytes += len(response.read())
         if response.status == 304:
             self.asked.not_modified += 1
@@ -56,20 +64,25 @@ class _Poller:
             self.asked.failures += 1
 
 
-def main(address: str) -> int:
+def main() -> int:
     """Ask until SIGTERM; then print what came."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("address")
+    parser.add_argument("--scrape", type=float, default=SCRAPE_SECONDS, help="seconds between two scrapes")
+    parser.add_argument("--poll", type=float, default=POLL_SECONDS, help="seconds between two polls of a router")
+    parser.add_argument("--life", type=float, default=_LIFE_SECONDS, help="seconds after which they end by themselves")
+    given = parser.parse_args()
+    scraper = {"Accept": _PROMETHEUS_ACCEPT, "Accept-Encoding": "gzip"}
     pollers = {
-        "metrics": _Poller(
-            address, "/metrics", SCRAPE_SECONDS, {"Accept": _PROMETHEUS_ACCEPT, "Accept-Encoding": "gzip"}
-        ),
-        "routing": _Poller(address, "/api/v1/routing", POLL_SECONDS, {"Accept-Encoding": "gzip"}),
+        "metrics": _Poller(given.address, "/metrics", given.scrape, scraper),
+        "routing": _Poller(given.address, "/api/v1/routing", given.poll, {"Accept-Encoding": "gzip"}),
     }
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     threads = [threading.Thread(target=one.run, args=(over,), daemon=True) for one in pollers.values()]
     for thread in threads:
         thread.start()
-    over.wait(900)
+    over.wait(given.life)
     over.set()
     for thread in threads:
         thread.join(15)
@@ -78,4 +91,4 @@ def main(address: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

@@ -54,7 +54,7 @@ def raise_file_limit() -> None:
 def pinned(
     command: Sequence[str], core: int, *, stdout: IO[bytes] | int = subprocess.DEVNULL, stderr: IO[bytes] | int | None,
     cwd: Path = REPOSITORY, environment: dict[str, str] | None = None,
-    is_realtime: bool = False,
+    is_realtime: bool = False, niceness: int = 0,
 ) -> Iterator[subprocess.Popen[bytes]]:  # fmt: skip
     """A process on one core, with all that it starts; at the end it is asked to stop, and then made to."""
     process = subprocess.Popen(
@@ -71,6 +71,11 @@ def pinned(
         os.sched_setaffinity(process.pid, {core})
         if is_realtime:
             os.sched_setscheduler(process.pid, os.SCHED_RR, os.sched_param(1))
+        if niceness:
+            os.setpriority(os.PRIO_PROCESS, process.pid, niceness)
+            # Linux weighs sessions first, and niceness within one.
+            with suppress(OSError):
+                Path(f"/proc/{process.pid}/autogroup").write_text(str(niceness))
         yield process
     finally:
         stop(process)

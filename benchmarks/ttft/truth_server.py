@@ -36,7 +36,7 @@ _TIMESPEC = struct.Struct("qq")
 _MSG_ERRQUEUE = 0x2000
 _PR_SET_TIMERSLACK = 29
 _READ_BYTES = 1 << 16
-_MAX_LIFE_SECONDS = 900  # nobody is left behind, whatever becomes of the parent
+_LIFE_SECONDS = 900  # nobody is left behind, whatever becomes of the parent
 
 _now_ns = time.monotonic_ns
 
@@ -53,26 +53,34 @@ def _to_monotonic(stamp: bytes) -> int:
 class _Pace:
     """When tokens leave: seeded draws, made before anything is timed."""
 
-    def __init__(self, seed: int, ttft_seconds: tuple[float, float], gap_seconds: float) -> None:
+    def __init__(
+        self, seed: int, ttft_seconds: tuple[float, float], gap_seconds: float, gap_spread: float = 0.0
+    ) -> None:
         rng = random.Random(seed)
         self._ttfts = itertools.cycle([round(rng.uniform(*ttft_seconds) * 1e9) for _ in range(1 << 14)])
         # Uneven gaps: a steady beat would flatter a client that guesses where a token was.
         self._gaps = itertools.cycle([round(rng.uniform(0.5, 1.5) * gap_seconds * 1e9) for _ in range(1 << 16)])
+        self._slownesses = itertools.cycle([rng.uniform(1 - gap_spread, 1 + gap_spread) for _ in range(1 << 14)])
 
     def ttft_ns(self) -> int:
         return next(self._ttfts)
 
-    def gap_ns(self) -> int:
-        return next(self._gaps)
+    def gap_ns(self, slowness: float) -> int:
+        return round(next(self._gaps) * slowness)
+
+    def slowness(self) -> float:
+        """Of one stream: how much longer its gaps are than the mean."""
+        return next(self._slownesses)
 
 
 class _Stream:
-    __slots__ = ("connection", "exchange", "sent", "writes")
+    __slots__ = ("connection", "exchange", "sent", "slowness", "writes")
 
-    def __init__(self, connection: _Connection, exchange: Exchange, writes: Iterator[bytes]) -> None:
+    def __init__(self, connection: _Connection, exchange: Exchange, writes: Iterator[bytes], slowness: float) -> None:
         self.connection = connection
         self.exchange = exchange
         self.writes = writes
+        self.slowness = slowness
         self.sent = 0
 
 
@@ -188,7 +196,7 @@ class TruthServer:
             stream.connection.socket.send(data)
         stream.sent += 1
         # From now and not from when it was due: tokens must not bunch because this process had to wait for its core.
-        self._schedule(now_ns + self._pace.gap_ns(), stream)
+        self._schedule(now_ns + self._pace.gap_ns(stream.slowness), stream)
 
     def _departure(self, before: int, stamp: int, after: int) -> int:
         self._kernel_stamps += stamp > 0
@@ -260,7 +268,8 @@ class TruthServer:
         exchange = Exchange(wire.response_id(number), prompt_hash(prompt), connection.port, arrival_ns)
         self.exchanges.append(exchange)
         connection.socket.send(wire.role_bytes(number))
-        stream = _Stream(connection, exchange, wire.token_writes(number, first_word, with_usage))
+        writes = wire.token_writes(number, first_word, with_usage)
+        stream = _Stream(connection, exchange, writes, self._pace.slowness())
         self._schedule(arrival_ns + self._pace.ttft_ns(), stream)
 
 
@@ -271,13 +280,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ttft", type=float, nargs=2, default=(0.2, 0.8), metavar=("LEAST", "MOST"))
     parser.add_argument("--gap", type=float, default=0.04, help="mean seconds between tokens")
+    parser.add_argument("--gap-spread", type=float, default=0.0, help="by what share of it streams differ, at most")
+    parser.add_argument("--life", type=int, default=_LIFE_SECONDS, help="seconds after which it ends by itself")
     arguments = parser.parse_args()
     # Timers are let run 50 us late for the sake of batteries.
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
-    server = TruthServer(arguments.host, _Pace(arguments.seed, tuple(arguments.ttft), arguments.gap))
+    pace = _Pace(arguments.seed, tuple(arguments.ttft), arguments.gap, arguments.gap_spread)
+    server = TruthServer(arguments.host, pace)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
         signal.signal(number, server.stop)
-    signal.alarm(_MAX_LIFE_SECONDS)
+    signal.alarm(arguments.life)
     print(server.port, flush=True)
     gc.collect()
     gc.freeze()

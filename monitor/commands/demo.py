@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from monitor import loop
+from monitor import loop, memory
 from monitor.clock import Clock, SystemClock
 from monitor.commands.simulate import host_and_port
 from monitor.commands.terminal import complain, log_to_stderr, say
@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    memory.give_back()
     log_to_stderr(Redactor(()))
     try:
         return loop.run(_live(arguments))

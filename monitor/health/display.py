@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
-from operator import is_not
 
 import numpy as np
 
@@ -13,15 +12,15 @@ from monitor.health.cadences import Cadences
 from monitor.health.dense import Indices
 from monitor.health.figures import series_figures
 from monitor.health.kind_board import NO_KINDS, KindBoard
-from monitor.health.series import Series
 from monitor.health.standings import Standings
 from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, KindView, Vantage
 from monitor.health.windows import Windows
 from monitor.letting_go import let_go
 from monitor.settings import Settings
 
-# Some 3 ms of work: a refresh must not be seen in the probes' own measurements.
-SERIES_PER_SLICE = 64
+# Some 2 ms of work: a refresh must not be seen in the probes' own measurements. Half of it are calls into numpy, which
+# cost as much for ten.
+SERIES_PER_SLICE = 40
 _ALWAYS_STALE = float("-inf")
 
 
@@ -35,7 +34,10 @@ class Display:
         self._kinds = kinds
         self._fresh_until = np.full(0, _ALWAYS_STALE)  # by row
         self._vantages: Mapping[str, Vantage] = {}  # by location
-        self._order: list[Series] | None = None  # as their views are listed; None when it is to be found anew
+        self._listed: list[EndpointView] = []  # the views to be published
+        self._places: dict[int, int] = {}  # row -> where its view is listed
+        self._must_list_anew = True
+        self._gone: list[object] = []  # views that were renewed since they were published
         self._version = 0
 
     def configure(self, settings: Settings) -> None:
@@ -51,12 +53,12 @@ class Display:
             if series.endpoint not in catalog.endpoints:
                 series.view = None
         self.spoil_all()
-        self._order = None
+        self._must_list_anew = True
         self._publish()
 
     def make_room(self) -> None:
         """For the rows that were added."""
-        self._order = None
+        self._must_list_anew = True
         if (rows := len(self._standings.series)) > self._fresh_until.size:
             self._fresh_until = np.concatenate((self._fresh_until, np.full(max(rows, 64), _ALWAYS_STALE)))
 
@@ -93,11 +95,7 @@ class Display:
             if part:
                 self._renew(windows, part, now)
                 yield
-        former = self.views
-        self._publish()
-        gone: list[object] = [view for view, now in zip_longest(former, self.views) if view is not now]
-        del former
-        yield from let_go(gone)
+        yield from let_go(self._publish())
 
     def _is_configured(self, row: int) -> bool:
         return self._standings.series[row].endpoint in self._catalog.endpoints
@@ -116,6 +114,7 @@ class Display:
         self._fresh_until[rows] = until
         for row, figures in zip(rows, found, strict=True):
             series = standings.series[row]
+            former, was_shown = series.view, series.is_shown
             configured = self._catalog.endpoints[series.endpoint]
             kinds: Mapping[str, KindView] = NO_KINDS
             if configured.probes:
@@ -132,24 +131,36 @@ class Display:
                 self._vantages.get(series.location, Vantage.SOUND),
             )
             series.is_shown = series.location == self._settings.location or view.has_data(now)
+            if former is None or series.is_shown is not was_shown:
+                self._must_list_anew = True
+            elif view is not former and series.is_shown:
+                self._listed[self._places[row]] = view
+                self._gone.append(former)
 
     def _next_version(self) -> int:
         self._version += 1
         return self._version
 
-    def _publish(self) -> None:
+    def _publish(self) -> list[object]:
+        """The views that were published and are no longer."""
+        gone, self._gone = self._gone, []
+        if self._must_list_anew:
+            former = self.views
+            self._list_anew()
+            gone = [view for view, now in zip_longest(former, self._listed) if view is not now]
+        if gone or len(self._listed) != len(self.views):
+            self.views = tuple(self._listed)
+        return gone
+
+    def _list_anew(self) -> None:
+        self._must_list_anew = False
         own, standings = self._settings.location, self._standings
-        if self._order is None:
-            self._order = [
-                series
-                for endpoint in self._catalog.endpoints
-                for series in sorted(
-                    [standings.series[row] for row in standings.rows_of(endpoint)],
-                    key=lambda each: (each.location != own, each.location),
-                )
-            ]
-        views = tuple([series.view for series in self._order if series.view is not None and series.is_shown])
-        if len(views) != len(self.views) or any(map(is_not, views, self.views)):
-            self.views = views
-            others = {view.location for view in views} - {own}
-            self.locations = (own, *sorted(others))
+        self._listed, self._places = [], {}
+        for endpoint in self._catalog.endpoints:
+            rows = [(standings.series[row], row) for row in standings.rows_of(endpoint)]
+            for series, row in sorted(rows, key=lambda each: (each[0].location != own, each[0].location)):
+                if series.view is not None and series.is_shown:
+                    self._places[row] = len(self._listed)
+                    self._listed.append(series.view)
+        others = {view.location for view in self._listed} - {own}
+        self.locations = (own, *sorted(others))

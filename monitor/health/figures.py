@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from monitor.health.cadences import Cadences
 from monitor.health.dense import Indices
+from monitor.health.quantiles import Wanted, quantiles_of_series
 from monitor.health.recent import ANSWERED, ASKED, Counts
 from monitor.health.sketch import FIGURES, Values
 from monitor.health.uptime import group_matrix, ratios
@@ -37,19 +38,16 @@ def series_figures(
     counts += [windows.counts(window, indices) for window in LONG_WINDOWS]
     expected = [cadences.expected(starts[window], now) for window in WINDOWS]
     distributions: list[Quantiles] = []
+    wanted = _wanted(quantiles)
     for window in WINDOWS:
         if window not in performance_windows or not quantiles:
             distributions += [_NO_QUANTILES] * len(rows)
             continue
-        wanted = [figure_quantiles(figure, quantiles) for figure in FIGURES]
         if window in SHORT_WINDOWS:
-            values = recent.quantiles(starts[window], wanted).tolist()
+            values = list(recent.quantiles(starts[window], [each for _, each in wanted]))
         else:
-            values = [
-                windows.quantiles(window, figure, indices, each).tolist()
-                for figure, each in zip(FIGURES, wanted, strict=True)
-            ]
-        distributions += [_quantiles(wanted, each) for each in zip(*values, strict=True)]
+            values = [windows.quantiles(window, figure, indices, each) for figure, each in wanted]
+        distributions += quantiles_of_series(wanted, values)
     # Window after window in one go: a call into numpy costs as much for five times the rows.
     figures = _shown(np.concatenate(counts), policy, np.concatenate(expected), distributions)
     by_window = [figures[at : at + len(rows)] for at in range(0, len(figures), len(rows))]
@@ -64,19 +62,19 @@ def pooled_figures(
 ) -> WindowFigures:
     """One window of all `rows` together: counts and samples are pooled, never ratios. `quantiles` as for times."""
     start = windows.start_of(window, now)
-    wanted = [figure_quantiles(figure, quantiles) for figure in FIGURES] if quantiles else []
-    values: list[list[float]]
+    wanted = _wanted(quantiles)
+    values: list[Values] = []
     if window in SHORT_WINDOWS:
         recent = windows.recent_pooled(rows.tolist(), now)
         counts = recent.counts(start)
-        values = [each[0].tolist() for each in recent.quantiles(start, wanted)] if wanted else []
+        if quantiles:
+            values = list(recent.quantiles(start, [each for _, each in wanted]))
     else:
         counts = windows.counts(window, rows).sum(axis=0)[None, :]
-        values = [
-            windows.pooled_quantiles(window, figure, rows, each).tolist()
-            for figure, each in zip(FIGURES, wanted, strict=False)
-        ]
-    return _shown(counts, policy, np.array([expected]), [_quantiles(wanted, values)])[0]
+        if quantiles:
+            values = [windows.pooled_quantiles(window, figure, rows, each)[None, :] for figure, each in wanted]
+    found = quantiles_of_series(wanted, values) if quantiles else [_NO_QUANTILES]
+    return _shown(counts, policy, np.array([expected]), found)[0]
 
 
 _NO_QUANTILES: Quantiles = {}
@@ -103,10 +101,5 @@ def _shown(
     )
 
 
-def _quantiles(wanted: Sequence[tuple[float, ...]], values: Sequence[Sequence[float]]) -> Quantiles:
-    """Of one series, by figure; without those of which nothing was measured (nan)."""
-    return {
-        figure: dict(zip(each, found, strict=True))
-        for figure, each, found in zip(FIGURES, wanted, values, strict=False)
-        if found[0] == found[0]
-    }
+def _wanted(quantiles: Sequence[float]) -> Wanted:
+    return tuple([(figure, figure_quantiles(figure, quantiles)) for figure in FIGURES])
