@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ async def test_a_daemon_whose_own_location_fails_alone_says_so_everywhere_and_un
         async def pooled() -> bool:
             found = json.loads((await get(daemon, "/api/v1/routing"))[1])
             return found["suspect_locations"] == ["fra"] and all(
-                (one["state"], one["locations"]["fra"], one["location_suspect"]) == ("operational", "down", True)
+                (one["state"], one["locations"].get("fra"), one["location_suspect"]) == ("operational", "down", True)
                 for one in found["endpoints"]
             )
 
@@ -147,5 +148,6 @@ async def test_a_daemon_whose_own_location_fails_alone_says_so_everywhere_and_un
     await the_database_tells_the_same(daemon.settings, capsys)
     lines = [record.getMessage() for record in caplog.records if record.name == "monitor.telling"]
     begun = [line for line in lines if line.startswith("location suspect location=fra since=")]
-    assert begun and 'why="4 of 4 unrelated providers fail from here' in begun[0]
+    # It may be told when the third of them is down.
+    assert begun and re.search('why="([34]) of \\1 unrelated providers fail from here', begun[0])
     assert any(line.startswith("location sound again location=fra suspect_since=20") for line in lines)

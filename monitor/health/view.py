@@ -104,6 +104,9 @@ class Vantage(StrEnum):
     STALE = "stale"  # nothing new comes from there
 
 
+_NOWHERE: Mapping[str, State] = {}  # of 10,000 views one, and not one each
+
+
 class EndpointView(msgspec.Struct, frozen=True, gc=False):
     """One endpoint seen from one location. A view is never changed: a changed endpoint gets a new one, with a greater
     `version`, so what is rendered from a view may be kept for as long as the Board hands out that same object.
@@ -138,7 +141,7 @@ class EndpointView(msgspec.Struct, frozen=True, gc=False):
     kinds: Mapping[str, KindView] = msgspec.field(default_factory=dict)
     version: int = 0
     vantage: Vantage = Vantage.SOUND
-    places: Mapping[str, State] = msgspec.field(default_factory=dict)
+    places: Mapping[str, State] = msgspec.field(default_factory=lambda: _NOWHERE)
 
     def has_data(self, now: float) -> bool:
         """Whether anything was seen within the longest window."""

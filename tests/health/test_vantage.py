@@ -7,13 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
-from health_stage import endpoint
+from health_stage import HERE, endpoint, probe
+from health_stage import settings as stage_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monitor.clock import FakeClock
+from monitor.health.board import Board
 from monitor.health.state import State
 from monitor.health.vantage import Finding, Vantages, is_doubted, suspect_since, zone_of
 from monitor.health.view import EndpointView, Vantage
+from monitor.outcome import Outcome
+from monitor.settings import StateRule
+from monitor.slot import Cadence, Era
 
 NOW = 1_700_000_000.0
 BEGAN = NOW - 90
@@ -307,3 +313,30 @@ def test_one_provider_alone_never_blames_a_location(provider: str, places: set[s
         for n in range(offers)
     ]
     assert suspects(views) == set()
+
+
+async def test_where_there_is_one_location_looking_changes_no_view() -> None:
+    board = Board(stage_settings(), FakeClock(NOW))
+    board.observe(probe(NOW - 30))
+    await board.refresh()
+    before = board.views()
+    assert await board.look_at_locations() == []
+    await board.refresh()
+    assert all(now is then for now, then in zip(board.views(), before, strict=True))
+    assert [each.location for each in board.findings.values()] == [HERE]
+
+
+async def test_a_location_that_is_gone_from_the_board_is_suspect_no_more() -> None:
+    offers = [endpoint("a/m", name, base_url=f"https://{name}.com/v1") for name in PROVIDERS[:4]]
+    board = Board(stage_settings(*offers), FakeClock(NOW))
+    board.configure(stage_settings(*offers, state=StateRule(2, 2, 2, 2)))
+    for one in offers:
+        for n in range(2):
+            board.observe(probe(NOW - 40 + n, Outcome.CONNECT, one, "iad"), foreign=True)
+        board.observe(probe(NOW - 20, Outcome.SUCCESS, one))
+    await board.refresh()
+    assert [(each.location, each.is_suspect) for each in await board.look_at_locations()] == [("iad", True)]
+    for one in offers:
+        board.set_eras(one.id, "iad", [Era(NOW - 600, NOW - 1, Cadence.of(one.id, 60.0), "")])
+    await board.refresh()
+    assert [(each.location, each.is_suspect) for each in await board.look_at_locations()] == [("iad", False)]

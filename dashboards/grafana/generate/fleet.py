@@ -136,7 +136,7 @@ def _worst_uptime() -> list[Json]:
         ),
         lines(
             "Locations that fail alone",
-            "1 while unrelated providers fail from a location and are alive elsewhere: its word against them is left out.",
+            "1 while unrelated providers fail from a location and live elsewhere: its word against them is left out.",
             [target('max by (location) (monitor_location_suspect{location=~"$location"})', "{{location}}")],
             COUNT | {"max": 1},
         ),
