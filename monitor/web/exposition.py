@@ -84,10 +84,12 @@ class Exposition:
         rendered: list[Lines | None]
         rendered = _kept(former, views) if export == former.export else [None] * len(views)
         stale = [place for place, lines in enumerate(rendered) if lines is None]
+        await self._clock.sleep(0)
         for number, place in enumerate(stale, 1):
             rendered[place] = _lines(views[place], export)
             if number % _SLICE == 0:
                 await self._clock.sleep(0)
+        await self._clock.sleep(0)
         is_alike = len(former.lines) == len(rendered)
         gone: list[object] = [former.lines[place] for place in stale] if is_alike else list(former.lines)
         self.generation = Generation(views, [lines for lines in rendered if lines is not None], export)

@@ -39,10 +39,11 @@ def text_head(family: Family) -> str:
 
 
 def openmetrics_head(family: Family) -> str:
+    """In the order that the specification asks for. It leaves a summary free to have neither a sum nor a count."""
     name = family.name.removesuffix("_total") if family.type == "counter" else family.name
     text = family.help.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
     unit = f"# UNIT {name} {family.unit}\n" if family.unit else ""
-    return f"# HELP {name} {text}\n# TYPE {name} {family.type}\n{unit}"
+    return f"# TYPE {name} {family.type}\n{unit}# HELP {name} {text}\n"
 
 
 def _heads(head: Callable[[Family], str]) -> tuple[bytes, ...]:

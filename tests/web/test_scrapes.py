@@ -236,7 +236,7 @@ async def connected(web: Stage) -> AsyncIterator[tuple[asyncio.StreamReader, asy
         writer.transport.abort()
 
 
-async def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(holds: Callable[[], bool], seconds: float = 15.0) -> None:
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - the server says nothing when it lets go
             await asyncio.sleep(0.005)
@@ -376,7 +376,7 @@ async def test_the_end_of_the_monitor_waits_a_moment_for_who_reads_and_not_for_w
         writer.write(head_of())
         await reader.readline()
         await until(lambda: bool(under_way(web)))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             await web.client.close()
         assert not under_way(web)
 
