@@ -30,9 +30,9 @@ pytestmark = pytest.mark.timeout(120)
 KEPT_OUT = {
     "57P03": "the database system is starting up",
     "53300": "too many clients already",
-    "28P01": 'password authentication failed for user "postgres"',
-    "28000": 'no pg_hba.conf entry for host "127.0.0.1"',
-    "3D000": 'database "monitor" does not exist',
+    "28P01": "password authentication failed",
+    "28000": "no pg_hba.conf entry",
+    "3D000": 'database "..." does not exist',
 }
 
 
@@ -164,7 +164,7 @@ def test_the_runbook_has_the_words_that_the_log_has() -> None:
     ):  # fmt: skip
         assert words in runbook and words in code, words
     for words in KEPT_OUT.values():
-        assert words.split('"')[0] in runbook, words
+        assert words in runbook, words
 
 
 async def test_a_name_that_is_not_found_is_waited_for_and_a_term_ends_the_waiting_at_once(tmp_path: Path) -> None:
