@@ -334,12 +334,14 @@ class Dispatcher:
                     return
 
     def in_hand(self) -> Iterator[tuple[str, int]]:
-        """(lane, slot) of every turn of ours that is due and not reported yet."""
+        """(lane, slot) of every turn that is due, is ours or was when it was sent, and is not reported yet."""
         now = self.schedule.utc_now()
         yield from ((flight.turn.lane, flight.turn.slot) for flight in self._flights)
-        yield from ((waiter.turn.lane, waiter.turn.slot) for waiter in self._room)
-        yield from ((lane, waiter.turn.slot) for lane, waiter in self._behind_recheck.items())
-        yield from ((turn.lane, turn.slot) for turn in self._recovery)
+        waiters = itertools.chain(self._room, self._behind_recheck.values())
+        for turn in itertools.chain((waiter.turn for waiter in waiters), self._recovery):
+            watched = self._watched.get(turn.lane)
+            if watched is not None and self._claims.is_ours(turn, watched.shard):
+                yield turn.lane, turn.slot
         for armed in self._agenda:
             watched = self._watched.get(armed.due.lane)
             if armed.due.due_at <= now and watched is not None and watched.generation == armed.generation:

@@ -45,6 +45,11 @@ class Moment(NamedTuple):
     rolled_until: int  # UTC seconds
     generation: int  # counts rewritings of history
 
+    @property
+    def newest(self) -> int:
+        """The first transaction number that was not given yet."""
+        return int(self.snapshot.split(":")[1])
+
 
 class _NewRows(RawReads):
     """Reads of one view; of rows that are known by their key, nothing is decoded."""
@@ -140,8 +145,9 @@ class Following:
             self._writer.hours.add(part)
             self._take_in(part, self._shown)
             await self._clock.sleep(0)
-        if moment.generation != seen.generation:
-            log.info("history_rewritten generation=%d", moment.generation)
+        if moment.generation != seen.generation or moment.newest < seen.newest:
+            # A server that was restored, or failed over to a copy that lagged, counts its transactions anew.
+            log.warning("history_rewritten generation=%d transactions_until=%d", moment.generation, moment.newest)
             await self._writer.hours.rebuild(moment.rolled_until, self._rows.raw_tail(moment.rolled_until))
             self.must_renew = True
         self._seen = moment

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _NOTICE_MS = 2_500
 # After an outage of the database every lease is over, and its owner may be about to renew it.
 _SETTLE_SECONDS = LEASE_SECONDS
+_LANES_A_TURN = 500  # some 3 ms
 _SPREAD_SECONDS = 1.0  # over which slots that nobody has sent are sent
 
 
@@ -190,12 +191,14 @@ class Shares:
             return
         self._dispatcher.tick()  # what is due by now is armed, or past
         in_hand = set(self._dispatcher.in_hand())
+        now_ms = self._now_ms()
         reach_seconds = self._dispatcher.longest_flight_seconds + LEASE_SECONDS
-        slots = [
-            each
-            for each in slots_in_question(self._dispatcher.lanes(), gaps, self._now_ms(), reach_seconds)
-            if (each[1].lane, each[1].slot) not in in_hand
-        ]
+        slots = []
+        lanes = list(self._dispatcher.lanes())
+        for start in range(0, len(lanes), _LANES_A_TURN):
+            part = slots_in_question(lanes[start : start + _LANES_A_TURN], gaps, now_ms, reach_seconds)
+            slots += [each for each in part if (each[1].lane, each[1].slot) not in in_hand]
+            await self._clock.sleep(0)
         if slots:
             await self._writer.flush()
             if self._writer.spilled:

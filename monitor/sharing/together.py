@@ -82,6 +82,7 @@ class Together(Sharing):
 
     def use(self, hands: Hands) -> None:
         self._writer = hands.writer
+        self._writer.is_following = True
         self._shares = Shares(
             self._membership, self._database.connect_beside, self._location_id, hands.dispatcher, hands.writer,
             self._clock, self._metrics, hands.on_taken,

@@ -68,6 +68,7 @@ class Writer:
         first_retry_seconds: float = FIRST_RETRY_SECONDS,
     ) -> None:
         self.hours = HourBook()
+        self.is_following = False  # others' rows: the book of hours is rebuilt where that begins
         self.trouble = Trouble(
             clock, first_pause_seconds=first_retry_seconds, longest_pause_seconds=_LONGEST_RETRY_SECONDS
         )
@@ -289,7 +290,9 @@ class Writer:
         async with self._database.read() as connection:
             self._skew = await read_skew(connection)
             rolled_until = await read_rolled_until(connection)
-        await self.hours.rebuild(rolled_until, History(self._database).raw_tail(rolled_until))
+        if not self.is_following:
+            await self.hours.rebuild(rolled_until, History(self._database).raw_tail(rolled_until))
+        self.hours.closed(rolled_until)
         self._ready = True
 
     async def _replay(self) -> bool:

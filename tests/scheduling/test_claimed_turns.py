@@ -1,4 +1,4 @@
-"""Turns among several monitors: what is another's is passed over, what may be is asked about, what nobody sent is sent."""
+"""Turns among several monitors: another's are passed over, doubtful ones asked about, and what nobody sent is sent."""
 
 from __future__ import annotations
 

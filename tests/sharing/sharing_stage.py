@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import signal
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import asyncpg
@@ -18,6 +20,7 @@ from daemon_stage import Subprocess, environment
 
 from monitor.catalog.model import Model, Price
 from monitor.clock import SystemClock
+from monitor.sharing.lease import BEAT_SECONDS
 from monitor.simulator.config import fleet_yaml
 from monitor.simulator.members import Fleet, Profile, SimEndpoint, SimProvider, fleet_of
 from monitor.simulator.server import FleetServer
@@ -80,12 +83,12 @@ class Event:
     """What was done to a monitor. `at` is UTC seconds."""
 
     at: float
-    what: str  # kill or freeze
+    what: str  # kill, freeze, or starvation: by the machine, which had no time for it
     monitor: int
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        lasting = f" for {self.seconds:.1f} s" if self.what == "freeze" else ""
+        lasting = f" for {self.seconds:.1f} s" if self.seconds else ""
         return f"{self.what} of monitor {self.monitor}{lasting}"
 
 
@@ -136,9 +139,16 @@ class Reckoning:
 
 
 async def reckon(
-    database: str, server: FleetServer, since: float, until: float, interval_seconds: float, events: Sequence[Event]
+    database: str,
+    server: FleetServer,
+    since: float,
+    until: float,
+    interval_seconds: float,
+    events: Sequence[Event],
+    lags: Sequence[tuple[float, float]],
 ) -> Reckoning:
-    """Of the slots due in [since, until), once everything is written."""
+    """Of the slots due in [since, until), once everything is written. `lags` are as from `lateness`: a request is seen
+    that much later than it was sent."""
     connection = await asyncpg.connect(database)
     try:
         rows = await connection.fetch(
@@ -179,10 +189,46 @@ async def reckon(
         if (at := next((at for at in unnamed if -0.1 <= seen.at - at <= PROBE_SECONDS), None)) is not None:
             unnamed.remove(at)
             continue
-        explaining = [one for one in events if -0.1 <= one.at - seen.at <= IN_FLIGHT_SECONDS]
+        slack = 0.1 + max((lag for at, lag in lags if at - lag - 0.2 <= seen.at <= at + 0.2), default=0.0)
+        explaining = [one for one in events if -slack <= one.at - seen.at <= IN_FLIGHT_SECONDS]
         event = min(explaining, key=lambda one: one.at, default=None)
         found.extras.append(Extra(seen.at, seen.endpoint, seen.number, event))
     found.unasked = [id_ for id_ in by_id if id_ is not None and id_ not in ids]
+    return found
+
+
+@asynccontextmanager
+async def lateness() -> AsyncIterator[list[tuple[float, float]]]:
+    """When (UTC seconds) this loop, which is the fleet's too, was late, and by how much."""
+    lags: list[tuple[float, float]] = []
+
+    async def watch() -> None:
+        while True:
+            due = time.monotonic() + 0.05
+            await asyncio.sleep(0.05)
+            if (lag := time.monotonic() - due) > 0.05:
+                lags.append((time.time(), lag))
+
+    task = asyncio.create_task(watch())
+    try:
+        yield lags
+    finally:
+        task.cancel()
+
+
+_AWAY = re.compile(r"^(\S+ \S+),(\d+) .* was_away seconds=(\S+)")
+
+
+def starved(processes: Sequence[Subprocess]) -> list[Event]:
+    """Freezes that nobody ordered: the monitors' own words about not having run for a while."""
+    found = []
+    for number, process in enumerate(processes, 1):
+        for line in process.log:
+            if told := _AWAY.match(line):
+                woke = datetime.strptime(f"{told[1]}.{told[2]}", "%Y-%m-%d %H:%M:%S.%f").timestamp()
+                # Told since the last heartbeat, which was a second before the next one was due.
+                away = float(told[3]) - BEAT_SECONDS
+                found.append(Event(woke - away, "starvation", number, away))
     return found
 
 
@@ -196,6 +242,16 @@ async def freeze(process: Subprocess, number: int, seconds: float, events: list[
 async def kill(process: Subprocess, number: int, events: list[Event]) -> None:
     events.append(Event(time.time(), "kill", number))
     await process.end(signal.SIGKILL)
+
+
+async def end_all(processes: Sequence[Subprocess]) -> None:
+    """Whatever became of them: those that live drain and end."""
+    for process in processes:
+        if process.is_running:
+            process.signal(signal.SIGCONT)
+    for process in processes:
+        if process.is_running:
+            await process.end(signal.SIGTERM)
 
 
 def misfortunes(seed: int, seconds: float, count: int) -> list[tuple[float, str, int, float]]:

@@ -6,15 +6,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import asyncpg
 import pytest
 from daemon_stage import Subprocess, until
-from sharing_stage import Event, Reckoning, freeze, kill, misfortunes, monitors, reckon, remembering_fleet
+from sharing_stage import (
+    Event,
+    Reckoning,
+    end_all,
+    freeze,
+    kill,
+    lateness,
+    misfortunes,
+    monitors,
+    reckon,
+    remembering_fleet,
+    starved,
+)
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +35,7 @@ ENDPOINTS = int(os.environ.get("SHARING_ENDPOINTS", "300"))
 SECONDS = float(os.environ.get("SHARING_SECONDS", "900"))
 SEED = int(os.environ.get("SHARING_SEED", "1"))
 INTERVAL_SECONDS = 10.0
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0  # on a machine that does much else
 _AWAY_SECONDS = (5.0, 25.0)  # how long a killed monitor stays away
 
 
@@ -87,7 +99,8 @@ async def _closed_hours_differ(database: str) -> list[str]:
 
 
 def _tell(found: Reckoning, events: Sequence[Event]) -> None:
-    print(f"kills {sum(one.what == 'kill' for one in events)}, freezes {sum(one.what == 'freeze' for one in events)}")
+    counts = Counter(one.what for one in events)
+    print(", ".join(f"{what}s {count}" for what, count in sorted(counts.items())))
     print("\n".join(found.lines()), flush=True)
 
 
@@ -95,7 +108,7 @@ def _tell(found: Reckoning, events: Sequence[Event]) -> None:
 @pytest.mark.timeout(SECONDS + 300.0)
 async def test_every_due_slot_has_one_row_whatever_happens_to_the_monitors(tmp_path: Path, postgres_url: str) -> None:
     events: list[Event] = []
-    async with remembering_fleet(ENDPOINTS, SEED) as server:
+    async with remembering_fleet(ENDPOINTS, SEED) as server, lateness() as lags:
         processes = monitors(server, tmp_path, postgres_url, f"{INTERVAL_SECONDS:g}s", MONITORS)
         try:
             await asyncio.gather(*(process.start(_START_SECONDS) for process in processes))
@@ -106,12 +119,13 @@ async def test_every_due_slot_has_one_row_whatever_happens_to_the_monitors(tmp_p
             ended = time.time()
             await asyncio.sleep(12.0)
         finally:
+            await end_all(processes)
             logs = Path(os.environ.get("SHARING_LOGS", tmp_path))
             for number, process in enumerate(processes, 1):
-                await process.end(signal.SIGTERM)
                 (logs / f"monitor-{number}.log").write_text("\n".join(process.log))
             print(f"logs in {logs}")
-        found = await reckon(postgres_url, server, began, ended, INTERVAL_SECONDS, events)
+        events += starved(processes)
+        found = await reckon(postgres_url, server, began, ended, INTERVAL_SECONDS, events, lags)
     _tell(found, events)
     assert found.missing == []
     assert found.unasked == []

@@ -1,16 +1,15 @@
-"""Two daemons on one PostgreSQL: each slot by one of them, both with the whole picture; one is frozen, one is killed."""
+"""Two daemons on one PostgreSQL: each slot by one of them, both with the whole picture; one is frozen, one killed."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-import signal
 import time
 from pathlib import Path
 
 import pytest
 from daemon_stage import Subprocess, get, until
-from sharing_stage import Event, freeze, kill, monitors, reckon, remembering_fleet
+from sharing_stage import Event, end_all, freeze, kill, lateness, monitors, reckon, remembering_fleet, starved
 
 from monitor.sharing.lease import LEASE_SECONDS
 
@@ -41,7 +40,7 @@ async def _shows(monitor: Subprocess, least: dict[str, int]) -> bool:
 @pytest.mark.timeout(180)
 async def test_two_monitors_share_the_slots_and_the_picture(postgres_url: str, tmp_path: Path) -> None:
     events: list[Event] = []
-    async with remembering_fleet(16) as server:
+    async with remembering_fleet(16) as server, lateness() as lags:
         first, second = monitors(server, tmp_path, postgres_url, f"{INTERVAL_SECONDS:g}s", 2)
         try:
             await asyncio.gather(first.start(60.0), second.start(60.0))
@@ -64,10 +63,10 @@ async def test_two_monitors_share_the_slots_and_the_picture(postgres_url: str, t
             ended = time.time()
             await until(lambda: time.time() > ended + INTERVAL_SECONDS)
         finally:
-            for monitor in (first, second):
-                await monitor.end(signal.SIGTERM)
-        found = await reckon(postgres_url, server, began, ended, INTERVAL_SECONDS, events)
-    print("\n".join(found.lines()))
+            await end_all([first, second])
+        events += starved([first, second])
+        found = await reckon(postgres_url, server, began, ended, INTERVAL_SECONDS, events, lags)
+    print("\n".join([*found.lines(), *map(str, events)]))
     assert found.missing == []
     assert found.unasked == []
     assert found.unexplained == []
