@@ -26,9 +26,10 @@ def _name_of(handle: asyncio.Handle) -> str:
     callback = handle._callback
     task = getattr(callback, "__self__", None)
     if isinstance(task, asyncio.Task):
-        name = task.get_name().partition(" ")[0]
+        kind, _, name = task.get_name().partition(" ")
+        what = f"{kind} {name}" if kind == "chore" else kind.rstrip("0123456789")
         coroutine = task.get_coro()
-        return f"task {name.rstrip('0123456789')} {getattr(coroutine, '__qualname__', coroutine)}"
+        return f"task {what} {getattr(coroutine, '__qualname__', coroutine)}"
     return str(getattr(callback, "__qualname__", None) or getattr(callback, "func", callback))[:120]
 
 
