@@ -10,19 +10,17 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import trustme
-
-from benchmarks.document import write_between
 from benchmarks.scale.service import DidNotRun, FleetOfPort, Plan, run
 from benchmarks.scale.told import Figures, figures_of
+from benchmarks.tls.certificates import KEYS, Certificate, made_certificate
 from benchmarks.tls.handshake import client_context, handshake_us
+from benchmarks.ttft.document import write_between
 from benchmarks.ttft.figures import number
 from benchmarks.ttft.processes import Cores, may_be_realtime, raise_file_limit
 from benchmarks.ttft.report import machine
 from benchmarks.ttft.secrecy import server_context
 
 _HOSTS = tuple(f"127.0.0.{number}" for number in range(1, 9))
-_KEYS = {"ECDSA P-256": trustme.KeyType.ECDSA, "RSA 2048": trustme.KeyType.RSA}
 _ENDPOINTS, _INTERVAL_SECONDS = 1_000, 6.0  # as many probes a second as 10,000 at 60 s
 _HANDSHAKES = 300
 _BEGIN, _END = "<!-- tls: written by `python -m benchmarks tls --write-docs` -->", "<!-- tls: end -->"
@@ -48,13 +46,6 @@ VARIANTS = (
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Certificate:
-    authority: Path
-    chain: Path
-    key: Path
-
-
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks tls", description=__doc__)
     parser.add_argument("--seconds", type=float, default=15.0, help="measured per variant and round")
@@ -76,7 +67,7 @@ def main(*words: str) -> int:
     found: dict[Variant, list[Figures]] = {variant: [] for variant in VARIANTS}
     with tempfile.TemporaryDirectory(prefix="tls-") as name:
         directory = Path(name)
-        certificates = {key: _certificate(directory, kind) for key, kind in _KEYS.items()}
+        certificates = {key: made_certificate(directory, key, _HOSTS) for key in KEYS}
         for number_ in range(given.rounds):
             for variant in VARIANTS:
                 place = directory / f"{number_}-{VARIANTS.index(variant)}"
@@ -111,20 +102,9 @@ def _plan(
         directory=place,
         cores=cores,
         niceness=-20 if given.first else 0,
-        server_words=() if certificate is None else ("--tls", str(certificate.chain), str(certificate.key)),
-        environment={} if certificate is None else {"SSL_CERT_FILE": str(certificate.authority)},
+        server_words=() if certificate is None else certificate.server_words,
+        environment={} if certificate is None else certificate.environment,
     )
-
-
-def _certificate(directory: Path, kind: trustme.KeyType) -> Certificate:
-    authority = trustme.CA(key_type=kind)
-    leaf = authority.issue_cert(*_HOSTS, key_type=kind)
-    paths = Certificate(*(directory / f"{kind.name}-{part}.pem" for part in ("authority", "chain", "key")))
-    authority.cert_pem.write_to_path(paths.authority)
-    for blob in leaf.cert_chain_pems:
-        blob.write_to_path(paths.chain, append=True)
-    leaf.private_key_pem.write_to_path(paths.key)
-    return paths
 
 
 def _table(found: Mapping[Variant, Sequence[Figures]]) -> str:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.document import write_between
 from benchmarks.ttft.compare import Row, ratios
+from benchmarks.ttft.document import write_between
 from benchmarks.ttft.figures import number
 from benchmarks.ttft.processes import REPOSITORY, Cores
 
