@@ -37,10 +37,10 @@ def _watch_turns() -> None:
     run_as_before = asyncio.Handle._run
 
     def run(handle: asyncio.Handle) -> None:
-        name = _name_of(handle)
         begun, cpu = time.perf_counter(), time.thread_time()
         run_as_before(handle)
         taken, used = time.perf_counter() - begun, time.thread_time() - cpu
+        name = _name_of(handle)  # a chore names its task itself
         seen = _seen[name]
         seen[0] += 1
         seen[1] += taken
