@@ -12,6 +12,7 @@ import ssl
 import threading
 import time
 from asyncio.selector_events import _SelectorSocketTransport
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -24,7 +25,7 @@ from threaded_provider import HEAD, chunk, telling
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.probing import transport
-from monitor.probing.stamps import has_kernel_stamps
+from monitor.probing.stamps import READ_BYTES, has_kernel_stamps
 from monitor.probing.unsealing import Unsealer
 
 kernel_only = pytest.mark.skipif(not has_kernel_stamps(), reason="no kernel stamps on this system")
@@ -78,7 +79,7 @@ def test_ciphertext_that_is_cut_anywhere_says_what_was_said(pieces: list[bytes],
         sealed = Sealed()
         wire = b"".join(map(sealed.said, pieces))
         places = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
-        found = [sealed.unsealer.opened(wire[a:b]) for a, b in itertools.pairwise(places)]
+        found = [sealed.unsealer.opened(wire[a:b]) for a, b in itertools.pairwise(places) if a < b]
         await asyncio.sleep(0)
         return b"".join(found), sealed.told
 
@@ -180,6 +181,18 @@ async def test_however_it_ends_the_verdict_is_the_one_that_asyncio_alone_comes_t
     assert (here.outcome, here.detail, here.clock) == (there.outcome, there.detail, there.clock)
     assert here.clock == "kernel"
     assert (here.outcome is Outcome.SUCCESS) is (end is says_it_all)
+
+
+async def test_a_connection_over_tls_is_allotted_the_room_for_one_read() -> None:
+    with telling([0.2], tls=server_context("good")) as truth:
+        probing = asyncio.ensure_future(Stage().send(f"https://127.0.0.1:{truth.port}/v1"))
+        async with asyncio.timeout(5):
+            while not truth.request_at:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.005)
+        allotted = [len(each._ssl_buffer) for each in gc.get_objects() if isinstance(each, SSLProtocol)]
+        assert (await probing).observation.outcome is Outcome.SUCCESS
+    assert allotted
+    assert max(allotted) <= READ_BYTES
 
 
 async def test_a_probe_over_tls_leaves_nothing_to_the_garbage_collector() -> None:
