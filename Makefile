@@ -41,7 +41,7 @@ prove: $(VENV)/.dev system-packages ## The long proofs: many kills, long fuzzing
 	$(BIN)/pytest -m prove --timeout 1800 -p no:xdist
 
 .PHONY: bench
-bench: $(VENV)/.dev $(BENCH_VENV)/.done ## Speed, memory and how right a TTFT is, beside other clients (ten minutes)
+bench: $(VENV)/.dev $(BENCH_VENV)/.done ## Speed, memory and how right a TTFT is, beside other clients (half an hour)
 	$(BIN)/python -m benchmarks
 
 .PHONY: lock

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping
 
 from benchmarks.scale.told import Figures
 from benchmarks.ttft.figures import number
 
+BEGIN, END = "<!-- scale: written by `python -m benchmarks scale --write-docs` -->", "<!-- scale: end -->"
 
-def text_of(figures: Figures, endpoints: int, interval_seconds: float) -> str:
+
+def text_of(figures: Figures, given: argparse.Namespace, where: str) -> str:
     head = (
-        f"{endpoints:,} endpoints at {interval_seconds:g} s, {figures.per_second:.1f} probes a second, on average "
-        f"{figures.in_flight:.0f} in flight, for {figures.seconds / 60:.3g} minutes:"
+        f"{given.endpoints:,} {'https' if given.tls else 'plain http'} endpoints at {given.interval:g} s, "
+        f"{figures.per_second:.1f} probes a second, on average {figures.in_flight:.0f} in flight, for "
+        f"{figures.seconds / 60:.3g} minutes; /metrics scraped every {given.scrape:g} s, /api/v1/routing polled every "
+        f"{given.poll:g} s. Machine: {where}."
     )
     rows = [f"| {what} | {value} | {aim} |" for what, value, aim in _rows(figures)]
     table = "\n".join(["| figure | measured | aim |", "|---|---|---|", *rows])

@@ -14,6 +14,8 @@ from pathlib import Path
 from benchmarks.scale import report
 from benchmarks.scale.service import DidNotRun, FleetOfPort, Plan, run
 from benchmarks.scale.told import figures_of
+from benchmarks.tls.certificates import made_certificate
+from benchmarks.ttft.document import write_between
 from benchmarks.ttft.processes import Cores, may_be_realtime, raise_file_limit
 from benchmarks.ttft.report import machine
 
@@ -32,6 +34,8 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
         "--first", action="store_true",
         help="the daemon is nicest of all on the machine (-20, root): for a machine that others use meanwhile",
     )  # fmt: skip
+    parser.add_argument("--tls", action="store_true", help="https, with ECDSA P-256 certificates")
+    parser.add_argument("--write-docs", action="store_true", help="rewrite the table in docs/benchmarks.md")
     parser.add_argument("--turns", type=Path, default=None, help="write there which callbacks kept the loop how long")
     parser.add_argument("--json", type=Path, default=None, help="write every figure there")
     parser.add_argument("--keep", type=Path, default=None, help="leave database and logs in this directory")
@@ -45,12 +49,14 @@ def main(*words: str) -> int:
     if given.first and not may_be_realtime():
         raise SystemExit("scale: --first needs root, or CAP_SYS_NICE")
     cores = Cores.of_this_machine()
-    print(f"scale: {machine(cores, False)}", flush=True)
+    where = machine(cores, False)
+    print(f"scale: {where}", flush=True)
     with tempfile.TemporaryDirectory(prefix="scale-") as name:
         directory = given.keep or Path(name)
         directory.mkdir(exist_ok=True)
+        certificate = made_certificate(directory, "ECDSA P-256", _HOSTS) if given.tls else None
         plan = Plan(
-            fleet_of_port=FleetOfPort(given.endpoints, given.interval, _HOSTS),
+            fleet_of_port=FleetOfPort(given.endpoints, given.interval, _HOSTS, scheme="https" if given.tls else "http"),
             seconds=given.minutes * 60,
             warm_up_seconds=given.interval + 5.0 if given.warm_up is None else given.warm_up,
             scrape_seconds=given.scrape,
@@ -58,15 +64,20 @@ def main(*words: str) -> int:
             directory=directory,
             cores=cores,
             niceness=-20 if given.first else 0,
+            server_words=() if certificate is None else certificate.server_words,
             daemon_words=("-m", "benchmarks.scale.turns") if given.turns else ("-m", "monitor"),
-            environment={"SCALE_TURNS": str(given.turns)} if given.turns else {},
+            environment=({} if certificate is None else certificate.environment)
+            | ({"SCALE_TURNS": str(given.turns)} if given.turns else {}),
         )
         try:
             figures = figures_of(run(plan))
         except DidNotRun as why:
             print(f"scale: {why}", file=sys.stderr)
             return 1
-    print("\n" + report.text_of(figures, given.endpoints, given.interval))
+    text = report.text_of(figures, given, where)
+    print("\n" + text)
+    if given.write_docs:
+        write_between(report.BEGIN, report.END, text)
     if given.json:
         given.json.write_text(json.dumps(dataclasses.asdict(figures), indent=1))
     return 0

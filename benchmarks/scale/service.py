@@ -111,8 +111,12 @@ class Ran:
 
     @property
     def utc_span(self) -> tuple[float, float]:
-        start, end = self.span_ns
-        return (start + self.utc_offset_ns) / 1e9, (end + self.utc_offset_ns) / 1e9
+        return utc_span(*self.span_ns, self.utc_offset_ns)
+
+
+def utc_span(start_ns: int, end_ns: int, offset_ns: int) -> tuple[float, float]:
+    """In whole milliseconds, as slots are: a slot is in it or not, however it is reckoned."""
+    return round((start_ns + offset_ns) / 1e6) / 1000, round((end_ns + offset_ns) / 1e6) / 1000
 
 
 def run(plan: Plan) -> Ran:
@@ -148,7 +152,7 @@ def run(plan: Plan) -> Ran:
             exit_code = stop(daemon)
         stop(server)
     offset_ns = time.time_ns() - time.monotonic_ns()
-    span = (start_ns + offset_ns) / 1e9, (end_ns + offset_ns) / 1e9
+    span = utc_span(start_ns, end_ns, offset_ns)
     all_rows = _rows(database, fleet)
     rows = [row for row in all_rows if span[0] <= row.due_at < span[1]]
     punctuality, truth = read_log(truth_log)

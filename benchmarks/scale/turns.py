@@ -26,9 +26,10 @@ def _name_of(handle: asyncio.Handle) -> str:
     callback = handle._callback
     task = getattr(callback, "__self__", None)
     if isinstance(task, asyncio.Task):
-        name = task.get_name().partition(" ")[0]
+        kind, _, name = task.get_name().partition(" ")
+        what = f"{kind} {name}" if kind == "chore" else kind.rstrip("0123456789")
         coroutine = task.get_coro()
-        return f"task {name.rstrip('0123456789')} {getattr(coroutine, '__qualname__', coroutine)}"
+        return f"task {what} {getattr(coroutine, '__qualname__', coroutine)}"
     return str(getattr(callback, "__qualname__", None) or getattr(callback, "func", callback))[:120]
 
 
@@ -36,10 +37,10 @@ def _watch_turns() -> None:
     run_as_before = asyncio.Handle._run
 
     def run(handle: asyncio.Handle) -> None:
-        name = _name_of(handle)
         begun, cpu = time.perf_counter(), time.thread_time()
         run_as_before(handle)
         taken, used = time.perf_counter() - begun, time.thread_time() - cpu
+        name = _name_of(handle)  # a chore names its task itself
         seen = _seen[name]
         seen[0] += 1
         seen[1] += taken

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.ttft.compare import Row, ratios
+from benchmarks.ttft.document import write_between
 from benchmarks.ttft.figures import number
 from benchmarks.ttft.processes import REPOSITORY, Cores
 
-DOCUMENT = REPOSITORY / "docs" / "benchmarks.md"
 CHART = REPOSITORY / "docs" / "benchmarks" / "ttft-error.svg"
 _BEGIN, _END = "<!-- ttft: written by `python -m benchmarks ttft --write-docs` -->", "<!-- ttft: end -->"
 _HEAD = (
@@ -76,10 +76,4 @@ def text_of(rows: Sequence[Row], where: str) -> str:
 
 
 def write_document(text: str) -> None:
-    """Put it between the document's markers; whatever stands around them stays."""
-    old = DOCUMENT.read_text()
-    before, found_begin, rest = old.partition(_BEGIN)
-    _, found_end, after = rest.partition(_END)
-    if not found_begin or not found_end:
-        raise SystemExit(f"{DOCUMENT}: the markers are missing: {_BEGIN} and {_END}")
-    DOCUMENT.write_text(f"{before}{_BEGIN}\n\n{text}\n{_END}{after}")
+    write_between(_BEGIN, _END, text)

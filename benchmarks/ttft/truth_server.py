@@ -18,6 +18,7 @@ import random
 import select
 import signal
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -26,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.ttft import wire
+from benchmarks.ttft.secrecy import Secrecy, server_context
 from benchmarks.ttft.truth import Exchange, Punctuality, prompt_hash, quantile, write_log
 
 _SO_TIMESTAMPNS = 35
@@ -85,23 +87,34 @@ class _Stream:
 
 
 class _Connection:
-    __slots__ = ("buffer", "port", "socket")
+    __slots__ = ("buffer", "port", "secrecy", "socket")
 
-    def __init__(self, accepted: socket.socket, port: int) -> None:
+    def __init__(self, accepted: socket.socket, port: int, secrecy: Secrecy | None) -> None:
         self.socket = accepted
         self.port = port
+        self.secrecy = secrecy
         self.buffer = b""
 
-    def read(self) -> tuple[bytes, int]:
-        """The bytes and when the last of them arrived; no bytes at the end."""
+    def read(self) -> tuple[bytes, int] | None:
+        """The bytes and when the last of them arrived; no bytes at the end, None where they say nothing yet."""
         data, ancillary, _, _ = self.socket.recvmsg(_READ_BYTES, 256)
-        for _, kind, stamp in ancillary:
-            if kind == _SO_TIMESTAMPNS:
-                return data, _to_monotonic(stamp)
-        return data, _now_ns()
+        arrival_ns = next((_to_monotonic(stamp) for _, kind, stamp in ancillary if kind == _SO_TIMESTAMPNS), 0)
+        if self.secrecy is not None and data:
+            opened = self.secrecy.opened(data)
+            if answer := self.secrecy.to_send():
+                self.socket.send(answer)
+            if opened is None:
+                return None
+            data = opened
+        return data, arrival_ns or _now_ns()
+
+    def send(self, data: bytes) -> None:
+        self.socket.send(data if self.secrecy is None else self.secrecy.sealed(data))
 
     def send_stamped(self, data: bytes) -> tuple[int, int, int]:
         """Before, transmit stamp (0 if the kernel gave none), after."""
+        if self.secrecy is not None:
+            data = self.secrecy.sealed(data)
         before = _now_ns()
         self.socket.sendmsg([data], _ASK_TX_STAMP)
         after = _now_ns()
@@ -117,7 +130,8 @@ class _Connection:
 
 
 class TruthServer:
-    def __init__(self, hosts: list[str], pace: _Pace) -> None:
+    def __init__(self, hosts: list[str], pace: _Pace, context: ssl.SSLContext | None = None) -> None:
+        self._context = context
         self.exchanges: list[Exchange] = []
         self._pace = pace
         self._numbers = itertools.count(1)
@@ -193,7 +207,7 @@ class TruthServer:
             exchange.done_ns = self._departure(*stream.connection.send_stamped(data))
             return
         else:
-            stream.connection.socket.send(data)
+            stream.connection.send(data)
         stream.sent += 1
         # From now and not from when it was due: tokens must not bunch because this process had to wait for its core.
         self._schedule(now_ns + self._pace.gap_ns(stream.slowness), stream)
@@ -229,7 +243,8 @@ class TruthServer:
                 accepted.setblocking(False)
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 accepted.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _SOFTWARE | _TIMES_ONLY)
-                self._connections[accepted.fileno()] = _Connection(accepted, address[1])
+                secrecy = None if self._context is None else Secrecy(self._context)
+                self._connections[accepted.fileno()] = _Connection(accepted, address[1], secrecy)
                 self._epoll.register(accepted, select.EPOLLIN | select.EPOLLRDHUP)
 
     def _close(self, connection: _Connection) -> None:
@@ -237,7 +252,10 @@ class TruthServer:
             connection.socket.close()
 
     def _read(self, connection: _Connection) -> None:
-        data, arrival_ns = connection.read()
+        found = connection.read()
+        if found is None:
+            return
+        data, arrival_ns = found
         if not data:
             self._close(connection)
             return
@@ -250,24 +268,24 @@ class TruthServer:
         if request.method == "POST" and request.path.endswith("/chat/completions"):
             self._begin(connection, json.loads(request.body), arrival_ns)
         elif request.path.endswith("/models"):
-            connection.socket.send(wire.MODELS_ANSWER)
+            connection.send(wire.MODELS_ANSWER)
         elif request.path == "/health":
-            connection.socket.send(wire.HEALTH_ANSWER)
+            connection.send(wire.HEALTH_ANSWER)
         else:
-            connection.socket.send(wire.NOT_FOUND_ANSWER)
+            connection.send(wire.NOT_FOUND_ANSWER)
 
     def _begin(self, connection: _Connection, body: dict[str, object], arrival_ns: int) -> None:
         number = next(self._numbers)
         prompt = wire.prompt_of(body)
         first_word = prompt.split(maxsplit=1)[0] if prompt.strip() else "token"
         if not body.get("stream"):
-            connection.socket.send(wire.unstreamed_answer(number, first_word))
+            connection.send(wire.unstreamed_answer(number, first_word))
             return
         options = body.get("stream_options")
         with_usage = bool(isinstance(options, dict) and options.get("include_usage"))
         exchange = Exchange(wire.response_id(number), prompt_hash(prompt), connection.port, arrival_ns)
         self.exchanges.append(exchange)
-        connection.socket.send(wire.role_bytes(number))
+        connection.send(wire.role_bytes(number))
         writes = wire.token_writes(number, first_word, with_usage)
         stream = _Stream(connection, exchange, writes, self._pace.slowness())
         self._schedule(arrival_ns + self._pace.ttft_ns(), stream)
@@ -281,12 +299,13 @@ def main() -> int:
     parser.add_argument("--ttft", type=float, nargs=2, default=(0.2, 0.8), metavar=("LEAST", "MOST"))
     parser.add_argument("--gap", type=float, default=0.04, help="mean seconds between tokens")
     parser.add_argument("--gap-spread", type=float, default=0.0, help="by what share of it streams differ, at most")
+    parser.add_argument("--tls", type=Path, nargs=2, metavar=("CERTIFICATE", "KEY"), help="PEM: then it speaks TLS")
     parser.add_argument("--life", type=int, default=_LIFE_SECONDS, help="seconds after which it ends by itself")
     arguments = parser.parse_args()
     # Timers are let run 50 us late for the sake of batteries.
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
     pace = _Pace(arguments.seed, tuple(arguments.ttft), arguments.gap, arguments.gap_spread)
-    server = TruthServer(arguments.host, pace)
+    server = TruthServer(arguments.host, pace, None if arguments.tls is None else server_context(*arguments.tls))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
         signal.signal(number, server.stop)
     signal.alarm(arguments.life)

@@ -40,6 +40,10 @@ class Quantiles(Mapping[str, Mapping[float, float]]):
         quantiles, at, values = self._layout[figure]
         return dict(zip(quantiles, values.unpack_from(self._row, at), strict=True))
 
+    def get(self, figure: str, default: Any = None) -> Any:
+        # Mapping's own raises and catches a KeyError for what is not there.
+        return self[figure] if figure in self._layout else default
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._layout)
 

@@ -26,6 +26,7 @@ from monitor.probing.collector import Basket, Collector
 from monitor.probing.framings.frame import MAX_BODY_BYTES
 from monitor.probing.pulse import Pulse
 from monitor.probing.stamps import Look, StampedSocket, has_kernel_stamps
+from monitor.probing.unsealing import Unsealer, underlying
 
 # (bytes, arrival of the last of them, earliest possible arrival of the first of them): monotonic seconds
 Arrival = tuple[bytes, float, float]
@@ -137,11 +138,12 @@ class Handler(ResponseHandler):
         self._pulse = pulse
         self._collector = collector
         self._socket: StampedSocket | None = None
-        self._descriptor = -1  # of a socket whose bytes need no decryption
+        self._descriptor = -1  # of a socket that the collector can read
+        self._unsealer: Unsealer | None = None
         self._sleeper: asyncio.Future[None] | None = None
         self._basket = Basket()
         self._latest: _Read = (b"", 0.0, 0.0, False)
-        self._wired: asyncio.BaseTransport | None = None
+        self._wired: asyncio.BaseTransport | None = None  # with the socket
 
     @property
     def sent_at(self) -> float | None:
@@ -154,7 +156,7 @@ class Handler(ResponseHandler):
         self._basket.lull(closers, self.wake)
         self._sleeper = asyncio.get_running_loop().create_future()
         if self._socket is not None and self.log is not None:
-            self._collector.watch(self._descriptor, self._socket, self._basket)
+            self._collector.watch(self._descriptor, self._socket, self._basket, self._unsealer)
         try:
             await self._sleeper
         finally:
@@ -182,11 +184,13 @@ class Handler(ResponseHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._wired = transport
+        self._wired = underlying(transport)
         inner = getattr(transport.get_extra_info("socket"), "_sock", None)
         if isinstance(inner, StampedSocket):
             self._socket = inner
-            if transport.get_extra_info("sslcontext") is None:
+            is_plain = transport.get_extra_info("sslcontext") is None
+            self._unsealer = None if is_plain else Unsealer.of(transport)
+            if is_plain or self._unsealer is not None:
                 self._descriptor = inner.fileno()
 
     def set_response_params(self, **params: Any) -> None:
@@ -211,6 +215,7 @@ class Handler(ResponseHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._collector.unwatch(self._descriptor)
         self._descriptor = -1
+        self._unsealer = None
         self.parse()
         while self.log is not None and self._reading_paused:
             self.log.hold()

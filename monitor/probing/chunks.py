@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 _HEX_DIGITS = b"0123456789ABCDEFabcdef"
@@ -11,12 +12,10 @@ _HEAD = re.compile(rb"([0-9A-Fa-f]{1,6})\r\n")
 
 def whole_chunks(data: bytes) -> bytes:
     """The body bytes of a read that is nothing but whole chunks, as those of a stream are; else nothing."""
-    if data.endswith(b"\r\n"):
-        # One chunk, as nearly all such reads are.
-        end = data.find(b"\r\n", 0, _MOST_HEAD_BYTES)
-        size = data[:end] if end > 0 else b""
-        if size and not size.strip(_HEX_DIGITS) and int(size, 16) == len(data) - end - 4 > 0:
-            return data[end + 2 : -2]
+    # One chunk, as nearly all such reads are.
+    end = data.find(b"\r\n", 0, _MOST_HEAD_BYTES)
+    if end > 0 and _size(data[:end]) == len(data) - end - 4 and data.endswith(b"\r\n"):
+        return data[end + 2 : -2]
     body = b""
     start = 0
     while start < len(data):
@@ -30,3 +29,9 @@ def whole_chunks(data: bytes) -> bytes:
         body = body + data[start:end] if body else data[start:end]
         start = end + 2
     return body
+
+
+@functools.lru_cache(maxsize=4096)
+def _size(digits: bytes) -> int:
+    """What a chunk's head says, which few hundred heads say again and again; 0 for what is none, or the last one's."""
+    return 0 if digits.strip(_HEX_DIGITS) else int(digits, 16)

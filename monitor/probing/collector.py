@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from monitor.clock import Clock
 from monitor.probing.pulse import Pulse
 from monitor.probing.stamps import ANCILLARY_BYTES, READ_BYTES, Look, StampedSocket
+from monitor.probing.unsealing import Unsealer
 
 if TYPE_CHECKING:
     from monitor.loop import GatheringSelector
@@ -76,7 +77,7 @@ class Collector:
     def __init__(self, clock: Clock, pulse: Pulse) -> None:
         self._clock = clock
         self._pulse = pulse
-        self._watched: dict[int, tuple[StampedSocket, Basket]] = {}
+        self._watched: dict[int, tuple[StampedSocket, Basket, Unsealer | None]] = {}
         self._selector: GatheringSelector | None = None
 
     def open(self) -> None:
@@ -89,10 +90,11 @@ class Collector:
             self._selector.readers.remove(self)
             self._selector = None
 
-    def watch(self, descriptor: int, stamped: StampedSocket, basket: Basket) -> None:
-        """The socket has to be registered with the loop, which reads it where the collector does not."""
+    def watch(self, descriptor: int, stamped: StampedSocket, basket: Basket, unsealer: Unsealer | None = None) -> None:
+        """The socket has to be registered with the loop, which reads it where the collector does not. `unsealer` opens
+        what comes, where it comes over TLS."""
         if self._selector is not None and descriptor >= 0:
-            self._watched[descriptor] = stamped, basket
+            self._watched[descriptor] = stamped, basket, unsealer
 
     def unwatch(self, descriptor: int) -> None:
         """Before the descriptor is closed: the next connection may get its number."""
@@ -109,13 +111,13 @@ class Collector:
         left = []
         look: Look | None = None
         for event in events:
-            pair = watched.get(event[0])
-            if pair is None or event[1] != _READABLE:
+            found = watched.get(event[0])
+            if found is None or event[1] != _READABLE:
                 left.append(event)
                 continue
             if look is None:
                 look = Look(self._pulse, self._clock.monotonic())
-            stamped, basket = pair
+            stamped, basket, unsealer = found
             try:
                 data, ancillary, _, _ = stamped.recvmsg(READ_BYTES, ANCILLARY_BYTES)
             except (BlockingIOError, InterruptedError):
@@ -124,10 +126,10 @@ class Collector:
                 stamped.error = error  # told once by the system, so it is kept for asyncio
                 left.append(event)
                 continue
-            if data:
-                basket.put(data, ancillary[0][2] if ancillary else None, look)
-            else:
+            if not data:
                 left.append(event)
+            elif unsealer is None or (data := unsealer.opened(data)):
+                basket.put(data, ancillary[0][2] if ancillary else None, look)
         if look is not None:
             look.end(self._clock.monotonic())
         return left

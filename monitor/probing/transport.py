@@ -30,7 +30,8 @@ from monitor.probing.dialects.dialect import ProbeRequest
 from monitor.probing.pulse import Pulse
 from monitor.probing.request_head import Target
 from monitor.probing.resolver import Resolver
-from monitor.probing.stamps import StampKeeper
+from monitor.probing.stamps import READ_BYTES, StampKeeper
+from monitor.probing.unsealing import allot
 from monitor.settings import ConnectionMode
 
 MAX_HEADER_BYTES = 64 << 10
@@ -208,6 +209,7 @@ class Transport:
         self._contexts: dict[str, asyncio.Future[ssl.SSLContext]] = {}
 
     async def start(self) -> None:
+        allot(READ_BYTES)
         self._collector.open()
         await self._stamp_keeper.open(self._clock)
 

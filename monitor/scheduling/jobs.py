@@ -144,6 +144,7 @@ class Chores:
     async def _do(self, name: str, coroutine: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.current_task()
         assert task is not None
+        task.set_name(f"chore {name}")
         self._running.add(task)
         self._late.discard(name)
         try:
