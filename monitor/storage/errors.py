@@ -108,6 +108,12 @@ def sqlstate_of(error: BaseException) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def is_conflict(error: BaseException) -> bool:
+    """Whether two transactions got in each other's way: the same again at once may well succeed."""
+    states = {sqlstate_of(one) for one in (error, error.__cause__) if one is not None}
+    return not states.isdisjoint({"40001", "40P01"})
+
+
 def is_outage(error: BaseException) -> bool:
     """True if the database failed, so that trying the same again later makes sense; False if the data is at fault."""
     if (state := sqlstate_of(error)) is not None:

@@ -55,8 +55,11 @@ async def days_before(connection: AsyncConnection, until_ms: int) -> list[tuple[
     return [(day, name) for day, name in await _partitions(connection) if (day + 1) * DAY_MS <= until_ms]
 
 
-async def drop_day(connection: AsyncConnection, name: str) -> int:
-    """Drop a partition; the rows that it held."""
+async def drop_day(connection: AsyncConnection, day: int, name: str) -> int:
+    """Drop a partition, unless another monitor has; the rows that it held."""
+    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MAKING_DAYS})
+    if day not in await days_there(connection):
+        return 0
     query = f"SELECT count(*) FROM {name}"  # noqa: S608  # as the server's catalogue gave it
     count = (await connection.exec_driver_sql(query)).scalar_one()
     await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_DROP_LOCK_TIMEOUT}'")

@@ -53,4 +53,4 @@ def explained(error: BaseException, name: str) -> StorageError:
         return DatabaseUnavailable(
             f"database {name}: the server cannot be reached: {said}; is it running, and are host and port right?"
         )
-    return DatabaseUnavailable(f"database {name}: {said}")
+    return DatabaseUnavailable(f"database {name}: the connection was lost: {said}")

@@ -63,9 +63,9 @@ def another(settings: DatabaseSettings, tmp_path: Path, number: int = 1) -> Data
 # What goes wrong, told
 
 
-async def opening_fails(settings: DatabaseSettings) -> Exception:
+async def opening_fails(settings: DatabaseSettings, now: float = MIDNIGHT) -> Exception:
     with pytest.raises(Exception) as told:  # which one, the caller looks at
-        await Database.open(settings, FakeClock())
+        await Database.open(settings, FakeClock(now))
     assert is_outage(told.value)
     return told.value
 
@@ -131,7 +131,7 @@ async def test_without_the_right_to_create_tables_the_remedy_is_told(
 @on_a_server
 async def test_a_server_that_turned_into_a_standby_is_told(settings: DatabaseSettings) -> None:
     async with refusing_writes(settings):
-        told = await opening_fails(settings)
+        told = await opening_fails(settings, MIDNIGHT + 30 * DAY)  # for whose day there is no partition yet
     assert type(told) is DatabaseNotWritable
     assert "the server is a standby or read-only: name the primary in the URL" in str(told)
 
@@ -429,8 +429,8 @@ async def test_what_was_committed_between_two_snapshots_can_be_told(settings: Da
         await open_one.start()
         await early.execute(
             "INSERT INTO raw_observations (due_ms, endpoint_id, location_id, kind_id, recheck, slot, delay_us, "
-            "outcome, kernel_clock, first_token_shared) SELECT due_ms + 1, endpoint_id, location_id, kind_id, recheck, -7, "
-            "delay_us, outcome, kernel_clock, first_token_shared FROM raw_observations"
+            "outcome, kernel_clock, first_token_shared) SELECT due_ms + 1, endpoint_id, location_id, kind_id, recheck, "
+            "-7, delay_us, outcome, kernel_clock, first_token_shared FROM raw_observations"
         )
         await store.write([observation(2)])
         seen = await follower.fetchval("SELECT pg_current_snapshot()::text")
