@@ -226,13 +226,11 @@ async def test_a_restart_of_the_server_costs_neither_rows_nor_readers_an_error(
     async with stage(settings, clock) as store:
         await store.write([observation(1)])
         await store.rows()
-        other = await asyncpg.connect(settings.url)
-        await cut_off(other)
+        await cut_off(settings)
         assert await store.rows() == stored([observation(1)])
         await store.write([observation(2)])
         assert store.spilled == []
         assert await store.rows() == stored([observation(1), observation(2)])
-        await other.close()
 
 
 @on_a_server
@@ -241,11 +239,10 @@ async def test_a_connection_lost_in_mid_transaction_loses_and_doubles_nothing(
 ) -> None:
     async with stage(settings, clock) as store:
         await store.write([observation(1)])
-        other = await asyncpg.connect(settings.url)
 
         async def cut(connection: Any) -> None:
             await connection.exec_driver_sql("UPDATE raw_observations SET slot = -1")
-            await cut_off(other)
+            await cut_off(settings)
             await connection.exec_driver_sql("SELECT 1")
 
         with pytest.raises(DatabaseUnavailable):
@@ -253,7 +250,6 @@ async def test_a_connection_lost_in_mid_transaction_loses_and_doubles_nothing(
         await store.write([observation(2)])
         await until(lambda: not store.writer.spilled and not store.writer.is_failing, clock)
         assert await store.rows() == stored([observation(1), observation(2)])
-        await other.close()
 
 
 # The spill
