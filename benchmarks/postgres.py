@@ -120,9 +120,8 @@ async def _bytes(database: Database) -> int:
     if not database.is_shared:
         return (await database.free_pages())[1] * 4096
     async with database.read() as connection:
-        total = await connection.exec_driver_sql(
-            "SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits WHERE inhparent = 'raw_observations'::regclass"
-        )
+        of_days = "FROM pg_inherits WHERE inhparent = 'raw_observations'::regclass"
+        total = await connection.exec_driver_sql(f"SELECT sum(pg_total_relation_size(inhrelid)) {of_days}")
         return int(total.scalar_one())
 
 
