@@ -77,6 +77,12 @@ class Names:
         for kept in (self._texts.known, self._texts.fresh, self._used_ms, self._fresh_used_ms):
             kept.clear()
 
+    def forget(self) -> None:
+        """Look every name up again."""
+        for ids in (self._endpoints, self._locations, self._kinds):
+            ids.known.clear()
+        self.forget_texts()
+
     def committed(self) -> None:
         for ids in (self._endpoints, self._locations, self._kinds, self._texts):
             ids.known.update(ids.fresh)

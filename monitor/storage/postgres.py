@@ -79,7 +79,7 @@ class PostgreSQL(Engine):
         return None
 
     def migrating(self) -> AsyncEngine:
-        return self._engine(1, command_seconds=None)
+        return self._engine(1, command_seconds=None, idle_in_transaction_session_timeout="60s")
 
     async def open_read_only(self) -> None:
         migrate.check_readable(await migrate.revision_of(self, self.reading), self.name)

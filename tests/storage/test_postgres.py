@@ -39,6 +39,7 @@ from monitor.storage.errors import (
     is_outage,
     sqlstate_of,
 )
+from monitor.storage.facts import read_skew
 from monitor.storage.postgres_errors import explained
 from monitor.storage.postgres_schema import in_comparison
 from monitor.storage.retention import prune
@@ -522,3 +523,15 @@ def test_partitions_are_named_by_their_day() -> None:
     assert postgres_days.partition_of(postgres_days.day_of_ms(MIDNIGHT * 1000)) == "raw_observations_20231115"
     assert postgres_days.partition_of(10_000_000) == "raw_observations_day_10000000"
     assert postgres_days.partition_of(-10_000_000) == "raw_observations_day_minus_10000000"
+
+
+@on_a_server
+async def test_of_two_monitors_clock_errors_the_larger_stays_on_record(
+    settings: DatabaseSettings, tmp_path: Path
+) -> None:
+    async with stage(settings) as one, stage(another(settings, tmp_path)) as other:
+        await one.write([observation(1, started_at=MIDNIGHT + 5 * HOUR)])
+        await other.write([observation(2, started_at=MIDNIGHT + 2 * HOUR)])
+        assert len([row async for rows in one.history.stream(since=MIDNIGHT + 4 * HOUR) for row in rows]) == 1
+        async with one.database.read() as connection:
+            assert (await read_skew(connection)).ms == 5 * HOUR * 1000 - 60_000
