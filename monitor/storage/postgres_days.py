@@ -61,10 +61,10 @@ async def drop_day(connection: AsyncConnection, day: int, name: str) -> int:
     await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MAKING_DAYS})
     if day not in await days_there(connection):
         return 0
-    size = f"SELECT pg_relation_size(oid), reltuples FROM pg_class WHERE oid = '{name}'::regclass"  # noqa: S608
-    found = (await connection.exec_driver_sql(size)).one()
-    held, count = int(found[0]), found[1]
-    if held <= _COUNTED_BYTES:
+    size = f"SELECT pg_relation_size(oid) AS held, reltuples FROM pg_class WHERE oid = '{name}'::regclass"  # noqa: S608
+    known = (await connection.exec_driver_sql(size)).mappings().one()
+    count = known["reltuples"]
+    if known["held"] <= _COUNTED_BYTES:
         query = f"SELECT count(*) FROM {name}"  # noqa: S608  # as the server's catalogue gave it
         count = (await connection.exec_driver_sql(query)).scalar_one()
     await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_DROP_LOCK_TIMEOUT}'")
