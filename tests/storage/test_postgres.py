@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import postgres_server
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -253,6 +254,24 @@ async def test_a_connection_lost_in_mid_transaction_loses_and_doubles_nothing(
         assert await store.rows() == stored([observation(1), observation(2)])
 
 
+@on_a_server
+async def test_a_server_that_comes_back_as_an_older_backup_gets_its_names_anew(
+    settings: DatabaseSettings, clock: FakeClock
+) -> None:
+    async with stage(settings, clock) as store:
+        await store.write([observation(1)])
+        async with refusing_writes(settings):
+            await store.write([observation(2)])
+            restored = await asyncpg.connect(settings.url)
+            await restored.execute("SET default_transaction_read_only = off")
+            await restored.execute("DELETE FROM raw_observations; DELETE FROM endpoints; DELETE FROM texts")
+            await restored.execute("INSERT INTO endpoints (name) VALUES ('somebody@else')")
+            await restored.close()
+        await until(lambda: not store.writer.spilled, clock)
+        store.history._endpoints.clear()
+        assert await store.rows() == stored([observation(2)])
+
+
 # The spill
 
 
@@ -333,11 +352,17 @@ async def test_a_new_day_waits_for_no_reader_and_no_writer(settings: DatabaseSet
 
 
 @on_a_server
-async def test_days_go_as_a_whole_when_their_last_row_is_past(settings: DatabaseSettings, clock: FakeClock) -> None:
+@pytest.mark.parametrize("is_large", [False, True])
+async def test_days_go_as_a_whole_when_their_last_row_is_past(
+    settings: DatabaseSettings, clock: FakeClock, is_large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with stage(settings, clock) as store:
         rows = [observation(60 * number) for number in range(5 * 24)]
         await store.write(rows)
         await store.writer.close_hours(MIDNIGHT + 5 * DAY)
+        if is_large:  # then the statistics tell how many rows go
+            monkeypatch.setattr(postgres_days, "_COUNTED_BYTES", 0)
+            await store.database.run(lambda at: at.exec_driver_sql("ANALYZE raw_observations"))
         await clock.advance(4.5 * DAY)
         pruning = asyncio.create_task(prune(store.database, store.writer.submit, clock, RULES))
         await until(pruning.done, clock)
@@ -535,3 +560,18 @@ async def test_of_two_monitors_clock_errors_the_larger_stays_on_record(
         assert len([row async for rows in one.history.stream(since=MIDNIGHT + 4 * HOUR) for row in rows]) == 1
         async with one.database.read() as connection:
             assert (await read_skew(connection)).ms == 5 * HOUR * 1000 - 60_000
+
+
+# Without a server
+
+
+def test_without_a_server_the_tests_are_left_out_with_a_word_and_in_ci_they_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_server, "_programs", lambda: None)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="run deploy/install-test-packages, or: apt install postgresql"):
+        postgres_server.provide(tmp_path)
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="PostgreSQL is not installed"):
+        postgres_server.provide(tmp_path)
