@@ -212,6 +212,8 @@ class PostgreSQL(Engine):
                 statement_cache_size=int(address.option("statement_cache_size") or 100),
                 server_settings=settings,
             )
+        except OSError:
+            raise  # a certificate that does not hold is a ValueError too
         except (asyncpg.ClientConfigurationError, ValueError) as error:
             raise DatabaseUrlError(f"database {self.name}: {error}") from None
         _keep_alive(connection)

@@ -13,6 +13,7 @@ from typing import Any
 import asyncpg
 import postgres_server
 import pytest
+import trustme
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -160,11 +161,32 @@ async def test_an_address_that_will_not_do_is_refused_and_not_repeated(url: str,
 
 
 @on_a_server
-async def test_tls_that_is_asked_for_and_not_to_be_had_is_told(settings: DatabaseSettings) -> None:
-    told = await opening_fails(dataclasses.replace(settings, url=f"{settings.url}?sslmode=require"))
-    assert "SSL" in str(told)
-    async with stage(dataclasses.replace(settings, url=f"{settings.url}?sslmode=prefer")) as store:
-        await store.database.ping()
+async def test_tls_is_told_where_there_is_none_and_verified_where_there_is(
+    settings: DatabaseSettings, postgresql: Server, tmp_path: Path
+) -> None:
+    def with_options(options: str) -> DatabaseSettings:
+        return dataclasses.replace(settings, url=f"{settings.url}?{options}")
+
+    assert "SSL" in str(await opening_fails(with_options("sslmode=require")))
+    ca, stranger = trustme.CA(), trustme.CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    stranger.cert_pem.write_to_path(str(tmp_path / "stranger.pem"))
+    postgresql.give_certificate(ca.issue_cert("127.0.0.1"))
+    await postgresql.execute("ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()")
+    try:
+        while (await postgresql.execute("SHOW ssl"))[0][0] != "on":  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        verified = with_options(f"sslmode=verify-full&sslrootcert={tmp_path / 'ca.pem'}")
+        async with stage(verified) as store, store.database.read() as connection:
+            query = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+            assert (await connection.exec_driver_sql(query)).scalar_one() is True
+        told = await opening_fails(with_options(f"sslmode=verify-ca&sslrootcert={tmp_path / 'stranger.pem'}"))
+        assert type(told) is DatabaseUnavailable
+        assert "certificate verify failed" in str(told)
+        told = await opening_fails(with_options(f"sslmode=verify-ca&sslrootcert={tmp_path / 'nowhere.pem'}"))
+        assert "No such file" in str(told)
+    finally:
+        await postgresql.execute("ALTER SYSTEM RESET ssl", "SELECT pg_reload_conf()")
 
 
 class _Orig(Exception):
