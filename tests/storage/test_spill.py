@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from storage_samples import (
     HOUR,
@@ -28,7 +29,7 @@ from monitor.clock import FakeClock
 from monitor.health.tally import tally_of
 from monitor.outcome import Outcome
 from monitor.settings import DatabaseSettings
-from monitor.storage.errors import DatabaseUnavailable
+from monitor.storage.errors import DatabaseUnavailable, StorageError
 from monitor.storage.spill import Spill
 from monitor.storage.writer import FLUSH_SECONDS
 
@@ -236,10 +237,11 @@ async def test_jobs_are_refused_while_the_database_fails_and_taken_when_it_is_ba
     store: Stage, clock: FakeClock
 ) -> None:
     async def job(connection: AsyncConnection) -> int:
+        await connection.execute(text("DELETE FROM meta WHERE name = 'nothing'"))
         return 42
 
     async with refusing_writes(store.settings):
-        with pytest.raises(DatabaseUnavailable, match=r"locked|read-only|connection|failing"):
+        with pytest.raises(StorageError, match=r"locked|read-only|connection|failing"):
             await store.writer.submit(job)
         with pytest.raises(DatabaseUnavailable, match="failing, tried again later"):
             await store.writer.submit(job)
