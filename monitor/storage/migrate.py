@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,6 @@ from monitor.storage.schema import HEAD
 
 if TYPE_CHECKING:
     from alembic.config import Config
-
-
-# Classes of SQLSTATE: the connection, a conflict, resources, a lock, the server's end. Without one: the connection.
-_NOT_THE_MIGRATIONS = ("08", "25P03", "40", "53", "55P03", "57")
 
 
 def migrations_directory() -> Path:
@@ -100,12 +97,7 @@ async def upgrade(engine: Engine, directory: Path | None = None, backup: Path | 
         raise
     except Exception as error:
         told = engine.explained(error)
-        # What remains of either's own errors is mostly the migration's SQL.
-        if is_outage(error) and (
-            type(told) is not DatabaseUnavailable
-            or "locked" in str(error)
-            or (engine.is_shared and (sqlstate_of(error) or "08").startswith(_NOT_THE_MIGRATIONS))
-        ):
+        if is_outage(error) and not (type(told) is DatabaseUnavailable and _is_sql_at_fault(error)):
             raise told from error
         raise UpgradeFailed(
             f"database {engine.name}: the upgrade from {revision or 'an empty one'} failed and was undone: {error}"
@@ -113,6 +105,14 @@ async def upgrade(engine: Engine, directory: Path | None = None, backup: Path | 
         ) from error
     finally:
         await migrating.dispose()
+
+
+def _is_sql_at_fault(error: BaseException) -> bool:
+    """Whether trying again would fail again: what remains of SQLite's own errors is mostly the migration's SQL."""
+    state = sqlstate_of(error)
+    if state is not None:
+        return state.startswith(("0A", "2B", "42"))
+    return isinstance(getattr(error, "orig", error), sqlite3.Error) and "locked" not in str(error)
 
 
 def _run(connection: Connection, directory: Path) -> None:
