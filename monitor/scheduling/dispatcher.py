@@ -421,6 +421,7 @@ class Dispatcher:
         turn = waiter.turn
         watched = self._watched[turn.lane]
         if not self._claims.is_ours(turn, watched.shard):
+            self._recover_next_of(turn.lane)
             return
         if not watched.is_as(turn.endpoint):
             if turn.recheck:
@@ -429,6 +430,7 @@ class Dispatcher:
             turn, is_checked = msgspec.structs.replace(turn, endpoint=watched.endpoint), False
         if not is_checked and (reason := self.gate.may_start(turn, monotonic, utc)) is not None:
             self._refuse(waiter, reason)
+            self._recover_next_of(turn.lane)
             return
         self.gate.began(turn, utc)
         watched.last_began_at = monotonic

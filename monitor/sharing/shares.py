@@ -63,6 +63,7 @@ class Shares:
         self._given_by: int | None = None  # the life that gave them
         self._is_ending = False
         self._one_at_a_time = asyncio.Lock()  # on the connection
+        self._minding: asyncio.Task[None] | None = None
         metrics.monitors_here.set_function(lambda: self.neighbours)
 
     async def run(self) -> None:
@@ -77,7 +78,7 @@ class Shares:
             try:
                 if self._connection is None:
                     self._connection = await self._connect()
-                await self._round(Registry(self._connection, self._location_id), self._connection)
+                await self._round(Registry(self._connection, self._location_id))
             except Exception as error:
                 # The heartbeat tells of a database that is gone.
                 log.info("shares_not_looked_at error=%s: %s", type(error).__name__, error)
@@ -98,19 +99,19 @@ class Shares:
 
     async def finish(self) -> None:
         """After the last row was written: what was given away is dealt with. Never raises."""
-        async with self._one_at_a_time:
-            try:
-                if self._connection is not None and self._membership.number is not None:
-                    await self._finish_given(Registry(self._connection, self._location_id), self._membership.number)
-            except Exception as error:
-                log.info("shares_not_finished error=%s", error)
+        if self._minding is not None:
+            self._minding.cancel()
+            await asyncio.gather(self._minding, return_exceptions=True)
+        if self._membership.number is not None:
+            await self._mind(self._membership.number, [])
 
     def hang_up(self) -> None:
+        """Let go of the connection; the next round makes another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
 
-    async def _round(self, registry: Registry, connection: asyncpg.Connection) -> None:
+    async def _round(self, registry: Registry) -> None:
         membership = self._membership
         me = membership.number
         if me is None or self._is_ending:
@@ -135,8 +136,9 @@ class Shares:
             held += await self._take(registry, me, wanted)
         elif wanted < 0:
             await self._give_some(registry, me, held, -wanted)
-        await self._look_after(registry, connection, me, [one for one in held if one.gaps_since_ms is not None])
-        await self._finish_given(registry, me)
+        # Beside the rounds: it waits for the writer, and what a dead monitor held must not wait for that.
+        if self._minding is None or self._minding.done():
+            self._minding = asyncio.create_task(self._mind(me, [one for one in held if one.gaps_since_ms is not None]))
 
     async def _take(self, registry: Registry, me: int, wanted: int) -> list[Held]:
         try:
@@ -185,8 +187,17 @@ class Shares:
             await registry.suspect(me, self._now_ms() - ago_ms - round(BEAT_SECONDS * 1000))
             self._membership.away_since = None
 
-    async def _look_after(self, registry: Registry, connection: asyncpg.Connection, me: int, gaps: list[Held]) -> None:
-        """Send what nobody has sent. What the database does not let us finish is looked at again in a second."""
+    async def _mind(self, me: int, gaps: list[Held]) -> None:
+        """Send what nobody has sent, and tell what is dealt with. What the database does not let us finish is looked at
+        again in a second."""
+        try:
+            await self._look_after(me, gaps)
+            await self._finish_given(me)
+        except Exception as error:
+            log.info("shares_not_minded error=%s: %s", type(error).__name__, error)
+            self.hang_up()
+
+    async def _look_after(self, me: int, gaps: list[Held]) -> None:
         if not gaps:
             return
         self._dispatcher.tick()  # what is due by now is armed, or past
@@ -203,25 +214,32 @@ class Shares:
             await self._writer.flush()
             if self._writer.spilled:
                 return  # our own rows may be among those that are missing
-        found = await missing(connection, self._location_id, slots)
-        if self._membership.number != me:
-            return
-        sent = self._dispatcher.recover(found, _SPREAD_SECONDS)
-        await registry.looked_after(me, gaps)
+        async with self._one_at_a_time:
+            if self._connection is None:
+                return
+            found = await missing(self._connection, self._location_id, slots)
+            if self._membership.number != me:
+                return
+            sent = self._dispatcher.recover(found, _SPREAD_SECONDS)
+            await Registry(self._connection, self._location_id).looked_after(me, gaps)
         log.info("gaps_looked_at shards=%d slots=%d sent=%d", len(gaps), len(slots), sent)
         self._metrics.slots_recovered.inc(sent)
 
-    async def _finish_given(self, registry: Registry, me: int) -> None:
+    async def _finish_given(self, me: int) -> None:
         now_ms = self._now_ms()
         over = {shard for shard, until_ms in self._given.items() if until_ms < now_ms}
         over -= {shard_of(lane) for lane, _ in self._dispatcher.in_hand()}
         if not over:
             return
         await self._writer.flush()
-        if not self._writer.spilled:
-            await registry.finished(me, over)
-            for shard in over:
-                del self._given[shard]
+        if self._writer.spilled:
+            return
+        async with self._one_at_a_time:
+            if self._connection is None or self._membership.number != me:
+                return
+            await Registry(self._connection, self._location_id).finished(me, over)
+        for shard in over:
+            self._given.pop(shard, None)
 
     def _now_ms(self) -> int:
         return int(self._dispatcher.schedule.utc_now() * 1000)

@@ -115,6 +115,28 @@ async def test_slots_that_nobody_sent_go_one_after_the_other_oldest_first() -> N
     assert not stage.dispatcher.skipped
 
 
+async def test_a_lane_whose_recovery_comes_to_nothing_goes_on() -> None:
+    claims = ScriptedClaims()
+    stage = SharedStage(claims)
+    busy, lane = endpoint_of(number=1, interval_seconds=300.0), endpoint_of(number=2, interval_seconds=10.0)
+    stage.load([busy, lane], caps={"acme": 1})
+    stage.takes_seconds = 5.0
+    now = stage.clock.now()
+    stage.dispatcher.recover([slot._replace(slot=slot.slot - 9) for slot in _due(busy.id, 300.0, now, 1)], 0.0)
+    await stage.run(1)
+    assert stage.dispatcher.in_flight == 1
+    stage.dispatcher.recover([slot._replace(slot=slot.slot - 9) for slot in _due(lane.id, 10.0, now, 2)], 0.0)
+    await stage.run(1)
+    # It waits for a place, and is another's when there is one; later it is ours again.
+    assert stage.dispatcher.waiting == 1
+    claims.ours = {busy.id}
+    await stage.run(6)
+    assert lane.id not in stage.slots()
+    claims.ours = None
+    await stage.run(25)
+    assert len(stage.slots()[lane.id]) >= 2
+
+
 async def test_what_is_in_our_hands_is_not_sent_again() -> None:
     stage = SharedStage(ScriptedClaims())
     endpoint = endpoint_of(interval_seconds=10.0)

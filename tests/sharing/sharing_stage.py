@@ -219,8 +219,9 @@ async def lateness() -> AsyncIterator[list[tuple[float, float]]]:
 _AWAY = re.compile(r"^(\S+ \S+),(\d+) .* was_away seconds=(\S+)")
 
 
-def starved(processes: Sequence[Subprocess]) -> list[Event]:
+def starved(processes: Sequence[Subprocess], events: Sequence[Event]) -> list[Event]:
     """Freezes that nobody ordered: the monitors' own words about not having run for a while."""
+    ordered = [one for one in events if one.what == "freeze"]
     found = []
     for number, process in enumerate(processes, 1):
         for line in process.log:
@@ -228,7 +229,11 @@ def starved(processes: Sequence[Subprocess]) -> list[Event]:
                 woke = datetime.strptime(f"{told[1]}.{told[2]}", "%Y-%m-%d %H:%M:%S.%f").timestamp()
                 # Told since the last heartbeat, which was a second before the next one was due.
                 away = float(told[3]) - BEAT_SECONDS
-                found.append(Event(woke - away, "starvation", number, away))
+                if not any(
+                    one.monitor == number and one.at - BEAT_SECONDS < woke < one.at + one.seconds + 5.0
+                    for one in ordered
+                ):
+                    found.append(Event(woke - away, "starvation", number, away))
     return found
 
 

@@ -124,7 +124,7 @@ async def test_every_due_slot_has_one_row_whatever_happens_to_the_monitors(tmp_p
             for number, process in enumerate(processes, 1):
                 (logs / f"monitor-{number}.log").write_text("\n".join(process.log))
             print(f"logs in {logs}")
-        events += starved(processes)
+        events += starved(processes, events)
         found = await reckon(postgres_url, server, began, ended, INTERVAL_SECONDS, events, lags)
     _tell(found, events)
     assert found.missing == []

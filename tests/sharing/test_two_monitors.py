@@ -32,6 +32,11 @@ async def _samples(monitor: Subprocess) -> dict[str, int]:
     return {labels: int(float(value)) for labels, value in rows if 'window="30m"' in labels}
 
 
+async def _has_everything(monitor: Subprocess, endpoints: int) -> bool:
+    shown = await _samples(monitor)
+    return len(shown) == endpoints and min(shown.values()) > 0
+
+
 async def _shows(monitor: Subprocess, least: dict[str, int]) -> bool:
     shown = await _samples(monitor)
     return all(shown[endpoint] >= samples for endpoint, samples in least.items())
@@ -52,8 +57,8 @@ async def test_two_monitors_share_the_slots_and_the_picture(postgres_url: str, t
             await until(lambda: _is(second, "monitor_shards_held", 128.0))
             await until(lambda: _is(first, "monitor_monitors_here", 2.0))
             for one, other in ((first, second), (second, first)):
+                await until(lambda o=one: _has_everything(o, 16))
                 shown = await _samples(one)
-                assert len(shown) == 16 and min(shown.values()) > 0
                 await until(lambda o=other, s=shown: _shows(o, s), SHOWN_SECONDS)
             status, text = await get(second.address, "/readyz")
             assert status == 200 and "2 monitors" in text
@@ -64,7 +69,7 @@ async def test_two_monitors_share_the_slots_and_the_picture(postgres_url: str, t
             await until(lambda: time.time() > ended + INTERVAL_SECONDS)
         finally:
             await end_all([first, second])
-        events += starved([first, second])
+        events += starved([first, second], events)
         found = await reckon(postgres_url, server, began, ended, INTERVAL_SECONDS, events, lags)
     print("\n".join([*found.lines(), *map(str, events)]))
     assert found.missing == []
