@@ -31,7 +31,7 @@ from monitor.probing.pulse import Pulse
 from monitor.probing.request_head import Target
 from monitor.probing.resolver import Resolver
 from monitor.probing.stamps import READ_BYTES, StampKeeper
-from monitor.probing.unsealing import allot
+from monitor.probing.unsealing import Engine, allot
 from monitor.settings import ConnectionMode
 
 MAX_HEADER_BYTES = 64 << 10
@@ -333,6 +333,7 @@ def _make_context() -> ssl.SSLContext:
     paths = ssl.get_default_verify_paths()
     context = ssl.create_default_context(cafile=paths.cafile, capath=paths.capath)
     context.set_alpn_protocols(["http/1.1"])
+    context.sslobject_class = Engine
     return context
 
 

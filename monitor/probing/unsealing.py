@@ -11,6 +11,14 @@ from asyncio.sslproto import SSLProtocol
 from typing import Any
 
 
+class Engine(ssl.SSLObject):
+    """asyncio has the certificate read out after each handshake, names and all: 0.15 ms, for nobody. It is verified all
+    the same."""
+
+    def getpeercert(self, binary_form: bool = False) -> None:
+        return None
+
+
 class Unsealer:
     """One connection's, on its very engine and buffers: asyncio may read the next bytes, and never knows."""
 
