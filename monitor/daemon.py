@@ -129,6 +129,7 @@ class Daemon:
     # --- startup
 
     async def startup(self) -> None:
+        gc.set_threshold(*GC_THRESHOLDS)
         provide_descriptors(self.settings)
         host, port = self.settings.listen_host, self.settings.listen_port
         try:
@@ -157,7 +158,6 @@ class Daemon:
         await self._start_probing()
         gc.collect()
         gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
         catalog = self.settings.catalog
         log.info(
             "ready listen=http://%s/ endpoints=%d models=%d providers=%d location=%s database=%s",
@@ -182,7 +182,7 @@ class Daemon:
         self._last_due_at = await history.last_due_at(settings.location)
         dispatcher = await resume(
             settings, clock, history, suspicion.probe, prober.cut_off, self._on_report, metrics, self._last_due_at,
-            lambda slots: board.kinds.restore_probes((place, last.due_at) for place, last in slots.items()),
+            lambda probes: board.kinds.restore_probes(probes.items()),
         )  # fmt: skip
         return Rooms(
             database=database,
@@ -226,11 +226,13 @@ class Daemon:
         async def restore(_connection: object) -> list[Transition] | None:
             # In the writer's task: no row may be committed between what is read here and what is recorded after.
             return await unless(
-                self.should_exit, restore_board(rooms.board, rooms.history, self.clock.now(), incidents)
+                self.should_exit,
+                restore_board(rooms.board, rooms.history, self.clock.now(), incidents, rooms.writer.tail),
             )
 
         def from_now_on(_standings: object) -> None:
             self._is_recording = True
+            rooms.writer.tail = None
 
         for transition in await rooms.writer.submit(restore, from_now_on) or ():
             self._on_transition(transition)

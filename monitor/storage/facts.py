@@ -10,6 +10,7 @@ from monitor.storage.schema import meta
 
 ROLLED_UNTIL = "rolled_until"  # UTC seconds: hours before it are in hourly_rollups, from it on only in raw rows
 SKEW = "start_skew"
+_CHANGES = "rollup_changes"
 MADE_UP = "made_up"  # set by a demo: its past never happened
 
 # Rows are found by due time and asked for by start time. This much apart is always looked for; more is on record.
@@ -66,3 +67,12 @@ async def forget_skew(connection: AsyncConnection, oldest_due_ms: int) -> None:
     """To be called when rows before `oldest_due_ms` are gone: an old clock error need not widen every read for ever."""
     if (await read_skew(connection)).until_due_ms <= oldest_due_ms:
         await write_fact(connection, SKEW, None)
+
+
+async def read_rollup_changes(connection: AsyncConnection) -> int:
+    """How often closed hours have been changed since. What is derived from them is good as long as this is the same."""
+    return int(await read_fact(connection, _CHANGES) or 0)
+
+
+async def note_rollup_change(connection: AsyncConnection) -> None:
+    await write_fact(connection, _CHANGES, str(await read_rollup_changes(connection) + 1))

@@ -11,6 +11,7 @@ from monitor.health.windows import HOUR, Windows, floor_hour
 from monitor.storage.history import History
 from monitor.storage.restore import renewed_windows
 from monitor.storage.rollups import CLOSE_AFTER_SECONDS
+from monitor.storage.window_sums import renew_sums
 from monitor.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,11 @@ async def turn_hours(writer: Writer, history: History, board: Board, now: float)
         await _renew(writer, history, board, now, "decided_by_another_kind")
     else:
         await _slide(writer, history, board, floor_hour(now))
+    hours = writer.hours
+    if hours.rolled_until > hours.summed_until:
+        # Tried once an hour, however it ends: where late rows keep coming it would never stay on record.
+        hours.summed_until = hours.rolled_until
+        await renew_sums(history, writer.submit, hours.rolled_until)
 
 
 async def _renew(writer: Writer, history: History, board: Board, now: float, reason: str) -> None:

@@ -27,6 +27,7 @@ from monitor.storage.jobs import JobQueue
 from monitor.storage.rejects import Rejects
 from monitor.storage.rollups import ExpectedOf, HourBook
 from monitor.storage.spill import Spill
+from monitor.storage.tail import TAIL_SECONDS, Tail, read_tail
 from monitor.tasks import first_of, resolve
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Writer:
         queue_limit: int = QUEUE_LIMIT,
     ) -> None:
         self.hours = HourBook()
+        self.tail: Tail | None = None  # what a start has read of raw rows, until it is restored from that
         self.lost = 0  # rows for which there was neither database, nor disk, nor memory
         self._database = database
         self._clock = clock
@@ -254,7 +256,14 @@ class Writer:
         async with self._database.read() as connection:
             self._skew = await read_skew(connection)
             rolled_until = await read_rolled_until(connection)
-        await self.hours.rebuild(rolled_until, History(self._database).raw_tail(rolled_until))
+        self.hours.restart(rolled_until)
+        # Short windows and states reach further back than the open hour may.
+        self.tail = await read_tail(
+            History(self._database),
+            min(rolled_until, self._clock.now() - TAIL_SECONDS),
+            on_columns=self.hours.add_columns,
+        )
+        self.hours.add(self.tail.others)
         self._ready = True
 
     async def _replay(self) -> bool:
@@ -311,6 +320,8 @@ class Writer:
     def _report(self, new: Sequence[Observation], already_shown: bool) -> None:
         if new:
             self.hours.add(new)
+            if self.tail is not None and not self.tail.take(new):
+                self.tail = None
             self._metrics.observations_written.inc(len(new))
             try:
                 self._on_committed(new, already_shown)
