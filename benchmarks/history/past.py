@@ -35,6 +35,10 @@ _ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _FAULTS = (Outcome.SERVER_ERROR, Outcome.OVERLOADED, Outcome.TIMEOUT_FIRST_TOKEN, Outcome.RATE_LIMITED)
 
 
+def clock() -> FakeClock:
+    return FakeClock(NOW)
+
+
 class Shape:
     """How fast some endpoints are: log-normal, each figure about a median of its own."""
 

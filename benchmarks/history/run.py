@@ -42,7 +42,7 @@ class Turns:
             if now - before > 0.004:
                 self.held.append((time.monotonic(), now - before))
             before = time.thread_time()
-            await asyncio.sleep(0.0005)
+            await asyncio.sleep(0.002)
 
 
 def main(config: str, shift: float) -> None:

@@ -48,6 +48,7 @@ AHEAD_SECONDS = 5.0
 _PLACES = {name: place for place, name in enumerate(LONG_WINDOWS)}
 # Rollup rows subtracted at a time: some 3 ms of work, so that a slide never holds up the event loop.
 _ROWS_AT_ONCE = 250
+_SUMS_AT_ONCE = 64  # which have more bins
 
 
 # Beyond this many hours from where it was, a window is quicker made anew.
@@ -327,8 +328,8 @@ class Windows:
     def sums(self, window: str) -> Iterator[TallyRows]:
         """All that a long window holds, in slices; its buckets start at the window's edge."""
         place, start = _PLACES[window], self.edge_hour - LONG_WINDOWS[window]
-        for first in range(0, len(self), _ROWS_AT_ONCE):
-            rows = slice(first, min(first + _ROWS_AT_ONCE, len(self)))
+        for first in range(0, len(self), _SUMS_AT_ONCE):
+            rows = slice(first, min(first + _SUMS_AT_ONCE, len(self)))
             bins = {name: matrix.cells(place, rows) for name, matrix in self._bins.items()}
             yield summed_rows(start, self.keys[rows], self._counts.counts[place, rows], bins)
         yield rows_of((start, *key, tally) for key, tally in self.kinds.long_tallies(place))

@@ -41,6 +41,15 @@ class Reader:
             await self._know_all(connection)
         return sorted(self._endpoints)
 
+    async def ids_by_name(self) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+        """Of endpoints, locations and kinds."""
+        async with self._database.read() as connection:
+            await self._know_all(connection)
+        endpoints, locations, kinds = (
+            {name: id_ for id_, name in known.items()} for known in (self._endpoints, self._locations, self._kinds)
+        )
+        return endpoints, locations, kinds
+
     async def _place_ids(
         self, connection: AsyncConnection, endpoint: str | None, location: str | None, kind: str | None = None
     ) -> dict[str, int] | None:

@@ -26,6 +26,7 @@ from monitor.storage.tail import Tail, read_tail
 from monitor.storage.window_sums import note_alive, sums_on_record
 
 _ROWS_A_TURN = 250  # rollup rows between two turns of the event loop: some 3 ms
+_SUMS_A_TURN = 100  # which have more bins
 _OTHERS_A_TURN = 250
 
 
@@ -53,7 +54,7 @@ async def restore_board(
     for window in ranges.sums:
         async for rows, alive in history.sum_rows(LONG_WINDOWS[window]):
             successes.add_sums(rows, alive)
-            for part in rows.parts(_ROWS_A_TURN):
+            for part in rows.parts(_SUMS_A_TURN):
                 board.restore_sums(window, part)
                 await asyncio.sleep(0)
     async for width, rows in _rolled(history, ranges):
@@ -89,7 +90,7 @@ async def renewed_windows(board: Board, history: History, now: float) -> Windows
     ranges = windows.restore_ranges(now, rolled_until, rolled_until // DAY * DAY, await sums_on_record(history))
     for window in ranges.sums:
         async for rows, _ in history.sum_rows(LONG_WINDOWS[window]):
-            for part in rows.parts(_ROWS_A_TURN):
+            for part in rows.parts(_SUMS_A_TURN):
                 windows.restore_sums(window, part)
                 await asyncio.sleep(0)
     async for width, rows in _rolled(history, ranges):
@@ -111,7 +112,7 @@ async def _rolled(history: History, ranges: RestoreRanges) -> AsyncIterator[tupl
     for start, step in sorted(buckets):
         width = DAY if step == "day" else HOUR
         async for rows in history.bucket_rows(step, start):
-            for part in rows.parts(_ROWS_A_TURN):
+            for part in rows.parts(_SUMS_A_TURN if step == "day" else _ROWS_A_TURN):
                 yield width, part
 
 

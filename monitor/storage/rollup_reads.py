@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from typing import Any, Literal
 
-import msgspec
 from sqlalchemy import Table, func, select, tuple_
 
 from monitor.health.rows import TallyRows, joined
@@ -19,7 +18,6 @@ from monitor.health.tally import Tally
 from monitor.storage import schema
 from monitor.storage.codec import DAY, HOUR, counts_decoder, tally_of_columns
 from monitor.storage.facts import read_rolled_until
-from monitor.storage.names import Place
 from monitor.storage.reading import Reader
 
 Step = Literal["hour", "day"]
@@ -168,35 +166,6 @@ class RollupReads(Reader):
                         answers_ok=[0] * len(rows),
                     ),
                 )
-
-    def sum_columns(
-        self, span: int, rows: TallyRows, alive: Mapping[Place, tuple[int, int]], since: int
-    ) -> list[dict[str, Any]]:
-        """`rows` as rows of `window_sums`; all their names must have been read before."""
-        endpoints, locations, kinds = (
-            {name: id_ for id_, name in known.items()} for known in (self._endpoints, self._locations, self._kinds)
-        )
-        found = []
-        for index, place in enumerate(zip(rows.endpoints, rows.locations, rows.kinds, strict=True)):
-            bucket = alive.get(place)
-            if bucket is not None and sum(bucket) <= since:
-                bucket = None
-            found.append(
-                {
-                    "span": span,
-                    "endpoint_id": endpoints[place[0]],
-                    "location_id": locations[place[1]],
-                    "kind_id": kinds[place[2]],
-                    "counts": msgspec.json.encode(rows.counts[index]).decode(),
-                    "answers_asked": rows.answers_asked[index],
-                    "answers_ok": rows.answers_ok[index],
-                    **{figure: column[index] for figure, column in rows.sketches.items()},
-                    "meter": rows.meters[index],
-                    "alive": None if bucket is None else bucket[0],
-                    "alive_width": None if bucket is None else bucket[1],
-                }
-            )
-        return found
 
     async def _pages(
         self, table: Table, conditions: Sequence[Any], columns: Sequence[Any], endpoint_ids: tuple[int, int] | None

@@ -8,7 +8,7 @@ has changed since: a late row or a reclassification makes the next start take th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,14 +22,18 @@ from monitor.storage.codec import DAY
 from monitor.storage.database import Job
 from monitor.storage.facts import read_fact, read_rolled_until, read_rollup_changes, write_fact
 from monitor.storage.history import History, Step
+from monitor.storage.names import Place
 from monitor.storage.retention import Submit
 
 _FACT = "window_sums"
-_ENDPOINTS_A_GO = 2000  # bounds the memory: some 10 MB
-_ROWS_A_TURN = 250
+_ENDPOINTS_A_GO = 500  # bounds the memory, and how long a matrix takes to grow: some 2 MB and 1 ms
+_ROWS_A_TURN = 100  # of thirty days' bins: some 3 ms
+_ROWS_A_STEP = 250  # of one transaction: some 5 ms
 _ALIVE = ("success", "reasoning_cut")
 
 _table = schema.window_sums
+
+Ids = tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -81,7 +85,7 @@ async def renew_sums(history: History, submit: Submit, until: int) -> bool:
     for start in range(0, len(ids), _ENDPOINTS_A_GO):
         some = ids[start : start + _ENDPOINTS_A_GO]
         rows += await _summed(history, window, until, believed, (some[0], some[-1]))
-    return await submit(_writing(window, _Record(until, changes, len(rows)), rows))
+    return await _write(submit, window, _Record(until, changes, len(rows)), rows)
 
 
 async def _summed(
@@ -92,10 +96,11 @@ async def _summed(
     alive: dict[tuple[str, str, str], tuple[int, int]] = {}
     for name in ranges.sums:
         async for rows, buckets in history.sum_rows(LONG_WINDOWS[name], endpoint_ids):
-            windows.restore_sums(name, rows)
+            for part in rows.parts(_ROWS_A_TURN):
+                windows.restore_sums(name, part)
+                await asyncio.sleep(0)
             places = zip(rows.endpoints, rows.locations, rows.kinds, strict=True)
             alive |= {place: bucket for place, bucket in zip(places, buckets, strict=True) if bucket is not None}
-            await asyncio.sleep(0)
     steps: list[tuple[int, Step]] = [(day, "day") for day in range(*ranges.days, DAY)]
     steps += [(hour, "hour") for span in ranges.hours for hour in range(*span, HOUR)]
     for bucket, step in sorted(steps):
@@ -106,9 +111,38 @@ async def _summed(
                 note_alive(alive, width, part)
                 await asyncio.sleep(0)
     found: list[dict[str, Any]] = []
+    ids = await history.ids_by_name()
     for part in windows.sums(window):
-        found += history.sum_columns(LONG_WINDOWS[window], part, alive, until - LONG_WINDOWS[window])
+        found += sum_columns(LONG_WINDOWS[window], part, ids, alive, until - LONG_WINDOWS[window])
         await asyncio.sleep(0)
+    return found
+
+
+def sum_columns(
+    span: int, rows: TallyRows, ids: Ids, alive: Mapping[Place, tuple[int, int]], since: int
+) -> list[dict[str, Any]]:
+    """`rows` as rows of `window_sums`; `ids` are those of endpoints, locations and kinds."""
+    endpoints, locations, kinds = ids
+    found = []
+    for index, place in enumerate(zip(rows.endpoints, rows.locations, rows.kinds, strict=True)):
+        bucket = alive.get(place)
+        if bucket is not None and sum(bucket) <= since:
+            bucket = None
+        found.append(
+            {
+                "span": span,
+                "endpoint_id": endpoints[place[0]],
+                "location_id": locations[place[1]],
+                "kind_id": kinds[place[2]],
+                "counts": msgspec.json.encode(rows.counts[index]).decode(),
+                "answers_asked": rows.answers_asked[index],
+                "answers_ok": rows.answers_ok[index],
+                **{figure: column[index] for figure, column in rows.sketches.items()},
+                "meter": rows.meters[index],
+                "alive": None if bucket is None else bucket[0],
+                "alive_width": None if bucket is None else bucket[1],
+            }
+        )
     return found
 
 
@@ -122,17 +156,36 @@ def note_alive(alive: dict[tuple[str, str, str], tuple[int, int]], width: int, r
                 alive[place] = start, width
 
 
-def _writing(window: str, record: _Record, rows: Iterable[dict[str, Any]]) -> Job[bool]:
-    async def write(connection: AsyncConnection) -> bool:
+async def _write(submit: Submit, window: str, record: _Record, rows: Sequence[dict[str, Any]]) -> bool:
+    """In short transactions, since observations wait for each: what is half written is on no record."""
+    span = LONG_WINDOWS[window]
+
+    async def forget(connection: AsyncConnection) -> None:
+        await _put(connection, {name: one for name, one in (await _read(connection)).items() if name != window})
+
+    async def delete_some(connection: AsyncConnection) -> int:
+        some = select(_table.c.id).where(_table.c.span == span).limit(_ROWS_A_STEP)
+        return int((await connection.execute(delete(_table).where(_table.c.id.in_(some)))).rowcount)
+
+    def inserting(batch: Sequence[dict[str, Any]]) -> Job[None]:
+        async def insert_some(connection: AsyncConnection) -> None:
+            await connection.execute(insert(_table), batch)
+
+        return insert_some
+
+    async def confirm(connection: AsyncConnection) -> bool:
         if await read_rollup_changes(connection) != record.changes:
             return False
-        await connection.execute(delete(_table).where(_table.c.span == LONG_WINDOWS[window]))
-        batch = list(rows)
-        for start in range(0, len(batch), _ROWS_A_TURN):
-            await connection.execute(insert(_table), batch[start : start + _ROWS_A_TURN])
-            await asyncio.sleep(0)
-        records = await _read(connection) | {window: record}
-        await write_fact(connection, _FACT, msgspec.json.encode(records).decode())
+        await _put(connection, await _read(connection) | {window: record})
         return True
 
-    return write
+    await submit(forget)
+    while await submit(delete_some):
+        pass
+    for start in range(0, len(rows), _ROWS_A_STEP):
+        await submit(inserting(rows[start : start + _ROWS_A_STEP]))
+    return await submit(confirm)
+
+
+async def _put(connection: AsyncConnection, records: _Records) -> None:
+    await write_fact(connection, _FACT, msgspec.json.encode(records).decode())
