@@ -219,7 +219,7 @@ class Daemon:
         sharing = await sharing_of(database, settings.location, self.address, clock, metrics)
         dispatcher = await resume(
             settings, clock, history, suspicion.probe, prober.cut_off, intake.on_report, metrics, self._last_due_at,
-            lambda slots: board.kinds.restore_probes((place, last.due_at) for place, last in slots.items()),
+            lambda probes: board.kinds.restore_probes(probes.items()),
             sharing.claims,
         )  # fmt: skip
         sharing.use(Hands(dispatcher, writer, intake.take_in, intake.on_taken))
@@ -255,11 +255,13 @@ class Daemon:
             async with rooms.database.one_view():
                 await rooms.sharing.begin_following()
                 return await unless(
-                    self.should_exit, restore_board(rooms.board, rooms.history, self.clock.now(), incidents)
+                    self.should_exit,
+                    restore_board(rooms.board, rooms.history, self.clock.now(), incidents, rooms.writer.tail),
                 )
 
         def from_now_on(_standings: object) -> None:
             self._intake.is_recording = True
+            rooms.writer.tail = None
 
         for transition in await rooms.writer.stand_still(restore, from_now_on) or ():
             self._intake.on_transition(transition)

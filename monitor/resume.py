@@ -13,7 +13,7 @@ from monitor.scheduling.gate import Gate
 from monitor.scheduling.schedule_clock import ScheduleClock
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
-from monitor.storage.history import History, LastSlot
+from monitor.storage.history import History
 from monitor.storage.names import Place
 
 # What a probe costs is learned from the last hour on record: enough for a mean, and a quick read.
@@ -29,11 +29,11 @@ async def resume(
     on_report: Callable[[ProbeReport], None],
     metrics: SelfMetrics,
     last_due_at: float | None,
-    on_last_slots: Callable[[Mapping[Place, LastSlot]], None] = lambda last_slots: None,
+    on_last_probes: Callable[[Mapping[Place, float]], None] = lambda last_probes: None,
     claims: Claims = EVERYTHING,
 ) -> Dispatcher:
     """`last_due_at` is when the last process's last slot fell due, in UTC seconds; None at a first start.
-    `on_last_slots` is told the last slots of the day before that."""
+    `on_last_probes` is told when those of the day before that were due."""
     location = settings.location
     schedule = ScheduleClock(clock, last_due_at, suspended_seconds)
     # The schedule's day, not the wall's: it may be past a midnight that the wall has still before it.
@@ -47,8 +47,8 @@ async def resume(
         await history.spent_since(now // DAY_SECONDS * DAY_SECONDS, location),
         {endpoints[name].lane(kind): usd for (name, kind), usd in mean_costs.items() if name in endpoints},
     )
-    places = await history.last_slots(recent - DAY_SECONDS)
-    on_last_slots(places)
+    places = await history.last_probes(recent - DAY_SECONDS)
+    on_last_probes(places)
     return Dispatcher(
         clock,
         probe,

@@ -13,7 +13,6 @@ from monitor.resume import resume
 from monitor.scheduling.dispatcher import Dispatcher
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings, parse_settings
-from monitor.storage.raw_reads import LastSlot
 
 MIDNIGHT = 1_699_920_000.0
 HOUR = 3600.0
@@ -49,9 +48,9 @@ class Recorded:
         self.since["mean"] = since
         return {("a/small@acme", "chat"): self.mean, ("a/gone@acme", "chat"): 1.0}
 
-    async def last_slots(self, since: float) -> dict[tuple[str, str, str], LastSlot]:
+    async def last_probes(self, since: float) -> dict[tuple[str, str, str], float]:
         at = self.due_at or 0.0
-        return {("a/small@acme", "here", "chat"): LastSlot(1, at), ("a/large@acme", "there", "chat"): LastSlot(1, at)}
+        return {("a/small@acme", "here", "chat"): at, ("a/large@acme", "there", "chat"): at}
 
 
 async def resumed(clock: FakeClock, history: Any) -> Dispatcher:

@@ -3,17 +3,20 @@ Gathered first, so that numpy is called once for each matrix. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
+from monitor.health.columns import Columns, Ints
 from monitor.health.dense import BinMatrix, CountMatrix, Indices
 from monitor.health.recent import ANSWERED, ASKED
 from monitor.health.rows import TallyRows
-from monitor.health.sketch import FIGURES
-from monitor.observation import Observation
-from monitor.outcome import OUTCOME_CODES, Outcome
+from monitor.health.sketch import FIGURES, decode_many, encode_many
+from monitor.observation import CHAT, Observation
+from monitor.outcome import OUTCOME_CODES, OUTCOMES, Outcome
 
+_NAMES = tuple(outcome.value for outcome in OUTCOMES)
 _CODE_OF_NAME = {outcome.value: code for outcome, code in OUTCOME_CODES.items()}
 
 
@@ -68,17 +71,82 @@ class AddedCells:
                     matrix.add(place, rows[within], columns[within], ones[within])
 
 
+def add_columns(
+    counts: CountMatrix,
+    bins: Mapping[str, BinMatrix],
+    columns: Columns,
+    series: Ints,
+    chosen: npt.NDArray[np.bool_],
+    starts: Sequence[int],
+) -> None:
+    """What AddedCells would add for the `chosen` rows of `columns`; `series` are their rows in the matrices."""
+    asked, answered = columns.answers()
+    everyone = np.arange(len(columns))
+    owners = np.concatenate((everyone, asked, answered))
+    cells = np.concatenate((columns.outcome, np.full(asked.size, ASKED), np.full(answered.size, ANSWERED)))
+    changes: list[tuple[CountMatrix | BinMatrix, Ints, Ints]] = [(counts, owners, cells)]
+    changes += [(bins[name], *columns.binned(name)) for name in FIGURES]
+    for matrix, owners, cells in changes:
+        kept = chosen[owners]
+        owners, cells = owners[kept], cells[kept]
+        rows, stamps = series[owners], columns.started_us[owners]
+        for place, start in enumerate(starts):
+            within = stamps >= start * 1_000_000
+            matrix.add(place, rows[within], cells[within], np.ones(int(within.sum()), dtype=np.int64))
+
+
 def counted_cells(rows: TallyRows) -> tuple[Indices, Indices, Indices]:
     """(index of the row, column of the count matrix, count) of every count that is not 0."""
-    owners: list[int] = []
+    sizes: list[int] = []
     columns: list[int] = []
     amounts: list[int] = []
-    for index, (counts, asked, answered) in enumerate(
-        zip(rows.counts, rows.answers_asked, rows.answers_ok, strict=True)
-    ):
-        owners.extend([index] * (len(counts) + 2))
-        columns.extend([_CODE_OF_NAME[name] for name in counts])
-        columns.extend((ASKED, ANSWERED))
+    code_of = _CODE_OF_NAME
+    for counts in rows.counts:
+        sizes.append(len(counts))
+        columns.extend([code_of[name] for name in counts])
         amounts.extend(counts.values())
-        amounts.extend((asked, answered))
-    return np.array(owners, dtype=np.int64), np.array(columns, dtype=np.int64), np.array(amounts, dtype=np.int64)
+    many = np.arange(len(rows))
+    return (
+        np.concatenate((np.repeat(many, sizes), many, many)),
+        np.concatenate((np.array(columns, dtype=np.int64), np.full(many.size, ASKED), np.full(many.size, ANSWERED))),
+        np.concatenate(
+            [np.array(each, dtype=np.int64) for each in (amounts, rows.answers_asked, rows.answers_ok)],
+        ),
+    )
+
+
+def sketch_cells(rows: TallyRows) -> Iterator[tuple[str, Indices, Indices, Indices]]:
+    """(figure, indices of rows, bins, counts) of every figure, all decoded in one pass."""
+    many = len(rows)
+    blobs = [blob for column in rows.sketches.values() for blob in column]
+    owners, bins, amounts = decode_many(blobs)
+    edges = np.searchsorted(owners, np.arange(len(rows.sketches) + 1) * many).tolist()
+    for number, figure in enumerate(rows.sketches):
+        cells = slice(edges[number], edges[number + 1])
+        yield (
+            figure,
+            owners[cells] - number * many,
+            np.minimum(bins[cells], FIGURES[figure].bins - 1),
+            amounts[cells],
+        )
+
+
+def summed_rows(
+    start: int,
+    keys: Sequence[tuple[str, str]],
+    counts: npt.NDArray[np.int64],
+    bins: Mapping[str, tuple[Indices, Indices, Indices]],
+) -> TallyRows:
+    """Rows of the matrices, chat's, as rows of a bucket that starts at `start`; those without a count are left out."""
+    whole = TallyRows(
+        bucket_starts=[start] * len(keys),
+        endpoints=[endpoint for endpoint, _ in keys],
+        locations=[location for _, location in keys],
+        kinds=[CHAT] * len(keys),
+        counts=[{_NAMES[code]: count for code, count in enumerate(row) if count} for row in counts[:, :ASKED].tolist()],
+        answers_asked=counts[:, ASKED].tolist(),
+        answers_ok=counts[:, ANSWERED].tolist(),
+        sketches={name: encode_many(*cells, len(keys)) for name, cells in bins.items()},
+        meters=[None] * len(keys),
+    )
+    return whole.chosen([index for index, found in enumerate(whole.counts) if found])

@@ -85,6 +85,12 @@ class BinMatrix:
         np.subtract.at(flat, at, amounts.astype(np.int32))
         return _clamp(flat, at)
 
+    def cells(self, window: int, rows: slice) -> tuple[Indices, Indices, Indices]:
+        """(row within `rows`, bin, count) of every bin that is not empty, in ascending order."""
+        counts = self.counts[window, rows]
+        owners, columns = np.nonzero(counts)
+        return owners, columns + self._first, counts[owners, columns].astype(np.int64)
+
     def quantiles(self, window: int, rows: slice | Indices, quantiles: Sequence[float]) -> Values:
         """[rows x quantiles]; nan where a series has no samples."""
         if isinstance(rows, slice):
@@ -127,7 +133,6 @@ class BinMatrix:
 
 
 def _clamp(flat: npt.NDArray[np.int32] | npt.NDArray[np.int64], at: Indices) -> int:
-    touched = np.unique(at)
-    below = touched[flat[touched] < 0]
+    below = np.unique(at[flat[at] < 0])
     flat[below] = 0
     return int(below.size)

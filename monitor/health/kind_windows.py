@@ -7,7 +7,7 @@ windows as one tally, to which observations are added and from which the hours t
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,12 @@ class KindWindows:
     def locations(self, endpoint: str, kind: str) -> list[str]:
         """Where a kind of an endpoint was seen from."""
         return [where for of, where, its in self._series if of == endpoint and its == kind]
+
+    def long_tallies(self, window: int) -> Iterator[tuple[Key, Tally]]:
+        """Of one long window, by its place, those that are not empty."""
+        for key, series in self._series.items():
+            if series.long[window].total:
+                yield key, series.long[window]
 
     def add(self, observation: Observation, ring_start: float, starts: Sequence[int]) -> None:
         """`starts` are the edges of the long windows that count it."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from monitor.health.columns import Columns
 from monitor.health.sketch import FIGURES
 from monitor.health.tally import figure_values
 from monitor.observation import Observation
@@ -36,6 +37,20 @@ def entry_of(observation: Observation, figures: dict[str, float] | None = None) 
     )
 
 
+def entries_of(columns: Columns) -> Entries:
+    """`entry_of` each of the rows."""
+    entries = np.full((len(columns), WIDTH), np.nan)
+    entries[:, STARTED] = columns.started_at
+    entries[:, CODE] = columns.outcome
+    for place, name in enumerate(FIGURES, FIRST_FIGURE):
+        rows, values = columns.measured(name)
+        entries[rows, place] = values
+    asked, answered = columns.answers()
+    entries[asked, ANSWER] = 0.0
+    entries[answered, ANSWER] = 1.0
+    return entries
+
+
 class Ring:
     """Entries sorted by started_at, however late they come. Doubles in one block: 56 bytes an entry."""
 
@@ -54,6 +69,14 @@ class Ring:
             return
         place = bisect_right(range(len(self)), entry[STARTED], key=self._started_at)
         data[place * WIDTH : place * WIDTH] = array("d", entry)
+
+    def extend(self, entries: Entries) -> None:
+        """Several at once, in order of time."""
+        if not self.data or entries[0, STARTED] >= self.data[-WIDTH]:
+            self.data.frombytes(entries.tobytes())
+            return
+        for entry in entries.tolist():
+            self.add(tuple(entry))
 
     def move(self, started_at: float, code: int, to_code: int) -> None:
         """One entry that began then, and is of the class `code`, is of another from now on."""

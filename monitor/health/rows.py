@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from monitor.health.meter import Meter
 from monitor.health.sketch import FIGURES, decode, encode
@@ -36,17 +37,28 @@ class TallyRows:
 
     def part(self, start: int, stop: int) -> TallyRows:
         """Rows `start` to `stop - 1`, so that long work can be cut into slices."""
+        return self._of(lambda column: column[start:stop])
+
+    def chosen(self, indices: Sequence[int]) -> TallyRows:
+        return self._of(lambda column: [column[index] for index in indices] if column else [])
+
+    def _of(self, some: Callable[[list[Any]], list[Any]]) -> TallyRows:
         return TallyRows(
-            bucket_starts=self.bucket_starts[start:stop],
-            endpoints=self.endpoints[start:stop],
-            locations=self.locations[start:stop],
-            kinds=self.kinds[start:stop],
-            counts=self.counts[start:stop],
-            answers_asked=self.answers_asked[start:stop],
-            answers_ok=self.answers_ok[start:stop],
-            sketches={name: column[start:stop] for name, column in self.sketches.items()},
-            meters=self.meters[start:stop],
+            bucket_starts=some(self.bucket_starts),
+            endpoints=some(self.endpoints),
+            locations=some(self.locations),
+            kinds=some(self.kinds),
+            counts=some(self.counts),
+            answers_asked=some(self.answers_asked),
+            answers_ok=some(self.answers_ok),
+            sketches={name: some(column) for name, column in self.sketches.items()},
+            meters=some(self.meters),
         )
+
+    def parts(self, rows: int) -> Iterator[TallyRows]:
+        """All of it, in parts of so many rows."""
+        for start in range(0, len(self), rows):
+            yield self.part(start, start + rows)
 
     def tally(self, index: int) -> Tally:
         """One row as a tally, without its sums of tokens and money."""

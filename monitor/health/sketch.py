@@ -7,6 +7,7 @@ or 64-bit integers: none overflows.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,15 @@ class Scale:
             return 0
         bin_ = int(math.log(value / self.low) / _LOG_WIDTH)
         return bin_ if bin_ < self.bins else self.bins - 1
+
+    def bins_of(self, values: Values) -> Counts:
+        """`bin_of` each of many finite values, to the last one."""
+        raw = np.log(np.maximum(values, self.low) / self.low) / _LOG_WIDTH
+        bins = np.minimum(raw.astype(np.int64), self.bins - 1)
+        # Where numpy's logarithm and Python's could fall into different bins, Python's decides.
+        for place in np.flatnonzero(np.abs(raw - np.rint(raw)) < 1e-6).tolist():
+            bins[place] = self.bin_of(float(values[place]))
+        return bins
 
     def value_of(self, bin_: int) -> float:
         """The bin's geometric middle: within 1 % of anything in it."""
@@ -141,28 +151,71 @@ def decode_many(blobs: Sequence[bytes]) -> tuple[Counts, Counts, Counts]:
     none = np.zeros(0, dtype=np.int64)
     if data.size == 0:
         return none, none, none
-    is_last = data < 0x80
-    if not is_last[-1]:
-        raise ValueError("sketch: the last number is cut short")
-    ends = np.flatnonzero(is_last)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    if int((ends - starts).max()) > 8:
-        raise ValueError("sketch: a number has more than nine bytes")
-    place = np.arange(data.size) - np.repeat(starts, ends - starts + 1)
-    numbers = np.add.reduceat((data & 0x7F).astype(np.int64) << (7 * place), starts)
-
-    bytes_before = np.concatenate(([0], np.cumsum([len(blob) for blob in blobs])))
-    numbers_before = np.searchsorted(ends, bytes_before - 1, side="right")
-    numbers_before[0] = 0
-    numbers_each = np.diff(numbers_before)
-    if np.any(numbers_each % 2) or not np.all(is_last[bytes_before[1:][bytes_before[1:] > 0] - 1]):
+    # Nearly every number is below 128 and one byte long: the bytes that others follow are looked at apart.
+    followed = np.flatnonzero(data >= 0x80)
+    numbers = data[data < 0x80].astype(np.int64)
+    if followed.size:
+        if followed[-1] == data.size - 1:
+            raise ValueError("sketch: the last number is cut short")
+        _add_low_bytes(numbers, data, followed)
+    ends = np.cumsum(np.fromiter(map(len, blobs), dtype=np.int64, count=len(blobs)))
+    numbers_until = ends - np.searchsorted(followed, ends)
+    if np.any(numbers_until % 2) or np.any(data[ends[ends > 0] - 1] >= 0x80):
         raise ValueError("sketch: a blob does not hold whole pairs")
-    distances, counts = numbers[0::2], numbers[1::2]
-    owner = np.repeat(np.arange(len(blobs)), numbers_each // 2)
-    walked = np.cumsum(distances)
-    pairs_before = numbers_before[:-1] // 2
+    pairs_until = numbers_until // 2
+    pairs_before = np.concatenate(([0], pairs_until[:-1]))
+    pairs_each = pairs_until - pairs_before
+    walked = np.cumsum(numbers[0::2])
     base = np.where(pairs_before > 0, walked[np.maximum(pairs_before - 1, 0)], 0)
-    return owner, walked - base[owner], counts
+    owner = np.repeat(np.arange(len(blobs)), pairs_each)
+    return owner, walked - np.repeat(base, pairs_each), numbers[1::2]
+
+
+def _add_low_bytes(numbers: Counts, data: npt.NDArray[np.uint8], followed: Counts) -> None:
+    """Join to the last byte of each number the bytes that stand before it."""
+    number_of = followed - np.arange(followed.size)  # as many numbers have ended before
+    starts_one = np.concatenate(([True], number_of[1:] != number_of[:-1]))
+    first = np.maximum.accumulate(np.where(starts_one, np.arange(followed.size), 0))
+    place = np.arange(followed.size) - first
+    if int(place.max()) > 7:
+        raise ValueError("sketch: a number has more than nine bytes")
+    lengths = np.diff(np.append(np.flatnonzero(starts_one), followed.size))
+    numbers[number_of[starts_one]] <<= 7 * lengths
+    np.add.at(numbers, number_of, (data[followed] & 0x7F).astype(np.int64) << (7 * place))
+
+
+def encode_many(owners: Counts, bins: Counts, counts: Counts, many: int) -> list[bytes]:
+    """What `encode` gives for each of `many` rows: (row, bin, count > 0) in ascending order of row and bin, each pair
+    of row and bin once."""
+    if not owners.size:
+        return [b""] * many
+    numbers = np.empty(2 * owners.size, dtype=np.int64)
+    numbers[0::2] = bins
+    numbers[2::2] -= np.where(owners[1:] == owners[:-1], bins[:-1], 0)
+    numbers[1::2] = counts
+    sizes = np.ones(numbers.size, dtype=np.int64)
+    large = np.flatnonzero(numbers >= 0x80)
+    rest = numbers[large] >> 7
+    while np.any(rest):
+        sizes[large] += rest > 0
+        rest >>= 7
+    ends = np.cumsum(sizes)
+    out = np.empty(int(ends[-1]), dtype=np.uint8)
+    starts = ends - sizes
+    out[starts] = numbers & 0x7F
+    left = numbers[large]
+    at = starts[large]
+    while at.size:
+        left = left >> 7
+        goes_on = left > 0
+        left, at = left[goes_on], at[goes_on]
+        out[at] |= 0x80
+        at = at + 1
+        out[at] = left & 0x7F
+    edges = np.searchsorted(owners, np.arange(many + 1))
+    cuts = np.concatenate(([0], ends))[2 * edges].tolist()
+    data = out.tobytes()
+    return [data[start:stop] for start, stop in itertools.pairwise(cuts)]
 
 
 def _put_varint(out: bytearray, number: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from monitor.catalog.model import Catalog
 from monitor.clock import Clock
 from monitor.health.series import NEVER, Series
-from monitor.health.state import Moment, Standing, StateMachine, Transition, as_transition
+from monitor.health.state import Moment, Reading, Standing, StateMachine, Transition, as_transition
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.settings import Settings
@@ -68,6 +68,22 @@ class Standings:
         if series.machine.observe(observation, forget_seconds):
             series.relevant_at = max(series.relevant_at, self._clock.monotonic() - age_seconds)
             self._arm(row, forget_seconds if series.machine.standing.usable is usable else self.forget_seconds(row))
+
+    def retell(self, row: int, readings: Sequence[Reading], now: float, well_since: float | None) -> None:
+        """`observe` many of one row, in order of due time and recheck. `well_since` says that they are the last
+        `readings_kept` of many, all ok and without a gap, of which the first began then; the row must be blank."""
+        series = self.series[row]
+        relevant = series.machine.retell(readings, self.forget_seconds(row), well_since)
+        if relevant is not None:
+            age_seconds = max(now - relevant.started_at, 0.0)
+            series.relevant_at = max(series.relevant_at, self._clock.monotonic() - age_seconds)
+            self._arm(row, self.forget_seconds(row))
+
+    def is_blank(self, row: int) -> bool:
+        return self.series[row].machine.is_blank
+
+    def readings_kept(self, row: int) -> int:
+        return self.series[row].machine.readings_kept
 
     def relive(self, row: int, recent: Sequence[Observation], changed: Mapping[Moment, Outcome]) -> Transition | None:
         """See `Board.relive`; `recent` are of the kind that decides."""

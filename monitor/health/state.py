@@ -280,6 +280,42 @@ class StateMachine:
         """Take in one observation; whether it was countable or throttled. One that is already known changes nothing."""
         return self._take(_reading_of(observation), forget_seconds)
 
+    def retell(
+        self, readings: Sequence[Reading], forget_seconds: float, well_since: float | None = None
+    ) -> Reading | None:
+        """`observe` many, in order of due time and recheck; the last countable or throttled one. `well_since` says that
+        all are ok and that there were more before them, the first at that time, none `forget_seconds` after another:
+        then the last `readings_kept` are enough, for a machine that is blank."""
+        if well_since is not None:
+            self._begin_well(readings, well_since)
+            return readings[-1]
+        relevant = [one for one in readings if self._take(one, forget_seconds)]
+        return relevant[-1] if relevant else None
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing is known and nothing was observed."""
+        return not self._readings and self._horizon is None and self.standing == Standing()
+
+    @property
+    def readings_kept(self) -> int:
+        return 3 * max(self._rule.down_of, self._rule.up_of) + 1
+
+    def _begin_well(self, readings: Sequence[Reading], since: float) -> None:
+        """What `advance` comes to where each reading is ok and none came late: a restart tells of 300,000 such."""
+        kept = max(self._rule.down_of, self._rule.up_of)
+
+        def standing(number: int) -> Standing:
+            countable = tuple(readings[max(number + 1 - kept, 0) : number + 1])
+            return Standing(State.OPERATIONAL, since, countable=countable, relevant=readings[number])
+
+        first = max(len(readings) - 2 * kept, 0)
+        if first:
+            self._base, self._horizon = standing(first - 1), readings[first - 1][:2]
+        self._readings = list(readings[first:])
+        self._standings = [standing(number) for number in range(first, len(readings))]
+        self.standing = self._standings[-1]
+
     def relived(
         self, observations: Sequence[Observation], changed: Mapping[Moment, Outcome], forget_seconds: float
     ) -> StateMachine:

@@ -15,19 +15,20 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from monitor.health.cells import AddedCells, counted_cells
+from monitor.health.cells import AddedCells, add_columns, counted_cells, sketch_cells, summed_rows
+from monitor.health.columns import Columns, Lookup, split
 from monitor.health.dense import BinMatrix, CountMatrix, Indices
 from monitor.health.kind_windows import KindWindows
 from monitor.health.recent import ANSWERED, Recent
-from monitor.health.ring import Ring, entry_of, laid_out
-from monitor.health.rows import TallyRows
-from monitor.health.sketch import FIGURES, Values, decode_many
+from monitor.health.ring import STARTED, Entries, Ring, entries_of, entry_of, laid_out
+from monitor.health.rows import TallyRows, rows_of
+from monitor.health.sketch import FIGURES, Values
 from monitor.health.tally import figure_values
 from monitor.observation import CHAT, Observation
 from monitor.outcome import OUTCOME_CODES, Outcome
@@ -47,7 +48,12 @@ AHEAD_SECONDS = 5.0
 _PLACES = {name: place for place, name in enumerate(LONG_WINDOWS)}
 # Rollup rows subtracted at a time: some 3 ms of work, so that a slide never holds up the event loop.
 _ROWS_AT_ONCE = 250
+_SUMS_AT_ONCE = 64  # which have more bins
 
+
+# Beyond this many hours from where it was, a window is quicker made anew.
+_SUMS_SECONDS = 18 * HOUR
+NO_SUMS: Mapping[str, int] = {}
 
 _NONE: Mapping[str, str] = {}
 
@@ -64,13 +70,14 @@ def _ceil_day(at: int) -> int:
 class RestoreRanges:
     """What a restore reads; every span is [start, end) in UTC seconds.
 
-    `days` of daily rows, `hours` of hourly rows (the spans do not overlap), and the raw observations with
-    started_at >= `tail_since`.
+    First the `sums`, then `days` of daily rows, `hours` of hourly rows (the spans do not overlap), and the raw
+    observations with started_at >= `tail_since`.
     """
 
     days: tuple[int, int]
     hours: tuple[tuple[int, int], ...]
     tail_since: float
+    sums: tuple[str, ...] = ()  # windows that are to be read as they were
 
 
 class Windows:
@@ -91,6 +98,10 @@ class Windows:
         self._counts = CountMatrix(len(LONG_WINDOWS), ANSWERED + 1)
         self._bins = {name: BinMatrix(len(LONG_WINDOWS), scale) for name, scale in FIGURES.items()}
         self._leaving: deque[tuple[str, tuple[int, int], TallyRows]] = deque()
+        self._lookup = Lookup(self._decided_row)
+        self._ring_shares: dict[int, list[tuple[Indices, Entries]]] = {}
+        self._summed: Mapping[str, int] = {}  # window -> the hour of its sums, while restoring
+        self._added: Mapping[str, int] = {}  # window -> its edge, where it is made of rollups alone
         self._rolled_until = (self.edge_hour, self.edge_hour)  # hours, days: used while restoring
         self.clamped_cells = 0  # counts that would have fallen below zero: 0, unless a rollup is not what was recorded
 
@@ -187,28 +198,56 @@ class Windows:
             self._apply(rows, [(_PLACES[window], (buckets >= start) & (buckets < end))], subtract=True)
         return bool(self._leaving)
 
-    def restore_ranges(self, now: float, hours_until: int, days_until: int) -> RestoreRanges:
+    def restore_ranges(
+        self,
+        now: float,
+        hours_until: int,
+        days_until: int,
+        sums: Mapping[str, int] = NO_SUMS,
+        only: Collection[str] = LONG_WINDOWS,
+    ) -> RestoreRanges:
         """What to read for a restore at `now`: daily rows hold what started before `days_until`, hourly rows what
-        started before `hours_until`, the raw observations the rest. Starts the restore: the windows must be empty.
+        started before `hours_until`, the raw observations the rest. `sums` names windows that are on record as they
+        were at some hour, with that hour. Starts the restore (of `only` these windows): the windows must be empty.
         """
         self.edge_hour = floor_hour(now)
         self._rolled_until = (hours_until, days_until)
-        starts = [self.edge_hour - span for span in LONG_WINDOWS.values()]
-        spans = [(start, min(_ceil_day(start), hours_until)) for start in starts]
-        spans.append((max(days_until, min(starts)), hours_until))
+        starts = {name: self.edge_hour - span for name, span in LONG_WINDOWS.items() if name in only}
+        self._summed = {
+            name: at
+            for name, at in sums.items()
+            if name in starts
+            and at <= hours_until
+            and abs(at - self.edge_hour) <= _SUMS_SECONDS
+            and abs(at - hours_until) <= _SUMS_SECONDS
+        }
+        self._added = {name: start for name, start in starts.items() if name not in self._summed}
+        spans = [(start, min(_ceil_day(start), hours_until)) for start in self._added.values()]
+        for name, at in self._summed.items():
+            spans += [(at, hours_until), _ordered(at - LONG_WINDOWS[name], starts[name])]
+        days = (0, 0)
+        if self._added:
+            first = min(self._added.values())
+            spans.append((max(days_until, first), hours_until))
+            days = (_ceil_day(first), max(days_until, _ceil_day(first)))
         return RestoreRanges(
-            days=(_ceil_day(min(starts)), max(days_until, _ceil_day(min(starts)))),
+            days=days,
             hours=tuple(_merged_spans(spans)),
-            tail_since=min(float(max(hours_until, min(starts))), now - RING_SECONDS),
+            tail_since=min(float(max(hours_until, min(starts.values()))), now - RING_SECONDS),
+            sums=tuple(self._summed),
         )
+
+    def restore_sums(self, window: str, rows: TallyRows) -> None:
+        """What a window of `RestoreRanges.sums` was, in as many parts as is convenient; before hours and days."""
+        self._apply(rows, [(_PLACES[window], np.ones(len(rows), dtype=np.bool_))], subtract=False)
 
     def restore_days(self, rows: TallyRows) -> None:
         """Daily rows of `restore_ranges`, in any order and in as many parts as is convenient."""
         _, days_until = self._rolled_until
         starts = np.asarray(rows.bucket_starts, dtype=np.int64)
         masks = [
-            (place, (starts >= _ceil_day(self.edge_hour - LONG_WINDOWS[window])) & (starts < days_until))
-            for window, place in _PLACES.items()
+            (_PLACES[window], (starts >= _ceil_day(start)) & (starts < days_until))
+            for window, start in self._added.items()
         ]
         self._apply(rows, masks, subtract=False)
 
@@ -216,17 +255,49 @@ class Windows:
         """Hourly rows of `restore_ranges`, in any order and in as many parts as is convenient."""
         hours_until, days_until = self._rolled_until
         starts = np.asarray(rows.bucket_starts, dtype=np.int64)
-        masks = []
-        for window, place in _PLACES.items():
-            first = self.edge_hour - LONG_WINDOWS[window]
+        come, gone = [], []
+        for window, first in self._added.items():
             within = (starts >= first) & (starts < hours_until)
-            masks.append((place, within & ((starts < _ceil_day(first)) | (starts >= days_until))))
-        self._apply(rows, masks, subtract=False)
+            come.append((_PLACES[window], within & ((starts < _ceil_day(first)) | (starts >= days_until))))
+        for window, at in self._summed.items():
+            first, was_first = self.edge_hour - LONG_WINDOWS[window], at - LONG_WINDOWS[window]
+            come.append(
+                (_PLACES[window], (starts >= at) & (starts < hours_until) | (starts >= first) & (starts < was_first))
+            )
+            gone.append((_PLACES[window], (starts >= was_first) & (starts < first)))
+        for masks, subtract in ((come, False), (gone, True)):
+            if any(mask.any() for _, mask in masks):
+                self._apply(rows, masks, subtract=subtract)
 
     def restore_tail(self, observations: Iterable[Observation], now: float) -> list[int]:
         """The raw observations of `restore_ranges`; the rows they touched. Those that are already rolled up go to the
         short windows only."""
         return self._add(observations, now, counted_since=float(self._rolled_until[0]))
+
+    def restore_columns(self, columns: Columns, now: float) -> None:
+        """The same of many chat observations at once. `fill_rings` completes the short windows."""
+        series = self._lookup.of(columns)
+        chosen = (columns.recheck == 0) & (series >= 0)
+        counted = chosen & (columns.started_us >= self._rolled_until[0] * 1_000_000)
+        add_columns(self._counts, self._bins, columns, series, counted, self._long_starts())
+        recent = np.flatnonzero(chosen & (columns.started_at >= now - RING_SECONDS))
+        entries = entries_of(columns)
+        for share, part in split(series // _ROWS_AT_ONCE, recent):
+            self._ring_shares.setdefault(share, []).append((series[part], entries[part]))
+
+    def fill_rings(self) -> Iterator[None]:
+        """Put what `restore_columns` was given into the rings, in slices."""
+        while self._ring_shares:
+            _, parts = self._ring_shares.popitem()
+            series, entries = (np.concatenate(each) for each in zip(*parts, strict=True))
+            order = np.argsort(entries[:, STARTED], kind="stable")
+            for row, part in split(series, order):
+                self._rings[row].extend(entries[part])
+            yield
+
+    def _decided_row(self, endpoint: str, location: str) -> int:
+        """The row of a series that chat decides of, -1 where another kind does."""
+        return self.row_of(endpoint, location) if self._deciding.get(endpoint, CHAT) == CHAT else -1
 
     def recent(self, rows: Sequence[int], now: float) -> Recent:
         """The short windows of several series, each by itself."""
@@ -253,6 +324,15 @@ class Windows:
     def pooled_quantiles(self, window: str, figure: str, rows: Indices, quantiles: Sequence[float]) -> Values:
         """[quantiles] of a long window over all `rows` together; nan without samples."""
         return self._bins[figure].pooled_quantiles(_PLACES[window], rows, quantiles)
+
+    def sums(self, window: str) -> Iterator[TallyRows]:
+        """All that a long window holds, in slices; its buckets start at the window's edge."""
+        place, start = _PLACES[window], self.edge_hour - LONG_WINDOWS[window]
+        for first in range(0, len(self), _SUMS_AT_ONCE):
+            rows = slice(first, min(first + _SUMS_AT_ONCE, len(self)))
+            bins = {name: matrix.cells(place, rows) for name, matrix in self._bins.items()}
+            yield summed_rows(start, self.keys[rows], self._counts.counts[place, rows], bins)
+        yield rows_of((start, *key, tally) for key, tally in self.kinds.long_tallies(place))
 
     def _add(self, observations: Iterable[Observation], now: float, counted_since: float) -> list[int]:
         ring_start = now - RING_SECONDS
@@ -296,11 +376,8 @@ class Windows:
         series = np.array([-1 if row is None else row for row in found], dtype=np.int64)
         owners, columns, amounts = counted_cells(rows)
         clamped = self._change(self._counts, series, masks, (owners, columns, amounts), subtract)
-        for figure, blobs in rows.sketches.items():
-            matrix = self._bins[figure]
-            owners, bins, amounts = decode_many(blobs)
-            cells = (owners, np.minimum(bins, FIGURES[figure].bins - 1), amounts)
-            clamped += self._change(matrix, series, masks, cells, subtract)
+        for figure, *cells in sketch_cells(rows):
+            clamped += self._change(self._bins[figure], series, masks, (cells[0], cells[1], cells[2]), subtract)
         clamped += self.kinds.apply(rows, masks, subtract=subtract)
         if clamped and not self.clamped_cells:
             logger.error("windows_below_zero cells=%d: set to 0; a restart restores them from the rollups", clamped)
@@ -316,14 +393,25 @@ class Windows:
     ) -> int:
         owners, columns, amounts = cells
         clamped = 0
+        known = series >= 0
         for place, mask in masks:
-            chosen = (mask & (series >= 0))[owners]
-            change = (series[owners[chosen]], columns[chosen], amounts[chosen])
+            wanted = mask & known
+            if wanted.all():
+                change = (series[owners], columns, amounts)
+            elif wanted.any():
+                chosen = wanted[owners]
+                change = (series[owners[chosen]], columns[chosen], amounts[chosen])
+            else:
+                continue
             if subtract:
                 clamped += matrix.subtract(place, *change)
             else:
                 matrix.add(place, *change)
         return clamped
+
+
+def _ordered(one: int, other: int) -> tuple[int, int]:
+    return min(one, other), max(one, other)
 
 
 def _merged_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -125,7 +125,7 @@ class Following:
     async def begin(self) -> None:
         """Follow from this view on: what it has is read by others. The book of hours is rebuilt from it."""
         moment = await self._rows.moment()
-        await self._writer.hours.rebuild(moment.rolled_until, self._rows.raw_tail(moment.rolled_until))
+        await self._writer.reread(moment.rolled_until)
         self._seen = moment
         self._own.clear()
 
@@ -148,7 +148,8 @@ class Following:
         if moment.generation != seen.generation or moment.newest < seen.newest:
             # A server that was restored, or failed over to a copy that lagged, counts its transactions anew.
             log.warning("history_rewritten generation=%d transactions_until=%d", moment.generation, moment.newest)
-            await self._writer.hours.rebuild(moment.rolled_until, self._rows.raw_tail(moment.rolled_until))
+            await self._writer.reread(moment.rolled_until)
+            self._writer.tail = None  # the windows read for themselves
             self.must_renew = True
         self._seen = moment
         self._own.clear()

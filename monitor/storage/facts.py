@@ -13,6 +13,7 @@ ROLLED_UNTIL = "rolled_until"  # UTC seconds: hours before it are in hourly_roll
 SKEW = "start_skew"
 HISTORY_GENERATION = "history_generation"  # grows when rows or rollups are written anew: others renew their windows
 COPY_OF = "copy_of"  # of which database this is a copy, as long as it is under way
+_CHANGES = "rollup_changes"
 MADE_UP = "made_up"  # set by a demo: its past never happened
 
 # Rows are found by due time and asked for by start time. This much apart is always looked for; more is on record.
@@ -78,3 +79,12 @@ async def forget_skew(connection: AsyncConnection, oldest_due_ms: int) -> None:
     """To be called when rows before `oldest_due_ms` are gone: an old clock error need not widen every read for ever."""
     if (await read_skew(connection)).until_due_ms <= oldest_due_ms:
         await write_fact(connection, SKEW, None)
+
+
+async def read_rollup_changes(connection: AsyncConnection) -> int:
+    """How often closed hours have been changed since. What is derived from them is good as long as this is the same."""
+    return int(await read_fact(connection, _CHANGES) or 0)
+
+
+async def note_rollup_change(connection: AsyncConnection) -> None:
+    await write_fact(connection, _CHANGES, str(await read_rollup_changes(connection) + 1))

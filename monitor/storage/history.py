@@ -6,25 +6,23 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Table, exists, false, literal, null, or_, select
 
-from monitor.outcome import Group, Outcome, group_of
 from monitor.slot import Era
 from monitor.storage import schema
-from monitor.storage.codec import HOUR, micros
+from monitor.storage.codec import micros
 from monitor.storage.eras import EndpointAtLocation, read_eras, read_kind_eras
 from monitor.storage.facts import read_fact
 from monitor.storage.incidents import RecordedIncident
 from monitor.storage.names import Place
 from monitor.storage.own_outages import LOCATION, SELF_SUSPECT
-from monitor.storage.raw_reads import LastSlot, RawReads
+from monitor.storage.raw_reads import RawReads
+from monitor.storage.resume_reads import ResumeReads
 from monitor.storage.rollup_reads import Rollup, RollupReads, Step
 from monitor.storage.schema import MILLION
 
-__all__ = ["History", "LastSlot", "Rollup", "Step"]
-
-_ALIVE_NAMES = [outcome.value for outcome in Outcome if group_of(outcome) is Group.OK]
+__all__ = ["History", "Rollup", "Step"]
 
 
-class History(RawReads, RollupReads):
+class History(RawReads, RollupReads, ResumeReads):
     """All reads of one database. Spans are [since, until) in UTC seconds; None is without end."""
 
     async def incidents(
@@ -133,24 +131,6 @@ class History(RawReads, RollupReads):
         """A fact about the whole database (storage.facts), None if it is not on record."""
         async with self._database.read() as connection:
             return await read_fact(connection, name)
-
-    async def last_success_times(self, since: float) -> dict[Place, float]:
-        """When each (endpoint, location, kind) last answered (group ok), at `since` or later; without a success it is
-        left out. To the microsecond where raw rows are still kept, else the start of its hour or day."""
-        rolled_until = await self.rolled_until()
-        buckets: dict[Place, tuple[int, int]] = {}
-        async for width, rows in self.window_rows(int(since // HOUR) * HOUR, rolled_until):
-            for index, counts in enumerate(rows.counts):
-                if any(map(counts.get, _ALIVE_NAMES)):
-                    # Buckets come in order of time: the last one stays.
-                    place = (rows.endpoints[index], rows.locations[index], rows.kinds[index])
-                    buckets[place] = (rows.bucket_starts[index], width)
-        last = {place: max(since, float(start)) for place, (start, _) in buckets.items()}
-        spans: list[tuple[float, float | None]] = [(start, start + width) for start, width in set(buckets.values())]
-        for start, end in [*spans, (float(rolled_until), None)]:
-            for place, at in (await self.successes_within(max(start, since), end)).items():
-                last[place] = max(last.get(place, at), at)
-        return last
 
 
 def _began_while_suspect(incidents: Table) -> ColumnElement[bool]:

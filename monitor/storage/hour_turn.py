@@ -12,6 +12,7 @@ from monitor.storage.history import History
 from monitor.storage.others import NOBODY, Others
 from monitor.storage.restore import renewed_windows
 from monitor.storage.rollups import CLOSE_AFTER_SECONDS
+from monitor.storage.window_sums import renew_sums
 from monitor.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -44,13 +45,18 @@ async def turn_hours(writer: Writer, history: History, board: Board, now: float,
         await _renew(writer, history, board, now, "history_rewritten", others)
     else:
         await _slide(writer, history, board, floor_hour(now), others)
+    hours = writer.hours
+    if others.closes_first() and hours.rolled_until > hours.summed_until:
+        # Tried once an hour, however it ends: where late rows keep coming it would never stay on record.
+        hours.summed_until = hours.rolled_until
+        await renew_sums(history, writer.submit, hours.rolled_until)
 
 
 async def _renew(writer: Writer, history: History, board: Board, now: float, reason: str, others: Others) -> None:
     """Restore the windows anew: the clock was ahead and is set back, and what left them early belongs to them again; or
     they hold another kind of probe than what decides of an endpoint now; or another monitor has rewritten history."""
 
-    async def renewed(_connection: object) -> Windows | None:
+    async def renewed() -> Windows | None:
         if writer.spilled:
             return None
         async with history.one_view():
@@ -64,7 +70,7 @@ async def _renew(writer: Writer, history: History, board: Board, now: float, rea
             others.renewed()
             log.warning("windows_restored reason=%s edge=%s", reason, utc_text(windows.edge_hour, "seconds"))
 
-    await writer.submit(renewed, take)
+    await writer.stand_still(renewed, take)
 
 
 async def _slide(writer: Writer, history: History, board: Board, to_hour: int, others: Others) -> None:
@@ -72,7 +78,7 @@ async def _slide(writer: Writer, history: History, board: Board, to_hour: int, o
     if not spans:
         return
 
-    async def leaving(_connection: object) -> dict[str, TallyRows] | None:
+    async def leaving() -> dict[str, TallyRows] | None:
         # Read in the writer's task: no commit may come between this and the slide.
         if writer.spilled:
             return None  # rows that are shown and in no rollup yet would stay for ever: wait until they are replayed
@@ -88,4 +94,4 @@ async def _slide(writer: Writer, history: History, board: Board, to_hour: int, o
         if found is not None:
             board.slide(to_hour, found)
 
-    await writer.submit(leaving, slide)
+    await writer.stand_still(leaving, slide)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, func, or_, select, tuple_
+import numpy as np
+from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from monitor.observation import Observation
-from monitor.outcome import OUTCOME_CODES, Group, Outcome, group_of
+from monitor.health.columns import NONE, Columns, Ints
+from monitor.health.sketch import FIGURES
+from monitor.observation import CHAT, Observation
+from monitor.outcome import OUTCOME_CODES, Outcome
 from monitor.storage import schema
 from monitor.storage.codec import DAY, HOUR, READ_COLUMNS, micros, observation_of
 from monitor.storage.facts import read_skew
-from monitor.storage.names import Place
-from monitor.storage.reading import Reader
-from monitor.storage.schema import MILLION, PICO
+from monitor.storage.reading import Reader, started_us
 
 ROWS_A_READ = 1000  # observations in one transaction: some 15 ms of reading
 _HOUR_MS = HOUR * 1000
@@ -27,19 +27,19 @@ _LONGEST_SLICE_MS = DAY * 1000
 _QUICK_SECONDS = 0.02
 _SLOW_SECONDS = 0.1
 
-_ALIVE = [OUTCOME_CODES[outcome] for outcome in Outcome if group_of(outcome) is Group.OK]
-
 _raw = schema.raw_observations.c
 _KEY = (_raw.due_ms, _raw.endpoint_id, _raw.location_id, _raw.kind_id, _raw.recheck)
-_started_us = _raw.due_ms * 1000 + _raw.delay_us
-
-
-@dataclass(frozen=True, slots=True)
-class LastSlot:
-    """The last scheduled slot that was recorded, and when it was due: slot numbers change with the interval."""
-
-    slot: int
-    due_at: float
+_COLUMNS_A_READ = 5000  # rows of columns in one transaction: some 10 ms of a thread's, 3 ms of the loop's
+_COLUMNS = (
+    _raw.delay_us,
+    _raw.outcome,
+    func.coalesce(_raw.answer_ok, NONE),
+    func.coalesce(_raw.output_tokens, 0),
+    func.coalesce(_raw.cost_pusd, 0),
+    # In the order of FIGURES.
+    *(func.coalesce(column, NONE) for column in (_raw.ttft_us, _raw.latency_us, _raw.output_speed, _raw.throughput)),
+    _raw.detail,
+)
 
 
 class RawReads(Reader):
@@ -73,6 +73,62 @@ class RawReads(Reader):
         """All observations that started at `since` or later, rechecks too, oldest first, in chunks."""
         async for rows in self.stream(since):
             yield rows
+
+    async def other_kinds_tail(self, since: float) -> AsyncIterator[Sequence[Observation]]:
+        """`raw_tail` without chat, of which `chat_columns` tells."""
+        async with self._database.read() as connection:
+            await self._know_all(connection)
+            kinds = [name for name in self._kinds.values() if name != CHAT]
+        for kind in kinds:
+            async for rows in self.stream(since, kind=kind):
+                yield rows
+
+    async def chat_columns(self, since: float) -> AsyncIterator[Columns]:
+        """The chat observations that started at `since` or later, rechecks too, oldest first, in chunks. At a tenth of
+        what `raw_tail` costs."""
+        async with self._database.read() as connection:
+            await self._know_all(connection)
+            chat = next((id_ for id_, name in self._kinds.items() if name == CHAT), None)
+            skew_ms = (await read_skew(connection)).ms + 1
+        if chat is None:
+            return
+        page = (
+            select(*_KEY, *_COLUMNS)
+            .where(_raw.kind_id == chat, started_us >= micros(since))
+            .order_by(*_KEY)
+            .limit(_COLUMNS_A_READ)
+        )
+        query = page.where(_raw.due_ms >= round(since * 1000) - skew_ms)
+        places: list[tuple[str, str]] = []
+        place_of: dict[int, int] = {}
+        while True:
+            async with self._database.read() as connection:
+                rows = (await connection.execute(query)).all()
+                if rows:
+                    *whole, details = zip(*rows, strict=True)
+                    numbers = [np.array(column, dtype=np.int64) for column in whole]
+                    ids, place = np.unique(numbers[1] << 32 | numbers[2], return_inverse=True)
+                    if not self._number_places(ids, place_of, places):
+                        await self._know_all(connection)
+                        self._number_places(ids, place_of, places)
+            if rows:
+                own = np.array([place_of[id_] for id_ in ids.tolist()], dtype=np.int64)
+                yield _as_columns(places, own[place], numbers, details)
+            if len(rows) < _COLUMNS_A_READ:
+                return
+            after = tuple(rows[-1][:5])
+            query = page.where(_raw.due_ms >= after[0], tuple_(*_KEY) > tuple_(*after))
+
+    def _number_places(self, ids: Ints, place_of: dict[int, int], places: list[tuple[str, str]]) -> bool:
+        """Give every pair of endpoint's and location's ids a place; False if a name is not known yet."""
+        for id_ in ids.tolist():
+            if id_ not in place_of:
+                endpoint, location = self._endpoints.get(id_ >> 32), self._locations.get(id_ & 0xFFFFFFFF)
+                if endpoint is None or location is None:
+                    return False
+                place_of[id_] = len(places)
+                places.append((endpoint, location))
+        return True
 
     async def stream(
         self,
@@ -144,76 +200,6 @@ class RawReads(Reader):
             found: int | None = (await connection.execute(query)).scalar()
         return found
 
-    async def spent_since(self, at: float, location: str | None = None) -> float:
-        """USD that probes, rechecks too, have cost which started or were due at `at` or later. Slots go by a clock that
-        may be ahead of the wall, and what is spent on its day is spent."""
-        async with self._database.read() as connection:
-            conditions = await self._conditions(connection, None, None, None, location)
-            if conditions is None:
-                return 0.0
-            skew_ms = (await read_skew(connection)).ms + 1
-            conditions.append(or_(_started_us >= micros(at), _raw.due_ms >= round(at * 1000)))
-            query = select(func.sum(_raw.cost_pusd)).where(_raw.due_ms >= round(at * 1000) - skew_ms, *conditions)
-            return float((await connection.execute(query)).scalar() or 0) / PICO
-
-    async def mean_costs(self, since: float, location: str) -> dict[tuple[str, str], float]:
-        """(endpoint, kind) -> USD that such a probe has cost on average, of those due at `since` or later that have a
-        price."""
-        async with self._database.read() as connection:
-            conditions = await self._conditions(connection, None, None, None, location)
-            if conditions is None:
-                return {}
-            query = (
-                select(_raw.endpoint_id, _raw.kind_id, func.avg(_raw.cost_pusd).label("mean"))
-                .where(_raw.due_ms >= round(since * 1000), _raw.cost_pusd.is_not(None), *conditions)
-                .group_by(_raw.endpoint_id, _raw.kind_id)
-            )
-            rows = (await connection.execute(query)).all()
-            await self._know_all(connection)
-        return {(self._endpoints[row.endpoint_id], self._kinds[row.kind_id]): float(row.mean) / PICO for row in rows}
-
-    async def last_due_at(self, location: str) -> float | None:
-        """When the last recorded slot of a location was due; None if there is none."""
-        async with self._database.read() as connection:
-            conditions = await self._conditions(connection, None, None, None, location)
-            if conditions is None:
-                return None
-            query = select(_raw.due_ms).where(_raw.recheck == 0, *conditions).order_by(_raw.due_ms.desc()).limit(1)
-            due_ms = (await connection.execute(query)).scalar()
-            return None if due_ms is None else due_ms / 1000
-
-    async def last_slots(self, since: float) -> dict[Place, LastSlot]:
-        """The last recorded slot of each (endpoint, location, kind) among those due at `since` or later."""
-        newest = (
-            select(_raw.endpoint_id, _raw.location_id, _raw.kind_id, func.max(_raw.due_ms).label("due_ms"))
-            .where(_raw.due_ms >= round(since * 1000), _raw.recheck == 0)
-            .group_by(_raw.endpoint_id, _raw.location_id, _raw.kind_id)
-            .subquery()
-        )
-        same = [_raw[name] == newest.c[name] for name in ("endpoint_id", "location_id", "kind_id", "due_ms")]
-        query = select(_raw.endpoint_id, _raw.location_id, _raw.kind_id, _raw.slot, _raw.due_ms)
-        query = query.join(newest, and_(*same, _raw.recheck == 0))
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).all()
-            await self._know(connection, rows)
-        return {self._place(row): LastSlot(row.slot, row.due_ms / 1000) for row in rows}
-
-    async def successes_within(self, since: float, until: float | None) -> dict[Place, float]:
-        async with self._database.read() as connection:
-            conditions = await self._conditions(connection, since, until, None, None) or []
-            skew_ms = (await read_skew(connection)).ms + 1
-            due = [_raw.due_ms >= round(since * 1000) - skew_ms]
-            if until is not None:
-                due.append(_raw.due_ms <= round(until * 1000) + skew_ms)
-            query = (
-                select(_raw.endpoint_id, _raw.location_id, _raw.kind_id, func.max(_started_us).label("at_us"))
-                .where(*due, *conditions, _raw.outcome.in_(_ALIVE))
-                .group_by(_raw.endpoint_id, _raw.location_id, _raw.kind_id)
-            )
-            rows = (await connection.execute(query)).all()
-            await self._know_all(connection)
-        return {self._place(row): row.at_us / MILLION for row in rows}
-
     def _page(
         self, first_ms: int, last_ms: int, after: tuple[int, ...] | None, newest_first: bool, chunk: int
     ) -> Select[Any]:
@@ -241,22 +227,21 @@ class RawReads(Reader):
             await self._know_all(connection)
             return [observation_of(row, endpoints[row[1]], locations[row[2]], kinds[row[3]]) for row in rows]
 
-    async def _conditions(
-        self,
-        connection: AsyncConnection,
-        since: float | None,
-        until: float | None,
-        endpoint: str | None,
-        location: str | None,
-        kind: str | None = None,
-    ) -> list[Any] | None:
-        """What a raw row must meet; None if none can."""
-        places = await self._place_ids(connection, endpoint, location, kind)
-        if places is None:
-            return None
-        conditions: list[Any] = [_raw[f"{name}_id"] == id_ for name, id_ in places.items()]
-        if since is not None:
-            conditions.append(_started_us >= micros(since))
-        if until is not None:
-            conditions.append(_started_us < micros(until))
-        return conditions
+
+def _as_columns(
+    places: Sequence[tuple[str, str]], place: Ints, numbers: Sequence[Ints], details: Sequence[str | None]
+) -> Columns:
+    due_ms, _, _, _, recheck, delay_us, outcome, answer, tokens, cost, *figures = numbers
+    return Columns(
+        places=places,
+        place=place,
+        due_ms=due_ms,
+        started_us=due_ms * 1000 + delay_us,
+        recheck=recheck,
+        outcome=outcome,
+        figures=dict(zip(FIGURES, figures, strict=True)),
+        answer=answer,
+        output_tokens=tokens,
+        cost_pusd=cost,
+        details=details,
+    )

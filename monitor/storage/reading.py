@@ -10,8 +10,12 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.storage import schema
+from monitor.storage.codec import micros
 from monitor.storage.database import Database
 from monitor.storage.names import Place, names_by_id
+
+_raw = schema.raw_observations.c
+started_us = _raw.due_ms * 1000 + _raw.delay_us
 
 
 class Reader:
@@ -32,6 +36,25 @@ class Reader:
         async with self._database.read() as connection:
             return list((await connection.execute(select(schema.endpoints.c.name))).scalars())
 
+    @property
+    def database(self) -> Database:
+        return self._database
+
+    async def endpoint_ids(self) -> list[int]:
+        """The ids of all of them, in ascending order."""
+        async with self._database.read() as connection:
+            await self._know_all(connection)
+        return sorted(self._endpoints)
+
+    async def ids_by_name(self) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+        """Of endpoints, locations and kinds."""
+        async with self._database.read() as connection:
+            await self._know_all(connection)
+        endpoints, locations, kinds = (
+            {name: id_ for id_, name in known.items()} for known in (self._endpoints, self._locations, self._kinds)
+        )
+        return endpoints, locations, kinds
+
     async def _place_ids(
         self, connection: AsyncConnection, endpoint: str | None, location: str | None, kind: str | None = None
     ) -> dict[str, int] | None:
@@ -49,10 +72,9 @@ class Reader:
 
     async def _know(self, connection: AsyncConnection, rows: Iterable[Any]) -> None:
         """Have the names of all ids in `rows`."""
+        known = self._endpoints, self._locations, self._kinds
         if any(
-            row.endpoint_id not in self._endpoints
-            or row.location_id not in self._locations
-            or row.kind_id not in self._kinds
+            row.endpoint_id not in known[0] or row.location_id not in known[1] or row.kind_id not in known[2]
             for row in rows
         ):
             await self._know_all(connection)
@@ -64,3 +86,23 @@ class Reader:
             (schema.kinds, self._kinds),
         ):
             known.update(await names_by_id(connection, table))
+
+    async def _conditions(
+        self,
+        connection: AsyncConnection,
+        since: float | None,
+        until: float | None,
+        endpoint: str | None,
+        location: str | None,
+        kind: str | None = None,
+    ) -> list[Any] | None:
+        """What a raw row must meet; None if none can."""
+        places = await self._place_ids(connection, endpoint, location, kind)
+        if places is None:
+            return None
+        conditions: list[Any] = [_raw[f"{name}_id"] == id_ for name, id_ in places.items()]
+        if since is not None:
+            conditions.append(started_us >= micros(since))
+        if until is not None:
+            conditions.append(started_us < micros(until))
+        return conditions

@@ -28,7 +28,7 @@ from monitor.probing.rejudging import TOLD_OUTCOMES, judge_again
 from monitor.storage import schema
 from monitor.storage.codec import DAY, counts_decoder, day_of, hour_of
 from monitor.storage.database import Database, Job, T
-from monitor.storage.facts import read_rolled_until
+from monitor.storage.facts import note_rollup_change, read_rolled_until
 from monitor.storage.history import History
 from monitor.storage.names import Names
 from monitor.storage.past_successes import Eras, PastSuccesses
@@ -194,6 +194,8 @@ async def apply(connection: AsyncConnection, names: Names, changes: Sequence[Cha
         day = day_of(one.started_at)
         if day + DAY <= rolled_until:
             days.setdefault((day, *place), Counter()).update(moved)
+    if hours:
+        await note_rollup_change(connection)
     await _move_counts(connection, schema.hourly_rollups, "hour", hours)
     await _move_counts(connection, schema.daily_rollups, "day", days)
     return applied

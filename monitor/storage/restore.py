@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+
+import numpy as np
+
 from monitor.health.board import Board
+from monitor.health.columns import Columns
 from monitor.health.incidents import Incident
+from monitor.health.retold import LastSeen
+from monitor.health.rows import TallyRows
 from monitor.health.series import Stamp
 from monitor.health.state import State, Transition
 from monitor.health.vouching import WORKED_SECONDS
-from monitor.health.windows import Windows
+from monitor.health.windows import LONG_WINDOWS, RestoreRanges, Windows
+from monitor.observation import CHAT, Observation
+from monitor.outcome import Group
+from monitor.slot import Era
 from monitor.storage.codec import DAY, HOUR
-from monitor.storage.history import History
+from monitor.storage.history import History, Step
+from monitor.storage.names import Place
+from monitor.storage.tail import Tail, read_tail
+from monitor.storage.window_sums import note_alive, sums_on_record
+
+_ROWS_A_TURN = 250  # rollup rows between two turns of the event loop: some 3 ms
+_SUMS_A_TURN = 100  # which have more bins
+_OTHERS_A_TURN = 250
 
 
 async def still_open(history: History, now: float) -> list[Incident]:
@@ -22,28 +40,46 @@ async def still_open(history: History, now: float) -> list[Incident]:
 
 
 async def restore_board(
-    board: Board, history: History, now: float, incidents: list[Incident] | None = None
+    board: Board, history: History, now: float, incidents: list[Incident] | None = None, tail: Tail | None = None
 ) -> list[Transition]:
-    """Fill an empty board; the standings it comes to. Gives way to others between buckets."""
-    await board.take_eras(await history.eras())
-    board.take_kind_eras(await history.kind_eras())
+    """Fill an empty board; the standings it comes to. Gives way to others every few milliseconds. `tail` spares reading
+    the raw rows that it holds."""
+    eras, kind_eras = await history.eras(), await history.kind_eras()
+    await board.take_eras(eras)
+    board.take_kind_eras(kind_eras)
     board.restore_incidents(await still_open(history, now) if incidents is None else incidents)
-    successes = await history.last_success_times(now - WORKED_SECONDS)
-    board.restore_stamps(
-        Stamp(endpoint, location, at, at)
-        for (endpoint, location, kind), at in successes.items()
-        if kind == board.kind_of(endpoint)
-    )
-    board.kinds.restore_successes(successes.items())
     rolled_until = await history.rolled_until()
-    ranges = board.restore_ranges(rolled_until, rolled_until // DAY * DAY)
-    for day in range(*ranges.days, DAY):
-        board.restore_days(await history.day_rows(day))
-    for start, end in ranges.hours:
-        for hour in range(start, end, HOUR):
-            board.restore_hours(await history.hour_rows(hour))
-    async for rows in history.raw_tail(ranges.tail_since):
-        board.restore_tail(rows)
+    ranges = board.restore_ranges(rolled_until, rolled_until // DAY * DAY, await sums_on_record(history))
+    successes = _Successes()
+    for window in ranges.sums:
+        async for rows, alive in history.sum_rows(LONG_WINDOWS[window]):
+            successes.add_sums(rows, alive)
+            for part in rows.parts(_SUMS_A_TURN):
+                board.restore_sums(window, part)
+                await asyncio.sleep(0)
+    async for width, rows in _rolled(history, ranges):
+        successes.add_rolled(width, rows)
+        (board.restore_days if width == DAY else board.restore_hours)(rows)
+        await asyncio.sleep(0)
+    if ranges.sums and board.many_targets:
+        first_hour = int(now - WORKED_SECONDS) // HOUR * HOUR
+        async for width, rows in history.alive_rows(first_hour, rolled_until, {one for one, _ in board.many_targets}):
+            board.vouch_rows(rows, width)
+            await asyncio.sleep(0)
+    if tail is None or tail.since > ranges.tail_since:
+        tail = await read_tail(history, ranges.tail_since)
+    async for columns in tail.columns(ranges.tail_since):
+        successes.add_columns(columns)
+        board.restore_columns(columns)
+    successes.end_columns()
+    for _ in board.retell():
+        await asyncio.sleep(0)
+    for start in range(0, len(tail.others), _OTHERS_A_TURN):
+        others = tail.others[start : start + _OTHERS_A_TURN]
+        successes.add(others)
+        board.restore_tail(others)
+        await asyncio.sleep(0)
+    await _restore_stamps(board, history, successes, now, {**_of_deciders(board, eras), **kind_eras})
     return board.finish_restore()
 
 
@@ -51,12 +87,84 @@ async def renewed_windows(board: Board, history: History, now: float) -> Windows
     """The windows of `board` as a restart at `now` would bring them back. Nothing may be committed meanwhile."""
     windows = board.windows.emptied(now)
     rolled_until = await history.rolled_until()
-    ranges = windows.restore_ranges(now, rolled_until, rolled_until // DAY * DAY)
-    for day in range(*ranges.days, DAY):
-        windows.restore_days(await history.day_rows(day))
-    for start, end in ranges.hours:
-        for hour in range(start, end, HOUR):
-            windows.restore_hours(await history.hour_rows(hour))
-    async for rows in history.raw_tail(ranges.tail_since):
-        windows.restore_tail(rows, now)
+    ranges = windows.restore_ranges(now, rolled_until, rolled_until // DAY * DAY, await sums_on_record(history))
+    for window in ranges.sums:
+        async for rows, _ in history.sum_rows(LONG_WINDOWS[window]):
+            for part in rows.parts(_SUMS_A_TURN):
+                windows.restore_sums(window, part)
+                await asyncio.sleep(0)
+    async for width, rows in _rolled(history, ranges):
+        (windows.restore_days if width == DAY else windows.restore_hours)(rows)
+        await asyncio.sleep(0)
+    async for columns in history.chat_columns(ranges.tail_since):
+        windows.restore_columns(columns, now)
+    for _ in windows.fill_rings():
+        await asyncio.sleep(0)
+    async for observations in history.other_kinds_tail(ranges.tail_since):
+        windows.restore_tail(observations, now)
     return windows
+
+
+async def _rolled(history: History, ranges: RestoreRanges) -> AsyncIterator[tuple[int, TallyRows]]:
+    """(bucket width in seconds, some rows of one bucket), in order of time; a day before its hours."""
+    buckets: list[tuple[int, Step]] = [(day, "day") for day in range(*ranges.days, DAY)]
+    buckets += [(hour, "hour") for span in ranges.hours for hour in range(*span, HOUR)]
+    for start, step in sorted(buckets):
+        width = DAY if step == "day" else HOUR
+        async for rows in history.bucket_rows(step, start):
+            for part in rows.parts(_SUMS_A_TURN if step == "day" else _ROWS_A_TURN):
+                yield width, part
+
+
+def _of_deciders(board: Board, eras: Mapping[tuple[str, str], Sequence[Era]]) -> dict[Place, Sequence[Era]]:
+    return {(endpoint, location, board.kind_of(endpoint)): found for (endpoint, location), found in eras.items()}
+
+
+class _Successes:
+    """When each place last answered: exactly, or the last bucket in which it did."""
+
+    def __init__(self) -> None:
+        self.exact: dict[Place, float] = {}
+        self.buckets: dict[Place, tuple[int, int]] = {}  # start, width
+        self._last_seen = LastSeen()
+
+    def add_rolled(self, width: int, rows: TallyRows) -> None:
+        note_alive(self.buckets, width, rows)
+
+    def add_sums(self, rows: TallyRows, alive: Sequence[tuple[int, int] | None]) -> None:
+        places = zip(rows.endpoints, rows.locations, rows.kinds, strict=True)
+        for place, bucket in zip(places, alive, strict=True):
+            if bucket is not None and bucket > self.buckets.get(place, (0, 0)):
+                self.buckets[place] = bucket
+
+    def add_columns(self, columns: Columns) -> None:
+        self._last_seen.add(columns, np.arange(len(columns)))
+
+    def end_columns(self) -> None:
+        for stamp in self._last_seen.stamps():
+            if stamp.last_success_at is not None:
+                self._met((stamp.endpoint, stamp.location, CHAT), stamp.last_success_at)
+
+    def add(self, observations: Iterable[Observation]) -> None:
+        for one in observations:
+            if one.group is Group.OK:
+                self._met((one.endpoint, one.location, one.kind), one.started_at)
+
+    def _met(self, place: Place, at: float) -> None:
+        self.exact[place] = max(self.exact.get(place, at), at)
+
+
+async def _restore_stamps(
+    board: Board, history: History, successes: _Successes, now: float, eras: Mapping[Place, Sequence[Era]]
+) -> None:
+    since = now - WORKED_SECONDS
+    # The tail has no gap up to now: whoever answered in it last answered there.
+    earlier = {place: bucket for place, bucket in successes.buckets.items() if place not in successes.exact}
+    last = await history.exact_successes(earlier, eras) | successes.exact
+    last = {place: max(at, since) for place, at in last.items()}
+    board.restore_stamps(
+        Stamp(endpoint, location, at, at)
+        for (endpoint, location, kind), at in last.items()
+        if kind == board.kind_of(endpoint)
+    )
+    board.kinds.restore_successes(last.items())

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import numpy as np
 from sqlalchemy import Row, Table, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from monitor.health.columns import Columns
 from monitor.health.meter import Meter
 from monitor.health.sketch import FIGURES, decode_many, encode
 from monitor.health.tally import Tally
@@ -32,8 +35,11 @@ from monitor.storage.codec import (
     tally_of_columns,
 )
 from monitor.storage.eras import read_eras, read_kind_eras
-from monitor.storage.facts import ROLLED_UNTIL, write_fact
+from monitor.storage.facts import ROLLED_UNTIL, note_rollup_change, write_fact
 from monitor.storage.names import Names, Place, names_by_id
+from monitor.storage.open_hour import OpenHour
+from monitor.storage.schema import MILLION
+from monitor.storage.spending import add_spent, note_spent, spent_by_hour
 
 # endpoint, location, kind, start, end (UTC seconds) -> slots that fell due
 ExpectedOf = Callable[[str, str, str, float, float], int]
@@ -42,55 +48,59 @@ ExpectedOf = Callable[[str, str, str, float, float], int]
 # moment has come in by then. One that comes later still is merged as a late row.
 CLOSE_AFTER_SECONDS = 120.0
 
-_ROWS_A_TURN = 20  # rollup rows between two turns of the event loop: some 5 ms
+_DAYS_A_TURN = 20  # daily rows between two turns of the event loop: some 5 ms
 _ENDPOINTS_A_READ = 20  # endpoints whose day is merged at once: 480 hourly rows
 
 
 class HourBook:
-    """Tallies of committed scheduled observations, by hour and place, of the hours from `rolled_until` on."""
+    """Committed scheduled observations, by hour, of the hours from `rolled_until` on; and what all probes have cost."""
 
     def __init__(self, rolled_until: int = 0) -> None:
         self.rolled_until = rolled_until
-        self._hours: dict[int, dict[Place, Tally]] = {}
+        self.summed_until = 0  # for which watermark window sums were last made
+        self._hours: dict[int, OpenHour] = {}
 
     def is_late(self, observation: Observation) -> bool:
-        """Whether its hour is closed already, so that it belongs into the rollups at once."""
-        return observation.recheck == 0 and observation.started_at < self.rolled_until
+        """Whether its hour is closed already, so that it (of a recheck, what it cost) belongs there at once."""
+        return observation.started_at < self.rolled_until
 
     def add(self, observations: Iterable[Observation]) -> None:
-        """Count what was just committed; late rows and rechecks are passed over."""
+        """Count what was just committed; late rows are passed over, and of rechecks only the money counts."""
         for observation in observations:
-            if observation.recheck == 0 and (hour := hour_of(observation.started_at)) >= self.rolled_until:
-                place = (observation.endpoint, observation.location, observation.kind)
-                tallies = self._hours.get(hour)
-                if tallies is None:
-                    tallies = self._hours[hour] = {}
-                tally = tallies.get(place)
-                if tally is None:
-                    tally = tallies[place] = Tally()
-                tally.add(observation)
+            if (hour := hour_of(observation.started_at)) >= self.rolled_until:
+                self._open(hour).add(observation)
+
+    def add_columns(self, columns: Columns) -> None:
+        """The same of many at once."""
+        hours = columns.started_us // (HOUR * MILLION) * HOUR
+        for hour in np.unique(hours).tolist():
+            if hour >= self.rolled_until:
+                self._open(hour).add_columns(columns, hours == hour)
 
     def move(self, observation: Observation, outcome: Outcome) -> None:
         """A row that was counted has got another class; one whose hour is closed is passed over."""
         if observation.recheck == 0 and observation.started_at >= self.rolled_until:
-            place = (observation.endpoint, observation.location, observation.kind)
-            tally = self._hours.get(hour_of(observation.started_at), {}).get(place)
-            if tally is not None:
-                tally.outcomes.update({outcome: 1, observation.outcome: -1})
+            hour = self._hours.get(hour_of(observation.started_at))
+            if hour is not None:
+                hour.move(observation, outcome)
 
-    async def rebuild(self, rolled_until: int, tail: AsyncIterator[Sequence[Observation]]) -> None:
-        """Start again from the database's watermark and the raw rows from there on."""
+    def restart(self, rolled_until: int) -> None:
+        """Empty, from the database's watermark on."""
         self.rolled_until = rolled_until
         self._hours.clear()
-        async for rows in tail:
-            self.add(rows)
 
-    def rows(self, before: int | None = None) -> Iterator[tuple[int, Place, Tally]]:
-        """(hour, place, tally) of every open hour, or of those that start before `before`, in order of time."""
+    def _open(self, hour: int) -> OpenHour:
+        found = self._hours.get(hour)
+        if found is None:
+            found = self._hours[hour] = OpenHour()
+        return found
+
+    def rows(self) -> Iterator[tuple[int, Place, Tally]]:
+        """(hour, place, tally) of every open hour, in order of time."""
         for hour in sorted(self._hours):
-            if before is None or hour < before:
-                for place, tally in self._hours[hour].items():
-                    yield hour, place, tally
+            for share in self._hours[hour].rolled():
+                for place, row in share:
+                    yield hour, place, tally_of_columns(SimpleNamespace(**row))
 
     def closed(self, until_hour: int) -> None:
         """The transaction that closed the hours before `until_hour` was committed."""
@@ -108,33 +118,44 @@ class HourBook:
         if until_hour <= self.rolled_until:
             return 0
         expected = expected_of or await _expected_by_eras(connection)
-        open_rows = list(self.rows(before=until_hour))
-        endpoint_ids = await names.endpoints(connection, {place[0] for _, place, _ in open_rows})
-        location_ids = await names.locations(connection, {place[1] for _, place, _ in open_rows})
-        kind_ids = await names.kinds(connection, {place[2] for _, place, _ in open_rows})
-        batch: list[dict[str, Any]] = []
-        for number, (hour, (endpoint, location, kind), tally) in enumerate(open_rows, 1):
-            batch.append(
-                {
-                    "hour": hour,
-                    "endpoint_id": endpoint_ids[endpoint],
-                    "location_id": location_ids[location],
-                    "kind_id": kind_ids[kind],
-                    "expected": expected(endpoint, location, kind, hour, hour + HOUR),
-                    **tally_columns(tally),
-                }
-            )
-            if number % _ROWS_A_TURN == 0 or number == len(open_rows):
-                await connection.execute(insert(schema.hourly_rollups), batch)
-                batch = []
-                await asyncio.sleep(0)
+        hours = [hour for hour in sorted(self._hours) if hour < until_hour]
+        written = 0
+        for hour in hours:
+            written += await _write_hour(connection, names, hour, self._hours[hour], expected)
+        await note_spent(connection, {hour: self._hours[hour].spent for hour in hours}, self.rolled_until, until_hour)
         # The day that was under way at the last watermark may end without an observation in its last hours.
-        days = {day_of(hour) for hour, _, _ in open_rows} | {day_of(self.rolled_until)}
+        days = {day_of(hour) for hour in hours} | {day_of(self.rolled_until)}
         for day in sorted(days):
             if day + DAY <= until_hour:
                 await _close_day(connection, day, expected)
         await write_fact(connection, ROLLED_UNTIL, str(until_hour))
-        return len(open_rows)
+        return written
+
+
+async def _write_hour(
+    connection: AsyncConnection, names: Names, hour: int, observed: OpenHour, expected: ExpectedOf
+) -> int:
+    places = observed.places()
+    endpoint_ids = await names.endpoints(connection, {place[0] for place in places})
+    location_ids = await names.locations(connection, {place[1] for place in places})
+    kind_ids = await names.kinds(connection, {place[2] for place in places})
+    written = 0
+    for share in observed.rolled():
+        batch = [
+            {
+                "hour": hour,
+                "endpoint_id": endpoint_ids[endpoint],
+                "location_id": location_ids[location],
+                "kind_id": kind_ids[kind],
+                "expected": expected(endpoint, location, kind, hour, hour + HOUR),
+                **columns,
+            }
+            for (endpoint, location, kind), columns in share
+        ]
+        written += len(batch)
+        await asyncio.sleep(0)
+        await connection.execute(insert(schema.hourly_rollups), batch)
+    return written
 
 
 async def _close_day(connection: AsyncConnection, day: int, expected: ExpectedOf) -> None:
@@ -165,7 +186,7 @@ async def _close_day(connection: AsyncConnection, day: int, expected: ExpectedOf
                     **_merged_columns(rows),
                 }
             )
-            if number % _ROWS_A_TURN == 0:
+            if number % _DAYS_A_TURN == 0:
                 await asyncio.sleep(0)
         if batch:
             await connection.execute(insert(schema.daily_rollups), batch)
@@ -211,12 +232,17 @@ async def merge_late(
     kind_ids = await names.kinds(connection, {observation.kind for observation in observations})
     hours: dict[tuple[int, int, int, int], Tally] = {}
     days: dict[tuple[int, int, int, int], Tally] = {}
+    await add_spent(connection, spent_by_hour(observations))
     for observation in observations:
+        if observation.recheck:
+            continue
         place = endpoint_ids[observation.endpoint], location_ids[observation.location], kind_ids[observation.kind]
         hours.setdefault((hour_of(observation.started_at), *place), Tally()).add(observation)
         day = day_of(observation.started_at)
         if day + DAY <= rolled_until:
             days.setdefault((day, *place), Tally()).add(observation)
+    if hours:
+        await note_rollup_change(connection)
     await _merge_into(connection, schema.hourly_rollups, "hour", HOUR, hours)
     await _merge_into(connection, schema.daily_rollups, "day", DAY, days)
 

@@ -33,6 +33,7 @@ from monitor.storage.rejects import Rejects
 from monitor.storage.revision import Revision
 from monitor.storage.rollups import ExpectedOf, HourBook
 from monitor.storage.spill import Spill
+from monitor.storage.tail import TAIL_SECONDS, Tail, read_tail
 from monitor.storage.trouble import Trouble
 from monitor.tasks import first_of, resolve
 
@@ -72,6 +73,7 @@ class Writer:
         self.trouble = Trouble(
             clock, first_pause_seconds=first_retry_seconds, longest_pause_seconds=_LONGEST_RETRY_SECONDS
         )
+        self.tail: Tail | None = None  # what a start has read of raw rows, until it is restored from that
         self._database = database
         self._clock = clock
         self._metrics = metrics
@@ -290,10 +292,19 @@ class Writer:
         async with self._database.read() as connection:
             self._skew = await read_skew(connection)
             rolled_until = await read_rolled_until(connection)
-        if not self.is_following:
-            await self.hours.rebuild(rolled_until, History(self._database).raw_tail(rolled_until))
-        self.hours.closed(rolled_until)
+        if self.is_following:
+            self.hours.closed(rolled_until)  # their rows are read where following begins
+        else:
+            await self.reread(rolled_until)
         self._ready = True
+
+    async def reread(self, rolled_until: int) -> None:
+        """The book of hours, and `tail`, from what is in the database now."""
+        self.hours.restart(rolled_until)
+        # Short windows and states reach further back than the open hour may.
+        since = min(rolled_until, self._clock.now() - TAIL_SECONDS)
+        self.tail = await read_tail(History(self._database), since, on_columns=self.hours.add_columns)
+        self.hours.add(self.tail.others)
 
     async def _replay(self) -> bool:
         """Write the next lines of the spill; False if it cannot be read."""
@@ -379,6 +390,8 @@ class Writer:
     def _report(self, new: Sequence[Observation], already_shown: bool) -> None:
         if new:
             self.hours.add(new)
+            if self.tail is not None and not self.tail.take(new):
+                self.tail = None
             self._metrics.observations_written.inc(len(new))
             try:
                 self._on_committed(new, already_shown)

@@ -17,13 +17,14 @@ from storage_samples import DAY, HOUR, MIDNIGHT, Stage, catalog_of, observation,
 from monitor.clock import FakeClock
 from monitor.health.incidents import Incident
 from monitor.health.state import State
-from monitor.outcome import Outcome
+from monitor.outcome import Group, Outcome
 from monitor.slot import Cadence, Era, expected_slots
 from monitor.storage.eras import RecordedEras, adopt_catalog, record_eras
 from monitor.storage.errors import DatabaseUnavailable
 from monitor.storage.facts import MADE_UP, read_skew, write_fact
-from monitor.storage.history import LastSlot
 from monitor.storage.incidents import record_incident
+from monitor.storage.names import Place
+from monitor.storage.window_sums import note_alive
 
 
 async def streamed(store: Stage, **span: Any) -> list[Any]:
@@ -179,16 +180,52 @@ async def test_the_last_due_time_is_that_of_a_scheduled_probe_of_the_location(st
     assert await store.history.last_due_at("nowhere") is None
 
 
-async def test_last_slots_are_of_scheduled_probes_and_tell_when_they_were_due(store: Stage) -> None:
+async def test_last_probes_are_scheduled_ones_and_exact_where_hours_are_open(
+    store: Stage,
+) -> None:
     await store.write(
-        [*(observation(number) for number in range(5)), observation(9, recheck=1), observation(2, endpoint="m@x")]
+        [
+            *(observation(number) for number in range(5)),
+            observation(9, recheck=1),
+            observation(2, endpoint="m@x"),
+            observation(3, endpoint="m@x", kind="long"),
+        ]
     )
     first = observation()
-    assert await store.history.last_slots(since=MIDNIGHT) == {
-        (first.endpoint, "local", "chat"): LastSlot(first.slot + 4, MIDNIGHT + 240),
-        ("m@x", "local", "chat"): LastSlot(first.slot + 2, MIDNIGHT + 120),
+    exact = {
+        (first.endpoint, "local", "chat"): MIDNIGHT + 240,
+        ("m@x", "local", "chat"): MIDNIGHT + 120,
+        ("m@x", "local", "long"): MIDNIGHT + 180,
     }
-    assert await store.history.last_slots(since=MIDNIGHT + 1000) == {}
+    assert await store.history.last_probes(since=MIDNIGHT) == exact
+    assert await store.history.last_probes(since=MIDNIGHT + 1000) == {}
+    await store.writer.close_hours(MIDNIGHT + HOUR)
+    await store.write([observation(70)])
+    assert await store.history.last_probes(since=MIDNIGHT) == exact | {
+        (first.endpoint, "local", "chat"): MIDNIGHT + 4200,
+        ("m@x", "local", "chat"): MIDNIGHT,
+    }
+    assert await store.history.last_probes(since=MIDNIGHT + HOUR) == {
+        (first.endpoint, "local", "chat"): MIDNIGHT + 4200
+    }
+
+
+async def last_successes(store: Stage, since: int) -> dict[Place, float]:
+    """As a restart finds them: in the open hours' raw rows, and where those tell of none, in the last closed bucket."""
+    rolled_until = await store.history.rolled_until()
+    names, eras = set(await store.history.endpoint_names()), await store.history.eras()
+    buckets: dict[Place, tuple[int, int]] = {}
+    async for width, rows in store.history.alive_rows(since, rolled_until, names):
+        note_alive(buckets, width, rows)
+    exact: dict[Place, float] = {}
+    async for observations in store.history.raw_tail(rolled_until or since):
+        for one in observations:
+            if one.group is Group.OK:
+                place = (one.endpoint, one.location, one.kind)
+                exact[place] = max(exact.get(place, 0.0), one.started_at)
+    earlier = {place: bucket for place, bucket in buckets.items() if place not in exact}
+    slots = {(endpoint, location, "chat"): found for (endpoint, location), found in eras.items()}
+    return await store.history.exact_successes(earlier, slots) | exact
 
 
 async def test_last_successes_are_exact_where_raw_rows_are_and_by_the_hour_where_they_are_gone(
@@ -209,16 +246,16 @@ async def test_last_successes_are_exact_where_raw_rows_are_and_by_the_hour_where
         ("m@cut", "local", "chat"): MIDNIGHT + 1500 * 60 + 0.005,
         ("m@up", "local", "chat"): MIDNIGHT + 3990 * 60 + 0.005,
     }
-    assert await store.history.last_success_times(MIDNIGHT) == exact
+    assert await last_successes(store, MIDNIGHT) == exact
     await store.writer.close_hours(MIDNIGHT + 2 * DAY + HOUR)
-    assert await store.history.last_success_times(MIDNIGHT) == exact
+    assert await last_successes(store, MIDNIGHT) == exact
     async with store.database.write() as connection:
         await connection.exec_driver_sql(f"DELETE FROM raw_observations WHERE due_ms < {(MIDNIGHT + 2 * DAY) * 1000}")
-    assert await store.history.last_success_times(MIDNIGHT) == exact | {
-        ("m@down", "local", "chat"): MIDNIGHT,
-        ("m@cut", "local", "chat"): MIDNIGHT + DAY,
+    assert await last_successes(store, MIDNIGHT) == exact | {
+        ("m@down", "local", "chat"): MIDNIGHT + HOUR,
+        ("m@cut", "local", "chat"): MIDNIGHT + DAY + HOUR,
     }
-    assert await store.history.last_success_times(MIDNIGHT + 2 * DAY) == {
+    assert await last_successes(store, MIDNIGHT + 2 * DAY) == {
         ("m@up", "local", "chat"): exact["m@up", "local", "chat"]
     }
 
@@ -230,9 +267,9 @@ async def test_each_kind_of_probe_has_a_last_success_of_its_own(store: Stage) ->
         (rows[0].endpoint, "local", "long"): rows[0].started_at,
         (rows[2].endpoint, "local", "chat"): rows[2].started_at,
     }
-    assert await store.history.last_success_times(MIDNIGHT) == exact
+    assert await last_successes(store, MIDNIGHT) == exact
     await store.writer.close_hours(MIDNIGHT + 2 * DAY)
-    assert await store.history.last_success_times(MIDNIGHT) == exact
+    assert await last_successes(store, MIDNIGHT) == exact
 
 
 async def test_rollups_are_picked_by_span_endpoint_and_location(store: Stage) -> None:

@@ -222,10 +222,11 @@ class House:
 
         async def restore(_connection: object) -> None:
             self.put(early[1::2])
-            await restore_board(self.board, self.history, self.clock.now())
+            await restore_board(self.board, self.history, self.clock.now(), tail=self.writer.tail)
 
         def from_now_on(_nothing: object) -> None:
             self._is_recording = True
+            self.writer.tail = None
 
         await self.writer.submit(restore, from_now_on)
         self.hour_us = self.now_us // HOUR_US * HOUR_US

@@ -1,0 +1,83 @@
+"""The turn of an hour with a writer at work: how long it holds the loop, and how long rows wait meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from benchmarks.history.past import NOW, ROLLED, observations
+from benchmarks.history.run import ShiftedClock, Turns
+from monitor.health.board import Board
+from monitor.health.windows import HOUR
+from monitor.observation import Observation
+from monitor.self_metrics import SelfMetrics
+from monitor.settings import Settings
+from monitor.storage.database import Database
+from monitor.storage.history import History
+from monitor.storage.hour_turn import turn_hours
+from monitor.storage.restore import restore_board
+from monitor.storage.rollups import CLOSE_AFTER_SECONDS
+from monitor.storage.writer import Writer
+
+SECONDS = 5.0  # of traffic before and after
+
+
+async def measure(settings: Settings) -> None:
+    clock = ShiftedClock(NOW - time.time())
+    database = await Database.open(settings.database, clock)
+    history, board = History(database), Board(settings, clock)
+    put_at: dict[tuple[str, int], float] = {}
+    waits: list[float] = []
+
+    def committed(rows: Sequence[Observation], _already_shown: bool) -> None:
+        now = time.monotonic()
+        waits.extend(now - put_at.pop((one.endpoint, one.slot), now) for one in rows)
+        board.record(rows)
+
+    writer = Writer(database, clock, SelfMetrics("bench"), committed, lambda rows: None)
+    running = asyncio.create_task(writer.run())
+
+    async def restore(_connection: object) -> None:
+        await restore_board(board, history, NOW, [], writer.tail)
+
+    await writer.submit(restore)
+    writer.tail = None
+    await board.refresh()
+    traffic = asyncio.create_task(_traffic(settings, writer, put_at))
+    await asyncio.sleep(SECONDS)
+    _told("before", waits)
+    waits.clear()
+    turns = Turns()
+    watching = asyncio.create_task(turns.watch())
+    begun, cpu = time.monotonic(), time.process_time()
+    await turn_hours(writer, history, board, ROLLED + HOUR + CLOSE_AFTER_SECONDS + 1.0)
+    while board.windows.settle():
+        await asyncio.sleep(0)
+    watching.cancel()
+    held = sorted((seconds for _, seconds in turns.held), reverse=True)
+    print(f"  the turn: {time.process_time() - cpu:.1f} s of CPU, {time.monotonic() - begun:.1f} s long")
+    longest = ", ".join(f"{one * 1000:.1f}" for one in held[:3])
+    print(f"  loop held for more than 5 ms: {sum(one > 0.005 for one in held)} times, longest {longest} ms")
+    _told("meanwhile", waits)
+    traffic.cancel()
+    await writer.close()
+    await running
+    await database.close()
+
+
+async def _traffic(settings: Settings, writer: Writer, put_at: dict[tuple[str, int], float]) -> None:
+    rate = len(settings.catalog.endpoints) / 60
+    begun = time.monotonic()
+    for done, one in enumerate(observations(settings, NOW, NOW + 300.0)):
+        while done > (time.monotonic() - begun) * rate:
+            await asyncio.sleep(0.01)
+        put_at[one.endpoint, one.slot] = time.monotonic()
+        writer.put(one)
+
+
+def _told(when: str, waits: Sequence[float]) -> None:
+    ordered = sorted(waits) or [0.0]
+    print(
+        f"  rows {when}: {len(ordered)} acknowledged, p50 {ordered[len(ordered) // 2]:.2f} s, last {ordered[-1]:.2f} s"
+    )
