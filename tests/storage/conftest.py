@@ -39,6 +39,21 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     server.drop(name)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A scenario of many seeds plays one of them on a server: what depends on the kind of database shows in any. The
+    long proofs play all."""
+    left_out = [item for item in items if _is_another_seed_on_a_server(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _is_another_seed_on_a_server(item: pytest.Item) -> bool:
+    given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    on_a_server = given.get("settings") == "postgresql" and item.get_closest_marker("prove") is None
+    return on_a_server and given.get("seed", 0) != 0
+
+
 @pytest.fixture
 def file_settings(tmp_path: Path, migrated: Path) -> DatabaseSettings:
     """For what only a file has."""
