@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,10 +57,8 @@ class OnServer:
 
 
 @pytest.fixture
-def database(postgresql: Server, tmp_path: Path) -> Iterator[OnServer]:
-    name = f"daemon_{uuid.uuid4().hex}"
-    yield OnServer(postgresql.create(name), tmp_path)
-    postgresql.drop(name)
+def database(postgresql: Server, tmp_path: Path) -> OnServer:
+    return OnServer(postgresql.lend(), tmp_path)
 
 
 async def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -34,9 +33,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         yield request.getfixturevalue("file_settings")
         return
     server: Server = request.getfixturevalue("postgresql")
-    name = f"test_{uuid.uuid4().hex}"
-    yield DatabaseSettings(server.create(name), spill=str(tmp_path / "monitor.spill"))
-    server.drop(name)
+    yield DatabaseSettings(server.lend(), spill=str(tmp_path / "monitor.spill"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
