@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,10 +57,8 @@ class OnServer:
 
 
 @pytest.fixture
-def database(postgresql: Server, tmp_path: Path) -> Iterator[OnServer]:
-    name = f"daemon_{uuid.uuid4().hex}"
-    yield OnServer(postgresql.create(name), tmp_path)
-    postgresql.drop(name)
+def database(postgresql: Server, tmp_path: Path) -> OnServer:
+    return OnServer(postgresql.lend(), tmp_path)
 
 
 async def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -76,7 +73,7 @@ async def test_a_daemon_on_a_server_records_serves_restarts_and_every_command_re
     path = database.config(fleet)
     settings = settings_from(path)
     async with running(settings) as daemon:
-        await database.written(150)
+        await database.written(60)
         assert (await get(daemon, "/readyz"))[0] == 200
         _, metrics = await get(daemon, "/metrics")
         assert "monitor_observations_spilled 0" in metrics
@@ -124,12 +121,12 @@ async def test_a_server_that_goes_away_and_comes_back_costs_no_row(
 ) -> None:
     name = database.url.rpartition("/")[2]
     async with running(settings_from(database.config(fleet))) as daemon:
-        await database.written(40)
+        await database.written(20)
         await postgresql.execute(
             f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false',
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
         )
-        await until(lambda: daemon.rooms.writer.spilled >= 40)
+        await until(lambda: daemon.rooms.writer.spilled >= 20)
         assert (await get(daemon, "/readyz"))[0] == 503
         assert (await get(daemon, "/metrics"))[0] == 200
         await postgresql.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -34,9 +33,22 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         yield request.getfixturevalue("file_settings")
         return
     server: Server = request.getfixturevalue("postgresql")
-    name = f"test_{uuid.uuid4().hex}"
-    yield DatabaseSettings(server.create(name), spill=str(tmp_path / "monitor.spill"))
-    server.drop(name)
+    yield DatabaseSettings(server.lend(), spill=str(tmp_path / "monitor.spill"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A scenario of many seeds plays one of them on a server: what depends on the kind of database shows in any. The
+    long proofs play all."""
+    left_out = [item for item in items if _is_another_seed_on_a_server(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _is_another_seed_on_a_server(item: pytest.Item) -> bool:
+    given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    on_a_server = given.get("settings") == "postgresql" and item.get_closest_marker("prove") is None
+    return on_a_server and given.get("seed", 0) != 0
 
 
 @pytest.fixture

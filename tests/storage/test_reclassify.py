@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from storage_samples import DAY, HOUR, MIDNIGHT, Stage, catalog_of, observation, stored, until, varied
+from storage_samples import DAY, HOUR, MIDNIGHT, Stage, catalog_of, observation, on_a_file, stored, until, varied
 from test_rollups import assert_rollups_agree_with_raw
 
 from monitor.catalog.model import Catalog, ProbeKind
@@ -146,6 +146,7 @@ async def test_a_run_that_ends_in_the_middle_leaves_whole_slices_and_the_next_on
     await assert_rollups_agree_with_raw(store)
 
 
+@on_a_file
 async def test_hours_whose_raw_rows_are_partly_gone_keep_their_counts(store: Stage, clock: FakeClock) -> None:
     """Retention has cut through an hour: its rollup is moved by what is left, and never made anew from it."""
     rows = [planted(number, Outcome.SERVER_ERROR) for number in range(120)]

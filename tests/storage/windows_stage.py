@@ -257,6 +257,7 @@ class House:
                 shutil.copy(str(now.spill), spill)
             await on_server(now, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
             await cut_off(now)
+            await on_server(now, f'DROP DATABASE IF EXISTS "{copy}" WITH (FORCE)')
             await on_server(now, f'CREATE DATABASE "{copy}" TEMPLATE "{name}"')
             there = DatabaseSettings(f"{now.url.rpartition('/')[0]}/{copy}", spill=spill)
         else:
