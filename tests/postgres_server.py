@@ -188,7 +188,7 @@ def _programs() -> Path | None:
     return next((each for each in places if all((each / name).exists() for name in ("initdb", "postgres"))), None)
 
 
-def _started(programs: Path) -> Server:
+def _started(programs: Path, *, is_watched: bool = True) -> Server:
     directory = Path(tempfile.mkdtemp(prefix="monitor-pg-"))
     options: dict[str, Any] = {"cwd": directory}
     if os.geteuid() == 0:
@@ -215,7 +215,8 @@ def _started(programs: Path) -> Server:
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **options,
         )  # fmt: skip
     process.returncode = 0  # it outlives the process that started it, and is no zombie of Python's
-    _watch(process.pid, directory)
+    if is_watched:
+        _watch(process.pid, directory)
     deadline = time.monotonic() + 30
     while not _is_ready(data):
         if time.monotonic() > deadline or os.waitpid(process.pid, os.WNOHANG)[0]:
