@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Two heartbeats further apart than this: the process was frozen, or its loop was, and slots may have passed unseen.
+# From the end of a heartbeat to the next one: longer, and the process was frozen, or its loop, and slots passed unseen.
 _AWAY_SECONDS = 2.5
 
 Connect = Callable[[], Awaitable["asyncpg.Connection"]]
@@ -37,6 +37,7 @@ class Membership:
 
     def __init__(self, connect: Connect, location_id: int, name: str, clock: Clock, metrics: SelfMetrics) -> None:
         self.number: int | None = None  # of this life
+        self._buried: int | None = None  # a life of ours that is over, and may have to be told so
         self.holdings = Holdings()
         self.lease = Lease()
         self.reached_since = float("inf")  # since when the database has answered without a failure between
@@ -70,11 +71,6 @@ class Membership:
             await asyncio.shield(self._verdict)
 
     # --- life
-
-    async def begin(self) -> None:
-        """The first life. What the database raises comes as it is."""
-        sent_at = self._now()
-        await self._ask(sent_at)
 
     async def run(self) -> None:
         """Beat until `leave`."""
@@ -160,8 +156,6 @@ class Membership:
         self.lease.lost()
         self._buried, self.number = self.number, None
 
-    _buried: int | None = None  # a life of ours that is over, and may have to be told so
-
     def _failed(self, sent_at: float, error: Exception) -> None:
         if not self.lease.failed(sent_at, self._now()):
             return
@@ -175,7 +169,7 @@ class Membership:
 
     def _notice_absence(self) -> None:
         now, last = self._clock.monotonic(), self._alive_at
-        if last is not None and now - last > BEAT_SECONDS + _AWAY_SECONDS - 1.0:
+        if last is not None and now - last > _AWAY_SECONDS:
             self.away_since = last if self.away_since is None else min(self.away_since, last)
             log.warning("was_away seconds=%.1f", now - last)
 
