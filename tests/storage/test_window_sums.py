@@ -132,7 +132,7 @@ async def test_windows_made_anew_by_columns_are_those_made_by_observations(store
     told: list[Observation] = [one async for chunk in store.history.raw_tail(0.0) for one in chunk]
     one_by_one.restore_tail(told, now)
     assert held_by(by_columns) == held_by(one_by_one)
-    assert sorted(by_columns.keys) == sorted(one_by_one.keys)
+    assert set(by_columns.keys) >= set(one_by_one.keys)
     for key in one_by_one.keys:
         found, wanted = (each.recent([each.find(*key) or 0], now) for each in (by_columns, one_by_one))
         for start in (now - 300.0, now - 1800.0):
