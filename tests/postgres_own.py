@@ -22,7 +22,7 @@ class OwnServer:
         if programs is None:
             pytest.skip("PostgreSQL is not installed")
         self._programs = programs
-        self.server = postgres_server._started(programs)
+        self.server = postgres_server._started(programs, is_watched=False)  # who watches would clear away what we kill
         self.pid = self.server.pid
         with (self._data / "postgresql.conf").open("a") as file:
             file.write("synchronous_commit = on\n")  # what is committed survives the server's own death

@@ -30,6 +30,10 @@ class Proxy:
         self._late: set[asyncio.Task[None]] = set()
         self._links: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
 
+    @property
+    def is_open(self) -> bool:
+        return self._server is not None
+
     async def open(self) -> None:
         """Listen, on the same port as before."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)

@@ -22,6 +22,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+import trustme
 
 from monitor.clock import FakeClock
 from monitor.settings import DatabaseSettings
@@ -66,6 +67,16 @@ class Server:
 
     def drop(self, name: str) -> None:
         asyncio.run(self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+
+    def give_certificate(self, cert: trustme.LeafCert) -> None:
+        """What it shows once `ssl` is on."""
+        data = Path(self.directory) / "data"
+        owner = data.stat()
+        for name, pem in (("server.crt", cert.cert_chain_pems[0]), ("server.key", cert.private_key_pem)):
+            path = data / name
+            path.write_bytes(pem.bytes())
+            path.chmod(0o600)
+            os.chown(path, owner.st_uid, owner.st_gid)
 
     async def execute(self, *statements: str, database: str = "postgres") -> list[Any]:
         """Run them as the superuser; the rows of the last one."""
@@ -133,7 +144,7 @@ def _programs() -> Path | None:
     return next((each for each in places if all((each / name).exists() for name in ("initdb", "postgres"))), None)
 
 
-def _started(programs: Path) -> Server:
+def _started(programs: Path, *, is_watched: bool = True) -> Server:
     directory = Path(tempfile.mkdtemp(prefix="monitor-pg-"))
     options: dict[str, Any] = {"cwd": directory}
     if os.geteuid() == 0:
@@ -160,12 +171,26 @@ def _started(programs: Path) -> Server:
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **options,
         )  # fmt: skip
     process.returncode = 0  # it outlives the process that started it, and is no zombie of Python's
+    if is_watched:
+        _watch(process.pid, directory)
     deadline = time.monotonic() + 30
     while not _is_ready(data):
         if time.monotonic() > deadline or os.waitpid(process.pid, os.WNOHANG)[0]:
             pytest.fail(f"PostgreSQL does not start: {(directory / 'log').read_text()}")
         time.sleep(0.01)
     return Server(str(directory), port, process.pid)
+
+
+def _watch(server: int, directory: Path) -> None:
+    """End the server when the run of the tests has gone without doing so: killed, or out of time."""
+    run = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    script = 'while kill -0 "$1" && kill -0 "$2"; do sleep 1; done; kill -QUIT "$2" && sleep 1; rm -rf "$3"'
+    quiet = subprocess.DEVNULL
+    watcher = subprocess.Popen(
+        ["sh", "-c", script, "sh", str(run), str(server), str(directory)],
+        stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True,
+    )  # fmt: skip
+    watcher.returncode = 0
 
 
 def _is_ready(data: Path) -> bool:

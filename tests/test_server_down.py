@@ -26,6 +26,15 @@ from monitor.storage.errors import NotADatabase, SchemaTooNew
 
 pytestmark = pytest.mark.timeout(120)
 
+# SQLSTATE and the server's words.
+KEPT_OUT = {
+    "57P03": "the database system is starting up",
+    "53300": "too many clients already",
+    "28P01": "password authentication failed",
+    "28000": "no pg_hba.conf entry",
+    "3D000": 'database "..." does not exist',
+}
+
 
 def quiet_config(directory: Path, url: str) -> Path:
     path = directory / "monitor.yaml"
@@ -113,16 +122,10 @@ async def test_whatever_keeps_us_out_is_waited_for_and_told_by_its_own_words(
     async with starting(quiet_config(tmp_path, url)) as daemon:
         assert "(since 20" in await said(daemon, "the server cannot be reached")
         files = len(os.listdir("/proc/self/fd"))
-        proxy.refusal = ("57P03", "the database system is starting up")
-        await proxy.open()
-        await said(daemon, "the database system is starting up")
-        for state, words in (
-            ("53300", "sorry, too many clients already"),
-            ("28P01", 'password authentication failed for user "postgres"'),
-            ("28000", 'no pg_hba.conf entry for host "127.0.0.1"'),
-            ("3D000", 'database "monitor" does not exist'),
-        ):
+        for state, words in KEPT_OUT.items():
             proxy.refusal = (state, words)
+            if not proxy.is_open:
+                await proxy.open()
             await said(daemon, words)
         proxy.flow.clear()
         proxy.refusal = None
@@ -140,14 +143,36 @@ async def test_whatever_keeps_us_out_is_waited_for_and_told_by_its_own_words(
     assert 7 <= len(lines) < 30
 
 
-async def test_a_name_that_is_not_found_is_waited_for_and_a_term_ends_the_waiting_at_once(tmp_path: Path) -> None:
+async def test_a_standby_is_waited_for_until_it_is_promoted(
+    eager: None, postgresql: Server, database: str, tmp_path: Path
+) -> None:
+    await postgresql.execute(f'ALTER DATABASE "{database}" SET default_transaction_read_only = on')
+    async with starting(quiet_config(tmp_path, postgresql.url(database))) as daemon:
+        await said(daemon, "the server is a standby or read-only")
+        await postgresql.execute(f'ALTER DATABASE "{database}" RESET default_transaction_read_only')
+        await until(daemon.ready.is_set)
+
+
+def test_the_runbook_has_the_words_that_the_log_has() -> None:
+    root = Path(__file__).parents[1]
+    runbook = " ".join((root / "docs" / "runbook.md").read_text().split())
+    code = "".join(path.read_text() for path in (root / "monitor").rglob("*.py"))
+    for words in (
+        "database_awaited", "database_answers", "database fails", "database works again", "spill replayed",
+        "observation lost", "schema_moved_on", "the server cannot be reached", "no answer in time", "is in use by",
+        "was written by a newer monitor", "not a SQLite database", "the database does not answer yet",
+    ):  # fmt: skip
+        assert words in runbook and words in code, words
+    for words in KEPT_OUT.values():
+        assert words in runbook, words
+
+
+async def test_a_name_that_is_not_found_is_waited_for_and_a_term_ends_the_waiting(tmp_path: Path) -> None:
     path = quiet_config(tmp_path, "postgresql://postgres@nowhere.invalid/monitor")
     daemon = Subprocess(path, {})
     await daemon.begin()
     await until(lambda: [line for line in daemon.log if "database_awaited" in line])
-    began = asyncio.get_running_loop().time()
     assert await daemon.end(signal.SIGTERM) == 0
-    assert asyncio.get_running_loop().time() - began < 5
     assert not [line for line in daemon.log if "Traceback" in line], daemon.log
 
 

@@ -14,8 +14,9 @@ import msgspec
 from rich.table import Table
 
 from monitor.clock import SystemClock
-from monitor.commands.asking import NoAnswer, ask, not_done
+from monitor.commands.asking import NoAnswer, NotAMonitor, ask, not_done
 from monitor.commands.terminal import add_config, complain, console, say
+from monitor.config.database_address import is_server
 from monitor.duration import parse_duration
 from monitor.settings import Settings, load_settings
 from monitor.storage.database import Database, check_address
@@ -49,13 +50,28 @@ def run(arguments: argparse.Namespace) -> int:
 async def _reclassify(settings: Settings, arguments: argparse.Namespace) -> int:
     clock = SystemClock()
     check_address(settings.database, must_exist=True)
+    wishes = {"since": arguments.since, "dry_run": "true" if arguments.dry_run else None}
+    query = urlencode({name: value for name, value in wishes.items() if value is not None})
+    path = f"/-/reclassify{query and f'?{query}'}"
+    if is_server(settings.database.url):
+        # A server does not tell of the daemons on it; the one that is configured here moves its windows along.
+        try:
+            answer = await ask(settings, path, "reclassified", post=True)
+        except NotAMonitor as error:
+            complain(
+                f"the daemon at {settings.listen_host}:{settings.listen_port} has not done it, or not all: {error}"
+            )
+            return 1
+        except NoAnswer:
+            complain("no daemon answers here: monitors elsewhere on this database show the change after a restart")
+        else:
+            _tell(answer["reclassified"], settings, arguments.json)
+            return 0
     try:
         database = await Database.open(settings.database, clock, owner="monitor reclassify")
     except DatabaseHeld as held:
-        wishes = {"since": arguments.since, "dry_run": "true" if arguments.dry_run else None}
-        query = urlencode({name: value for name, value in wishes.items() if value is not None})
         try:
-            answer = await ask(settings, f"/-/reclassify{query and f'?{query}'}", "reclassified", post=True)
+            answer = await ask(settings, path, "reclassified", post=True)
         except NoAnswer as error:
             complain(not_done(held, settings, error))
             return 1

@@ -66,9 +66,10 @@ class Backlog:
         self._rows.extendleft(reversed(rows))
 
     def remove(self, rows: Iterable[Observation]) -> None:
-        """They turned out to be in the database."""
+        """They turned out to be in the database. Only the first portion is looked at: they were given back last."""
         if keys := {row.key for row in rows}:
-            self._rows = deque(row for row in self._rows if row.key not in keys)
+            first = [self._rows.popleft() for _ in range(min(self._portion, len(self._rows)))]
+            self.give_back([row for row in first if row.key not in keys])
 
     async def spill(self) -> None:
         """Everything, or until the disk does not take it either."""

@@ -168,6 +168,9 @@ class Database:
                     yield connection
             except BaseException as error:
                 self.names.rolled_back()
+                if is_outage(error):
+                    # What comes back may be another database under the same name: a backup, or a standby that lagged.
+                    self.names.forget()
                 self._retell(error)
                 raise
             self.names.committed()

@@ -108,6 +108,12 @@ def sqlstate_of(error: BaseException) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def is_conflict(error: BaseException) -> bool:
+    """Whether two transactions got in each other's way: the same again at once may well succeed."""
+    states = {sqlstate_of(one) for one in (error, error.__cause__) if one is not None}
+    return not states.isdisjoint({"40001", "40P01"})
+
+
 def is_outage(error: BaseException) -> bool:
     """True if the database failed, so that trying the same again later makes sense; False if the data is at fault."""
     if (state := sqlstate_of(error)) is not None:
@@ -130,16 +136,6 @@ def _is_lost_connection(error: BaseException | None) -> bool:
     if error is None or isinstance(error, ValueError) or isinstance(error.__cause__, ValueError):
         return False
     return any("asyncpg" in kind.__module__ for kind in type(error).__mro__)
-
-
-def is_conflict(error: BaseException) -> bool:
-    """True if another transaction was in the way, and the same again would most likely succeed at once."""
-    met: BaseException | None = error
-    while met is not None:
-        if (state := sqlstate_of(met)) is not None:
-            return state in ("40001", "40P01")  # serialization failure, deadlock
-        met = met.__cause__
-    return False
 
 
 def explained(error: BaseException, path: Path) -> StorageError:

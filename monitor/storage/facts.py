@@ -7,7 +7,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.storage.schema import meta
-from monitor.storage.upsert import insert_for
+from monitor.storage.upsert import insert_for, insert_new
 
 ROLLED_UNTIL = "rolled_until"  # UTC seconds: hours before it are in hourly_rollups, from it on only in raw rows
 SKEW = "start_skew"
@@ -60,8 +60,18 @@ async def note_skew(connection: AsyncConnection, known: Skew, distances: dict[in
     until = (max(unusual) // _HOUR_MS + 1) * _HOUR_MS
     grown = Skew(max(known.ms, *unusual.values()), max(known.until_due_ms, until))
     if grown != known:
+        kept = await _held_skew(connection)
+        grown = Skew(max(grown.ms, kept.ms), max(grown.until_due_ms, kept.until_due_ms))
         await write_fact(connection, SKEW, msgspec.json.encode(grown).decode())
     return grown
+
+
+async def _held_skew(connection: AsyncConnection) -> Skew:
+    """The skew on record, which no other monitor changes until the end of the transaction."""
+    usual = msgspec.json.encode(Skew()).decode()
+    await connection.execute(insert_new(connection.dialect.name, meta).values(name=SKEW, value=usual))
+    row = (await connection.execute(select(meta.c.value).where(meta.c.name == SKEW).with_for_update())).scalar_one()
+    return msgspec.json.decode(row, type=Skew)
 
 
 async def forget_skew(connection: AsyncConnection, oldest_due_ms: int) -> None:

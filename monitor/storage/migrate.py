@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from monitor.storage.errors import (
     StorageError,
     UpgradeFailed,
     is_outage,
+    sqlstate_of,
 )
 from monitor.storage.schema import HEAD
 
@@ -95,8 +97,7 @@ async def upgrade(engine: Engine, directory: Path | None = None, backup: Path | 
         raise
     except Exception as error:
         told = engine.explained(error)
-        # What remains of SQLite's own errors is mostly the migration's SQL.
-        if is_outage(error) and (type(told) is not DatabaseUnavailable or "locked" in str(error)):
+        if is_outage(error) and not (type(told) is DatabaseUnavailable and _is_sql_at_fault(error)):
             raise told from error
         raise UpgradeFailed(
             f"database {engine.name}: the upgrade from {revision or 'an empty one'} failed and was undone: {error}"
@@ -104,6 +105,14 @@ async def upgrade(engine: Engine, directory: Path | None = None, backup: Path | 
         ) from error
     finally:
         await migrating.dispose()
+
+
+def _is_sql_at_fault(error: BaseException) -> bool:
+    """Whether trying again would fail again: what remains of SQLite's own errors is mostly the migration's SQL."""
+    state = sqlstate_of(error)
+    if state is not None:
+        return state.startswith(("0A", "2B", "42"))
+    return isinstance(getattr(error, "orig", error), sqlite3.Error) and "locked" not in str(error)
 
 
 def _run(connection: Connection, directory: Path) -> None:

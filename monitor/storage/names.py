@@ -78,10 +78,9 @@ class Names:
             kept.clear()
 
     def forget(self) -> None:
-        """From here on everything is looked up again."""
+        """Look every name up again."""
         for ids in (self._endpoints, self._locations, self._kinds):
             ids.known.clear()
-            ids.fresh.clear()
         self.forget_texts()
 
     def committed(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Collection, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from sqlalchemy import Table
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from monitor.config.database_address import ServerAddress, server_address
@@ -20,12 +22,14 @@ from monitor.settings import DatabaseSettings
 from monitor.storage import migrate, postgres_backup, postgres_days, schema
 from monitor.storage.codec import WRITTEN_COLUMNS
 from monitor.storage.engine import KEY_COLUMNS, Engine, Row, positions_of
-from monitor.storage.errors import DatabaseRefused, DatabaseUrlError, StorageError
+from monitor.storage.errors import DatabaseRefused, DatabaseUrlError, StorageError, sqlstate_of
 from monitor.storage.lock import FileLock
 from monitor.storage.postgres_errors import explained
 
 if TYPE_CHECKING:
     import asyncpg
+
+log = logging.getLogger(__name__)
 
 READERS = 4
 _WRITERS = 2  # the write transaction, and the partitions that it needs
@@ -35,6 +39,7 @@ _POOL_SECONDS = 10.0
 _BESIDE_SECONDS = 10.0
 # A monitor that freezes in the middle of a transaction must not hold up the others for longer.
 _IDLE_IN_TRANSACTION = "10s"
+_LOCK_NOT_AVAILABLE = "55P03"
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
 _UNACKNOWLEDGED_MS = 20_000
 
@@ -75,7 +80,7 @@ class PostgreSQL(Engine):
         return None
 
     def migrating(self) -> AsyncEngine:
-        return self._engine(1, command_seconds=None)
+        return self._engine(1, command_seconds=None, idle_in_transaction_session_timeout="60s")
 
     async def open_read_only(self) -> None:
         migrate.check_readable(await migrate.revision_of(self, self.reading), self.name)
@@ -136,8 +141,13 @@ class PostgreSQL(Engine):
         async with self.reading.begin() as connection:
             past = await postgres_days.days_before(connection, until_ms)
         for day, name in past:
-            async with self.writing.begin() as connection:
-                removed += await postgres_days.drop_day(connection, name)
+            try:
+                async with self.writing.begin() as connection:
+                    removed += await postgres_days.drop_day(connection, day, name)
+            except DBAPIError as error:
+                if sqlstate_of(error) != _LOCK_NOT_AVAILABLE:
+                    raise
+                log.info("partition_in_use name=%s: dropped by the next run", name)
             self._days.discard(day)
         return removed
 
@@ -179,7 +189,8 @@ class PostgreSQL(Engine):
             max_overflow=0,
             pool_timeout=_POOL_SECONDS,
             # A server that was restarted, or a firewall that cuts what is idle, costs nobody an error.
-            pool_pre_ping=True,
+            # For readers alone: a writer must notice that the server was away, since it may be another one by now.
+            pool_pre_ping="default_transaction_read_only" in given,
             # One consistent view for readers; writers see what others commit, as interning needs it.
             isolation_level="REPEATABLE READ" if "default_transaction_read_only" in given else "READ COMMITTED",
         )
@@ -207,6 +218,8 @@ class PostgreSQL(Engine):
                 statement_cache_size=int(address.option("statement_cache_size") or 100),
                 server_settings=settings,
             )
+        except OSError:
+            raise  # a certificate that does not hold is a ValueError too
         except (asyncpg.ClientConfigurationError, ValueError) as error:
             raise DatabaseUrlError(f"database {self.name}: {error}") from None
         _keep_alive(connection)

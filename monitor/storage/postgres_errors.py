@@ -40,7 +40,6 @@ def explained(error: BaseException, name: str) -> StorageError:
     if isinstance(error, StorageError):
         return error
     said = str(getattr(error, "orig", None) or error) or type(error).__name__
-    said = said.removeprefix("<class 'asyncpg.exceptions.").replace("'>: ", ": ", 1)
     state = sqlstate_of(error)
     if state is not None:
         for start, kind, remedy in _KNOWN:
@@ -53,4 +52,4 @@ def explained(error: BaseException, name: str) -> StorageError:
         return DatabaseUnavailable(
             f"database {name}: the server cannot be reached: {said}; is it running, and are host and port right?"
         )
-    return DatabaseUnavailable(f"database {name}: {said}")
+    return DatabaseUnavailable(f"database {name}: the connection was lost: {said}")

@@ -366,8 +366,6 @@ class Writer:
 
     async def _take_stock(self) -> None:
         """After a failure: what became of the transaction that failed."""
-        # A server that was restored, or failed over to a copy that lagged, may know names by other numbers.
-        self._database.names.forget()
         async with self._database.read() as connection:
             rolled_until = await read_rolled_until(connection)
             unseen, seen = await self._doubts.found(connection)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "install-test-packages"
-TOOLS = ("prometheus", "promtool", "systemd-analyze", "ip")
+TOOLS = ("prometheus", "promtool", "systemd-analyze", "ip", "pg_dump")
+PACKAGES = "prometheus systemd iproute2 postgresql postgresql-client"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -74,7 +75,7 @@ def test_root_gets_the_packages_installed_once(bin_: Path, run: Run) -> None:
     first = calls(bin_)
     assert first[:2] == [
         "noninteractive -qq update",
-        "noninteractive -qq install -y --no-install-recommends prometheus systemd iproute2",
+        f"noninteractive -qq install -y --no-install-recommends {PACKAGES}",
     ]
     done = run()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -97,7 +98,7 @@ def test_who_is_not_root_is_told_the_packages_in_one_line(bin_: Path, run: Run) 
     done = run()
     assert done.returncode == 0
     assert len(done.stderr.splitlines()) == 1
-    assert "prometheus systemd iproute2" in done.stderr
+    assert PACKAGES in done.stderr
     assert calls(bin_) == []
 
 
@@ -105,7 +106,7 @@ def test_a_system_without_apt_is_told_the_packages_in_one_line(run: Run) -> None
     done = run()
     assert done.returncode == 0
     assert len(done.stderr.splitlines()) == 1
-    assert "prometheus systemd iproute2" in done.stderr
+    assert PACKAGES in done.stderr
 
 
 def test_a_failing_apt_is_shown_and_does_not_fail_the_tests(bin_: Path, run: Run) -> None:

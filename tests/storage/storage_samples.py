@@ -193,24 +193,29 @@ async def refusing_writes(settings: DatabaseSettings) -> AsyncIterator[None]:
             yield
             other.execute("ROLLBACK")
         return
-    other = await asyncpg.connect(settings.url)
-    name = await other.fetchval("SELECT quote_ident(current_database())")
-    try:
-        await other.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        await cut_off(other)
-        yield
-        await other.execute(f"SET default_transaction_read_only = off; ALTER DATABASE {name} RESET ALL")
-        await cut_off(other)
-    finally:
-        await other.close()
+    name = settings.url.rpartition("/")[2]
+    await on_server(settings, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    await cut_off(settings)
+    yield
+    await on_server(settings, f'ALTER DATABASE "{name}" RESET ALL')
+    await cut_off(settings)
 
 
-async def cut_off(by: asyncpg.Connection) -> None:
-    """End every other connection to a server's database, as a restart of the server does."""
-    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    await by.fetch(f"SELECT pg_terminate_backend(pid) {others}")
-    while await by.fetchval(f"SELECT count(*) {others}"):  # noqa: ASYNC110
+async def cut_off(settings: DatabaseSettings) -> None:
+    """End every connection to a server's database, as a restart of the server does."""
+    these = f"FROM pg_stat_activity WHERE datname = '{settings.url.rpartition('/')[2]}'"
+    await on_server(settings, f"SELECT pg_terminate_backend(pid) {these}")
+    while (await on_server(settings, f"SELECT count(*) {these}"))[0][0]:  # noqa: ASYNC110
         await asyncio.sleep(0.002)
+
+
+async def on_server(settings: DatabaseSettings, statement: str) -> list[Any]:
+    """A statement from outside the database."""
+    connection = await asyncpg.connect(f"{settings.url.rpartition('/')[0]}/postgres")
+    try:
+        return list(await connection.fetch(statement))
+    finally:
+        await connection.close()
 
 
 async def until(condition: Callable[[], bool], clock: FakeClock | None = None, seconds: float = 5.0) -> None:

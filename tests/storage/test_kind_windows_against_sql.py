@@ -224,9 +224,8 @@ async def test_rollups_carry_each_kind_with_its_own_slots_and_prompts(tmp_path: 
             assert day.tally.meter is not None
             assert day.tally.meter.metered == len(metered)
             assert day.tally.meter.prompt_tokens == sum(row.prompt_tokens or 0 for row in metered)
-        stored = [
-            row[-1] for row in house.dump("hourly_rollups WHERE kind_id = (SELECT id FROM kinds WHERE name = 'chat')")
-        ]
+        of_chat = "kind_id = (SELECT id FROM kinds WHERE name = 'chat')"
+        stored = [row[-1] for row in await house.dump(f"hourly_rollups WHERE {of_chat}")]
         assert set(stored) == {None}, "a row of chat is as small as it was"
 
 

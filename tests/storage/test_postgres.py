@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import postgres_server
 import pytest
+import trustme
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -39,6 +41,7 @@ from monitor.storage.errors import (
     is_outage,
     sqlstate_of,
 )
+from monitor.storage.facts import read_skew
 from monitor.storage.postgres_errors import explained
 from monitor.storage.postgres_schema import in_comparison
 from monitor.storage.retention import prune
@@ -63,9 +66,9 @@ def another(settings: DatabaseSettings, tmp_path: Path, number: int = 1) -> Data
 # What goes wrong, told
 
 
-async def opening_fails(settings: DatabaseSettings) -> Exception:
+async def opening_fails(settings: DatabaseSettings, now: float = MIDNIGHT) -> Exception:
     with pytest.raises(Exception) as told:  # which one, the caller looks at
-        await Database.open(settings, FakeClock())
+        await Database.open(settings, FakeClock(now))
     assert is_outage(told.value)
     return told.value
 
@@ -131,7 +134,7 @@ async def test_without_the_right_to_create_tables_the_remedy_is_told(
 @on_a_server
 async def test_a_server_that_turned_into_a_standby_is_told(settings: DatabaseSettings) -> None:
     async with refusing_writes(settings):
-        told = await opening_fails(settings)
+        told = await opening_fails(settings, MIDNIGHT + 30 * DAY)  # for whose day there is no partition yet
     assert type(told) is DatabaseNotWritable
     assert "the server is a standby or read-only: name the primary in the URL" in str(told)
 
@@ -158,11 +161,32 @@ async def test_an_address_that_will_not_do_is_refused_and_not_repeated(url: str,
 
 
 @on_a_server
-async def test_tls_that_is_asked_for_and_not_to_be_had_is_told(settings: DatabaseSettings) -> None:
-    told = await opening_fails(dataclasses.replace(settings, url=f"{settings.url}?sslmode=require"))
-    assert "SSL" in str(told)
-    async with stage(dataclasses.replace(settings, url=f"{settings.url}?sslmode=prefer")) as store:
-        await store.database.ping()
+async def test_tls_is_told_where_there_is_none_and_verified_where_there_is(
+    settings: DatabaseSettings, postgresql: Server, tmp_path: Path
+) -> None:
+    def with_options(options: str) -> DatabaseSettings:
+        return dataclasses.replace(settings, url=f"{settings.url}?{options}")
+
+    assert "SSL" in str(await opening_fails(with_options("sslmode=require")))
+    ca, stranger = trustme.CA(), trustme.CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    stranger.cert_pem.write_to_path(str(tmp_path / "stranger.pem"))
+    postgresql.give_certificate(ca.issue_cert("127.0.0.1"))
+    await postgresql.execute("ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()")
+    try:
+        while (await postgresql.execute("SHOW ssl"))[0][0] != "on":  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        verified = with_options(f"sslmode=verify-full&sslrootcert={tmp_path / 'ca.pem'}")
+        async with stage(verified) as store, store.database.read() as connection:
+            query = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+            assert (await connection.exec_driver_sql(query)).scalar_one() is True
+        told = await opening_fails(with_options(f"sslmode=verify-ca&sslrootcert={tmp_path / 'stranger.pem'}"))
+        assert type(told) is DatabaseUnavailable
+        assert "certificate verify failed" in str(told)
+        told = await opening_fails(with_options(f"sslmode=verify-ca&sslrootcert={tmp_path / 'nowhere.pem'}"))
+        assert "No such file" in str(told)
+    finally:
+        await postgresql.execute("ALTER SYSTEM RESET ssl", "SELECT pg_reload_conf()")
 
 
 class _Orig(Exception):
@@ -226,13 +250,11 @@ async def test_a_restart_of_the_server_costs_neither_rows_nor_readers_an_error(
     async with stage(settings, clock) as store:
         await store.write([observation(1)])
         await store.rows()
-        other = await asyncpg.connect(settings.url)
-        await cut_off(other)
+        await cut_off(settings)
         assert await store.rows() == stored([observation(1)])
         await store.write([observation(2)])
         assert store.spilled == []
         assert await store.rows() == stored([observation(1), observation(2)])
-        await other.close()
 
 
 @on_a_server
@@ -241,11 +263,10 @@ async def test_a_connection_lost_in_mid_transaction_loses_and_doubles_nothing(
 ) -> None:
     async with stage(settings, clock) as store:
         await store.write([observation(1)])
-        other = await asyncpg.connect(settings.url)
 
         async def cut(connection: Any) -> None:
             await connection.exec_driver_sql("UPDATE raw_observations SET slot = -1")
-            await cut_off(other)
+            await cut_off(settings)
             await connection.exec_driver_sql("SELECT 1")
 
         with pytest.raises(DatabaseUnavailable):
@@ -253,7 +274,24 @@ async def test_a_connection_lost_in_mid_transaction_loses_and_doubles_nothing(
         await store.write([observation(2)])
         await until(lambda: not store.writer.spilled and not store.writer.is_failing, clock)
         assert await store.rows() == stored([observation(1), observation(2)])
-        await other.close()
+
+
+@on_a_server
+async def test_a_server_that_comes_back_as_an_older_backup_gets_its_names_anew(
+    settings: DatabaseSettings, clock: FakeClock
+) -> None:
+    async with stage(settings, clock) as store:
+        await store.write([observation(1)])
+        async with refusing_writes(settings):
+            await store.write([observation(2)])
+            restored = await asyncpg.connect(settings.url)
+            await restored.execute("SET default_transaction_read_only = off")
+            await restored.execute("DELETE FROM raw_observations; DELETE FROM endpoints; DELETE FROM texts")
+            await restored.execute("INSERT INTO endpoints (name) VALUES ('somebody@else')")
+            await restored.close()
+        await until(lambda: not store.writer.spilled, clock)
+        store.history._endpoints.clear()
+        assert await store.rows() == stored([observation(2)])
 
 
 # The spill
@@ -336,11 +374,17 @@ async def test_a_new_day_waits_for_no_reader_and_no_writer(settings: DatabaseSet
 
 
 @on_a_server
-async def test_days_go_as_a_whole_when_their_last_row_is_past(settings: DatabaseSettings, clock: FakeClock) -> None:
+@pytest.mark.parametrize("is_large", [False, True])
+async def test_days_go_as_a_whole_when_their_last_row_is_past(
+    settings: DatabaseSettings, clock: FakeClock, is_large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with stage(settings, clock) as store:
         rows = [observation(60 * number) for number in range(5 * 24)]
         await store.write(rows)
         await store.writer.close_hours(MIDNIGHT + 5 * DAY)
+        if is_large:  # then the statistics tell how many rows go
+            monkeypatch.setattr(postgres_days, "_COUNTED_BYTES", 0)
+            await store.database.run(lambda at: at.exec_driver_sql("ANALYZE raw_observations"))
         await clock.advance(4.5 * DAY)
         pruning = asyncio.create_task(prune(store.database, store.writer.submit, clock, RULES))
         await until(pruning.done, clock)
@@ -429,8 +473,8 @@ async def test_what_was_committed_between_two_snapshots_can_be_told(settings: Da
         await open_one.start()
         await early.execute(
             "INSERT INTO raw_observations (due_ms, endpoint_id, location_id, kind_id, recheck, slot, delay_us, "
-            "outcome, kernel_clock, first_token_shared) SELECT due_ms + 1, endpoint_id, location_id, kind_id, recheck, -7, "
-            "delay_us, outcome, kernel_clock, first_token_shared FROM raw_observations"
+            "outcome, kernel_clock, first_token_shared) SELECT due_ms + 1, endpoint_id, location_id, kind_id, recheck, "
+            "-7, delay_us, outcome, kernel_clock, first_token_shared FROM raw_observations"
         )
         await store.write([observation(2)])
         seen = await follower.fetchval("SELECT pg_current_snapshot()::text")
@@ -526,3 +570,30 @@ def test_partitions_are_named_by_their_day() -> None:
     assert postgres_days.partition_of(postgres_days.day_of_ms(MIDNIGHT * 1000)) == "raw_observations_20231115"
     assert postgres_days.partition_of(10_000_000) == "raw_observations_day_10000000"
     assert postgres_days.partition_of(-10_000_000) == "raw_observations_day_minus_10000000"
+
+
+@on_a_server
+async def test_of_two_monitors_clock_errors_the_larger_stays_on_record(
+    settings: DatabaseSettings, tmp_path: Path
+) -> None:
+    async with stage(settings) as one, stage(another(settings, tmp_path)) as other:
+        await one.write([observation(1, started_at=MIDNIGHT + 5 * HOUR)])
+        await other.write([observation(2, started_at=MIDNIGHT + 2 * HOUR)])
+        assert len([row async for rows in one.history.stream(since=MIDNIGHT + 4 * HOUR) for row in rows]) == 1
+        async with one.database.read() as connection:
+            assert (await read_skew(connection)).ms == 5 * HOUR * 1000 - 60_000
+
+
+# Without a server
+
+
+def test_without_a_server_the_tests_are_left_out_with_a_word_and_in_ci_they_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_server, "_programs", lambda: None)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="run deploy/install-test-packages, or: apt install postgresql"):
+        postgres_server.provide(tmp_path)
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="PostgreSQL is not installed"):
+        postgres_server.provide(tmp_path)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 from health.health_stage import probe
-from storage_samples import HOUR, MIDNIGHT, on_a_file, until
+from storage_samples import HOUR, MIDNIGHT, until
 from windows_stage import ENDPOINTS, HOUR_US, LOCATIONS, US, House, Sql
 
 from monitor.observation import Observation
@@ -61,7 +61,6 @@ async def agree(house: House) -> None:
     await house.agree()
 
 
-@on_a_file
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.prove) for seed in range(1, 10))])
 async def test_windows_are_what_sql_says_whatever_comes_meanwhile(
     settings: DatabaseSettings, seed: int, monkeypatch: pytest.MonkeyPatch

@@ -399,8 +399,8 @@ async def swept(behind: Behind, clock: FakeClock, begin: Callable[[], None], ste
 
     def batch() -> list[Observation]:
         nonlocal at
-        at += 5
-        return rows[at - 5 : at]
+        at += 2
+        return rows[at - 2 : at]
 
     async with stage(behind.settings, clock) as store:
         await store.write(batch())
@@ -431,7 +431,7 @@ async def test_a_connection_that_is_cut_after_any_byte_of_a_batch_loses_and_doub
 async def test_a_connection_that_is_cut_anywhere_in_coming_back_loses_and_doubles_nothing(
     behind: Behind, clock: FakeClock
 ) -> None:
-    assert await swept(behind, clock, behind.proxy.cut, 7) > 3000
+    assert await swept(behind, clock, behind.proxy.cut, 37) > 10_000
 
 
 async def test_a_monitor_goes_on_under_a_newer_schema_that_only_adds_and_says_so(
@@ -462,3 +462,17 @@ async def test_a_schema_that_was_changed_under_a_monitor_keeps_its_rows_on_the_d
     await behind.sql("ALTER TABLE raw_observations RENAME COLUMN again TO recheck")
     await healed(store, clock)
     await is_whole(store, rows)
+
+
+@pytest.mark.parametrize("after", [2_000, 12_000, 24_000])
+async def test_a_connection_that_is_lost_in_the_middle_of_an_upgrade_is_waited_for_and_the_next_attempt_does_it(
+    behind: Behind, clock: FakeClock, after: int
+) -> None:
+    await behind.sql("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    behind.proxy.passed, behind.proxy.cut_after = 0, after
+    with pytest.raises(DatabaseUnavailable):
+        await Database.open(behind.settings, clock)
+    assert behind.proxy.cuts == 1
+    async with stage(behind.settings, clock) as store:
+        await store.write([observation(0)])
+        await is_whole(store, [observation(0)])

@@ -9,18 +9,20 @@ import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import numpy as np
 from health.health_stage import endpoint, settings
 from msgspec import structs
 from pytest import approx
-from storage_samples import DAY, HOUR, until
+from storage_samples import DAY, HOUR, cut_off, on_server, until
 
 from monitor.clock import FakeClock
+from monitor.config.database_address import is_server
 from monitor.health.board import Board
 from monitor.health.recent import ANSWERED, ASKED
 from monitor.health.windows import AHEAD_SECONDS
@@ -35,6 +37,7 @@ from monitor.storage.history import History
 from monitor.storage.hour_turn import close_hours, turn_hours
 from monitor.storage.restore import restore_board
 from monitor.storage.retention import Pruned, prune
+from monitor.storage.sqlite import path_of
 from monitor.storage.writer import Writer
 
 US = 1_000_000
@@ -105,6 +108,15 @@ class Expected:
         return found
 
 
+async def inside(database: DatabaseSettings, query: str) -> list[Any]:
+    """What a server's database answers to somebody else."""
+    connection = await asyncpg.connect(database.url)
+    try:
+        return list(await connection.fetch(query))
+    finally:
+        await connection.close()
+
+
 class Sql:
     """Every row that was ever committed, as the view `observations` gives it, and queries over them. Rows are kept
     here when retention takes them from the database."""
@@ -119,12 +131,17 @@ class Sql:
     def close(self) -> None:
         self._connection.close()
 
-    def hear(self, path: Path) -> int:
+    async def hear(self, database: DatabaseSettings) -> int:
         """Take over what is in the database now; how many rows were ever told."""
         run = self._connection.execute
-        run("ATTACH ? AS monitor", (f"file:{path}?mode=ro",))
-        run(f"INSERT OR IGNORE INTO told SELECT {_COLUMNS} FROM monitor.observations")
-        run("DETACH monitor")
+        if is_server(database.url):
+            rows = [tuple(row) for row in await inside(database, f"SELECT {_COLUMNS} FROM observations")]
+            marks = ", ".join("?" * len(_COLUMNS.split(", ")))
+            self._connection.executemany(f"INSERT OR IGNORE INTO told VALUES ({marks})", rows)
+        else:
+            run("ATTACH ? AS monitor", (f"file:{path_of(database.url)}?mode=ro",))
+            run(f"INSERT OR IGNORE INTO told SELECT {_COLUMNS} FROM monitor.observations")
+            run("DETACH monitor")
         return int(run("SELECT count(*) FROM told").fetchone()[0])
 
     def counts(self, scope: Scope, start_us: int, end_us: float) -> dict[tuple[str, str], tuple[int, int, int]]:
@@ -171,9 +188,10 @@ class House:
         self.expected = Expected()
         self.hour_us = 0  # the hour that the long windows have come to
         self.acknowledged = 0
-        self._database_settings = database
-        self._root = self.path.parent
+        self.database_settings = database
+        self._root = Path(database.url.removeprefix("sqlite:///")).parent
         self._kills = 0
+        self.copies: list[str] = []  # databases on the server that were made here
 
     @property
     def now_us(self) -> int:
@@ -181,7 +199,7 @@ class House:
 
     @property
     def path(self) -> Path:
-        return Path(self._database_settings.url.removeprefix("sqlite:///"))
+        return Path(self.database_settings.url.removeprefix("sqlite:///"))
 
     async def move_to(self, at_us: int) -> None:
         await self.clock.advance(at_us / US - self.clock.now())
@@ -191,7 +209,7 @@ class House:
 
     async def start(self, meanwhile: Iterable[Observation] = ()) -> None:
         """What the daemon does until it is ready. `meanwhile` come in before, and while, it restores."""
-        self.database = await Database.open(self._database_settings, self.clock, busy_timeout_ms=10)
+        self.database = await Database.open(self.database_settings, self.clock, busy_timeout_ms=10)
         self.history = History(self.database)
         self._is_recording = False
         self.writer = Writer(self.database, self.clock, SelfMetrics("test"), self._committed, self._spilled)
@@ -228,14 +246,28 @@ class House:
     async def killed(self) -> None:
         """As after kill -9: the next start finds the files as they lie now, and what was queued is lost."""
         self._kills += 1
-        there = self._root / f"after-kill-{self._kills}"
-        there.mkdir()
-        for file in self.path.parent.glob("monitor.db*"):
-            if not file.name.endswith(("-shm", ".lock")):
-                shutil.copy(file, there)
+        now = self.database_settings
+        if is_server(now.url):
+            name = now.url.rpartition("/")[2]
+            copy = f"{name[:40]}_{self._kills}"
+            self.copies.append(copy)
+            spill = f"{now.spill}-{self._kills}"
+            with suppress(FileNotFoundError):
+                shutil.copy(str(now.spill), spill)
+            await on_server(now, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+            await cut_off(now)
+            await on_server(now, f'CREATE DATABASE "{copy}" TEMPLATE "{name}"')
+            there = DatabaseSettings(f"{now.url.rpartition('/')[0]}/{copy}", spill=spill)
+        else:
+            directory = self._root / f"after-kill-{self._kills}"
+            directory.mkdir()
+            for file in self.path.parent.glob("monitor.db*"):
+                if not file.name.endswith(("-shm", ".lock")):
+                    shutil.copy(file, directory)
+            there = DatabaseSettings(f"sqlite:///{directory / 'monitor.db'}")
         self.acknowledged -= self.writer.queued
         await self.cut_short()
-        self._database_settings = DatabaseSettings(f"sqlite:///{there / 'monitor.db'}")
+        self.database_settings = there
 
     async def reload(self, settings: Settings) -> None:
         self.settings = settings
@@ -265,18 +297,20 @@ class House:
 
     async def prune(self, retention: RetentionSettings) -> Pruned:
         await self.writer.flush()
-        self.sql.hear(self.path)
+        await self.sql.hear(self.database_settings)
         pruning = asyncio.create_task(prune(self.database, self.writer.submit, self.clock, retention))
         await until(pruning.done, self.clock, 30)
         await self.move_to((self.now_us // US + 1) * US)
         return await pruning
 
-    def dump(self, table: str) -> list[Any]:
+    async def dump(self, table: str) -> list[Any]:
+        if is_server(self.database_settings.url):
+            return [tuple(row) for row in await inside(self.database_settings, f"SELECT * FROM {table}")]
         with closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as connection:
             return connection.execute(f"SELECT * FROM {table}").fetchall()
 
-    def rolled_until_us(self) -> int:
-        return int(dict(self.dump("meta"))["rolled_until"]) * US
+    async def rolled_until_us(self) -> int:
+        return int(dict(await self.dump("meta"))["rolled_until"]) * US
 
     async def _record_catalog(self) -> None:
         now, settings, names = self.clock.now(), self.settings, self.database.names
@@ -301,7 +335,7 @@ class House:
     async def agree(self) -> None:
         """Nothing is lost, and every window of every endpoint is what SQL says, in figures and in views."""
         await self.writer.flush()
-        assert self.sql.hear(self.path) == self.acknowledged
+        assert await self.sql.hear(self.database_settings) == self.acknowledged
         await self.board.refresh()
         self.agrees(self.board, self.hour_us)
         for view in self.board.views():
@@ -314,8 +348,8 @@ class House:
     async def agrees_beside(self) -> Board:
         """The same of a board that is restored beside the daemon, whichever hours are closed by now."""
         await self.writer.flush()
-        self.sql.hear(self.path)
-        database = await Database.open_read_only(self._database_settings, self.clock)
+        await self.sql.hear(self.database_settings)
+        database = await Database.open_read_only(self.database_settings, self.clock)
         board = Board(self.settings, self.clock)
         await restore_board(board, History(database), self.clock.now())
         await database.close()
@@ -366,6 +400,8 @@ async def living(database: DatabaseSettings, now_us: int) -> AsyncIterator[House
     finally:
         await house.cut_short()
         house.sql.close()
+        for copy in house.copies:
+            await on_server(database, f'DROP DATABASE "{copy}" WITH (FORCE)')
 
 
 def shown_by(board: Board) -> dict[tuple[Scope, str], Any]:
