@@ -23,6 +23,7 @@ from monitor.storage.database import Database
 from monitor.storage.history import History
 from monitor.storage.hour_turn import turn_hours
 from monitor.storage.lock import read_holder
+from monitor.storage.others import Others
 from monitor.storage.writer import Writer
 from monitor.web.errors import Unavailable
 
@@ -110,8 +111,8 @@ async def test_a_state_that_nothing_confirms_is_forgotten(tmp_path: Path, monkey
 
 
 async def test_hours_are_closed_and_the_windows_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def later(writer: Writer, history: History, board: Board, now: float) -> None:
-        await turn_hours(writer, history, board, now + 2 * DAY)
+    async def later(writer: Writer, history: History, board: Board, now: float, others: Others) -> None:
+        await turn_hours(writer, history, board, now + 2 * DAY, others)
 
     monkeypatch.setattr("monitor.housekeeping.HOURS_SECONDS", 0.05)
     monkeypatch.setattr("monitor.housekeeping.turn_hours", later)

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 import asyncpg
@@ -226,7 +225,7 @@ def starved(processes: Sequence[Subprocess], events: Sequence[Event]) -> list[Ev
     for number, process in enumerate(processes, 1):
         for line in process.log:
             if told := _AWAY.match(line):
-                woke = datetime.strptime(f"{told[1]}.{told[2]}", "%Y-%m-%d %H:%M:%S.%f").timestamp()
+                woke = time.mktime(time.strptime(told[1], "%Y-%m-%d %H:%M:%S")) + float(f"0.{told[2]}")
                 # Told since the last heartbeat, which was a second before the next one was due.
                 away = float(told[3]) - BEAT_SECONDS
                 if not any(
