@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from probing_stage import CERTIFICATES, DONE, ROLE, STOP, Stage, endpoint_at, server_context, sse, text, turn_of, usage
 from threaded_provider import HEAD, chunk, telling
@@ -71,6 +71,7 @@ class Sealed:
             side.do_handshake()
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=8), st.lists(st.integers(0, 3000), max_size=8)
 )
