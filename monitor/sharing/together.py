@@ -123,12 +123,13 @@ class Together(Sharing):
         return self._shares.is_first
 
     async def before_closing(self, connection: AsyncConnection) -> None:
+        if not self._following.has_begun:
+            # Before the first statement: it may read for longer than a transaction may stand idle, or others may wait.
+            async with self._database.one_view():
+                await self._following.begin()
         rolled_until = await turns.keep_rows_out(connection)
         async with self._database.one_view():
-            if self._following.has_begun:
-                await self._following.catch_up()
-            else:
-                await self._following.begin()
+            await self._following.catch_up()
         if rolled_until > self._writer.hours.rolled_until:
             self._writer.hours.closed(rolled_until)
 

@@ -375,6 +375,11 @@ class Writer:
             await self._take_stock()
             self._doubts.drop(part)
 
+    async def look_up_doubts(self) -> None:
+        """Report rows of ours whose commit was not answered and that are in the database by now. In a job alone."""
+        if self._doubts:
+            await self._take_stock()
+
     async def _take_stock(self) -> None:
         """After a failure: what became of the transaction that failed."""
         async with self._database.read() as connection:
