@@ -12,6 +12,8 @@ from pair_stage import MIDNIGHT, One, pair, row
 
 from monitor.clock import FakeClock
 from monitor.settings import RetentionSettings
+from monitor.storage.database import Job
+from monitor.storage.own_outages import record_location_suspect
 from monitor.storage.retention import Pruned, prune
 
 DAY = 86400.0
@@ -71,3 +73,17 @@ async def test_a_text_that_comes_into_use_while_another_monitor_prunes_stays(pos
             await blocked(connection)
         assert (await pruning).texts == 0
         assert await connection.fetchval("SELECT count(*) FROM texts") == 1
+
+
+async def test_that_a_location_fails_alone_is_put_on_record_once(postgres_url: str, tmp_path: Path) -> None:
+    async with beside(postgres_url) as connection, pair(postgres_url, tmp_path, FakeClock(MIDNIGHT)) as (first, second):
+
+        def record(one: One, since: float) -> Job[None]:
+            return lambda writing: record_location_suspect(writing, one.database.names, "test", "alone", since, None)
+
+        async with first.database.write() as writing:
+            await record(first, MIDNIGHT)(writing)
+            other = asyncio.create_task(second.writer.submit(record(second, MIDNIGHT + 1)))
+            await blocked(connection)
+        await other
+        assert await connection.fetchval("SELECT count(*) FROM own_outages") == 1
