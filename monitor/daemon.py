@@ -188,10 +188,11 @@ class Daemon:
         self._intake.is_recording = False
         self._progress.moved_out()
         self._app[ROOM].furnish(None, None)
-        if rooms is not None:
-            await rooms.writer.close()
-        await self._tasks.cancel()
-        await database.close()
+        async with AsyncExitStack() as last_first:  # a signal may cut any of it short
+            last_first.push_async_callback(database.close)
+            last_first.push_async_callback(self._tasks.cancel)
+            if rooms is not None:
+                await rooms.writer.close()
 
     async def _make_up_a_past(self) -> None:
         if self._before_start is None:

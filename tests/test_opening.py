@@ -22,6 +22,7 @@ from monitor.storage.database import Database
 from monitor.storage.errors import DatabaseHeld, DatabaseMissing, DatabaseUnavailable, NotADatabase, StorageError
 from monitor.storage.restore import restore_board
 from monitor.storage.trouble import Trouble
+from monitor.storage.writer import Writer
 from monitor.systemd import Notifier
 
 pytestmark = pytest.mark.timeout(60)
@@ -283,3 +284,28 @@ def test_a_spell_of_trouble_says_since_when_and_how_often() -> None:
     assert str(trouble) == "still gone (since 2023-11-14T22:13:20Z, 2 attempts)"
     trouble.over()
     assert not trouble
+
+
+async def test_a_term_while_a_failed_start_is_cleared_away_leaves_no_database_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clearing, closed = asyncio.Event(), asyncio.Event()
+    close = Database.close
+
+    async def fail(_daemon: Daemon) -> None:
+        raise DatabaseUnavailable("gone again")
+
+    async def hang(_writer: Writer, _seconds: float = 10.0) -> None:
+        clearing.set()
+        await asyncio.Event().wait()
+
+    async def noted(database: Database) -> None:
+        await close(database)
+        closed.set()
+
+    monkeypatch.setattr(Daemon, "_restore", fail)
+    monkeypatch.setattr(Writer, "close", hang)
+    monkeypatch.setattr(Database, "close", noted)
+    async with starting(tmp_path, f"sqlite:///{tmp_path}/monitor.db"):
+        await clearing.wait()
+    assert closed.is_set()
