@@ -102,6 +102,7 @@ class Following:
         self._take_in = take_in
         self._rows = _NewRows(database)
         self._seen: Moment | None = None
+        self._generation = 0  # at the last look
         self._own: set[ObservationKey] = set()  # committed by us since the last look
         self._shown: set[ObservationKey] = set()
 
@@ -128,10 +129,12 @@ class Following:
         await self._writer.look_up_doubts()  # else what is reread now would be reported as well
         await self._writer.reread(moment.rolled_until)
         self._seen = moment
+        self._generation = moment.generation
         self._own.clear()
 
-    async def catch_up(self) -> None:
-        """Take in what others have committed up to this view."""
+    async def catch_up(self, *, is_patient: bool = False) -> None:
+        """Take in what others have committed up to this view. Patient, a history that is being rewritten is read anew
+        once nobody has gone on with that since the last look: it is rewritten in many small steps."""
         seen = self._seen
         if seen is None:
             return
@@ -150,7 +153,10 @@ class Following:
             except Exception:
                 log.exception("take_in failed rows=%d", len(part))  # read again, they would be counted again
             await self._clock.sleep(0)
-        if moment.generation != seen.generation or moment.newest < seen.newest:
+        goes_on, self._generation = moment.generation != self._generation, moment.generation
+        if is_patient and goes_on and moment.newest >= seen.newest:
+            moment = moment._replace(generation=seen.generation)
+        elif moment.generation != seen.generation or moment.newest < seen.newest:
             # A server that was restored, or failed over to a copy that lagged, counts its transactions anew.
             log.warning("history_rewritten generation=%d transactions_until=%d", moment.generation, moment.newest)
             await self._writer.reread(moment.rolled_until)

@@ -139,7 +139,7 @@ class Together(Sharing):
     async def _follow(self) -> None:
         async def follow() -> None:
             async with self._database.one_view():
-                await self._following.catch_up()
+                await self._following.catch_up(is_patient=True)
 
         while True:
             await self._clock.sleep(FOLLOW_SECONDS)

@@ -106,10 +106,10 @@ class One:
 
         await self.writer.submit(restore)
 
-    async def follow(self) -> None:
+    async def follow(self, *, is_patient: bool = False) -> None:
         async def look(_connection: object) -> None:
             async with self.database.one_view():
-                await self.following.catch_up()
+                await self.following.catch_up(is_patient=is_patient)
 
         await self.writer.submit(look)
 

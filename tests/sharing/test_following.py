@@ -9,6 +9,7 @@ from pathlib import Path
 import asyncpg
 from pair_stage import HOUR, MIDNIGHT, One, pair, row
 from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.clock import FakeClock
 from monitor.outcome import Outcome
@@ -158,6 +159,37 @@ async def test_a_row_whose_commit_was_never_answered_is_counted_once(postgres_ur
             assert sum(tally.outcomes.total() for _, _, tally in first.writer.hours.rows()) == 3
             assert is_begun_anew or first.samples() == 3
             await second.writer.submit(lambda connection: connection.execute(delete(schema.raw_observations)))
+
+
+async def test_a_history_that_is_being_rewritten_is_read_anew_when_that_is_over_or_an_hour_is_closed(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    async with pair(postgres_url, tmp_path, FakeClock(MIDNIGHT + HOUR + 300)) as (first, second):
+        await first.begin()
+        await second.write(row(0, 0), row(0, 1))
+        await first.follow()
+        rewriting = together_of(second).rewriting
+
+        async def lose_one(connection: AsyncConnection) -> None:
+            await connection.execute(
+                delete(schema.raw_observations).where(schema.raw_observations.c.slot == row(0, 0).slot)
+            )
+
+        async def one_more_step() -> list[int]:
+            await second.writer.submit(rewriting(lose_one))
+            await first.follow(is_patient=True)
+            return [tally.outcomes.total() for _, _, tally in first.writer.hours.rows()]
+
+        assert (await one_more_step(), first.following.must_renew) == ([2], False)
+        assert (await one_more_step(), first.following.must_renew) == ([2], False)
+        await first.follow(is_patient=True)
+        assert [tally.outcomes.total() for _, _, tally in first.writer.hours.rows()] == [1]
+        assert first.following.must_renew
+        first.following.must_renew = False
+        await one_more_step()
+        assert not first.following.must_renew
+        await first.close(int(MIDNIGHT + HOUR))
+        assert first.following.must_renew
 
 
 async def test_what_cannot_be_taken_in_is_not_read_again(postgres_url: str, tmp_path: Path) -> None:
