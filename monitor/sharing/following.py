@@ -8,7 +8,8 @@ task, between two commits of our own, and each look is of one view of the databa
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Container, Sequence
+from collections.abc import AsyncGenerator, Callable, Container, Sequence
+from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from sqlalchemy import Select, text
@@ -25,8 +26,7 @@ from monitor.storage.writer import Writer
 
 log = logging.getLogger(__name__)
 
-_ROWS_A_READ = 200  # some 4 ms of decoding
-_ROWS_A_TURN = 100  # some 2 ms of taking in
+_ROWS_A_READ = 100  # some 2 ms of decoding, and as much of taking in
 # Rows of ours on the spill that are shown already, by key; beyond, they are forgotten and the windows renewed instead.
 _SHOWN_KEPT = 200_000
 _EVER_MS = 1 << 62
@@ -58,13 +58,14 @@ class _NewRows(RawReads):
         async with self._database.read() as connection:
             return await moment_of(connection)
 
-    async def written_since(self, seen: str, own: set[ObservationKey]) -> AsyncIterator[list[Observation]]:
-        """What is visible now and was not in the snapshot `seen`, but for rows whose key is in `own`; by due time."""
+    async def written_since(self, seen: str, counted: set[ObservationKey]) -> AsyncGenerator[list[Observation]]:
+        """What is visible now and was not in the snapshot `seen`, without rows whose key is in `counted`; by due
+        time."""
         async with self._database.read() as connection:
             rows = await connection.stream(self._written_since(seen))
             async for part in rows.partitions(_ROWS_A_READ):
                 await self._know(connection, part)
-                found = [row for row in part if self._key_of(row) not in own]
+                found = [row for row in part if self._key_of(row) not in counted]
                 if found:
                     yield await self._decoded(connection, found)
 
@@ -103,7 +104,8 @@ class Following:
         self._rows = _NewRows(database)
         self._seen: Moment | None = None
         self._generation = 0  # at the last look
-        self._own: set[ObservationKey] = set()  # committed by us since the last look
+        # Since the last whole look: committed by us, or taken in by one that failed then.
+        self._counted: set[ObservationKey] = set()
         self._shown: set[ObservationKey] = set()
 
     @property
@@ -112,7 +114,7 @@ class Following:
 
     def note_own(self, rows: Sequence[Observation]) -> None:
         """What we have just committed."""
-        self._own.update(one.key for one in rows)
+        self._counted.update(one.key for one in rows)
         if self._shown:
             self._shown.difference_update(one.key for one in rows)
 
@@ -130,7 +132,7 @@ class Following:
         await self._writer.reread(moment.rolled_until)
         self._seen = moment
         self._generation = moment.generation
-        self._own.clear()
+        self._counted.clear()
 
     async def catch_up(self, *, is_patient: bool = False) -> None:
         """Take in what others have committed up to this view. Patient, a history that is being rewritten is read anew
@@ -140,19 +142,12 @@ class Following:
             return
         moment = await self._rows.moment()
         await self._writer.look_up_doubts()  # else rows of ours would be taken for others', and reported later too
-        # All is read before any of it counts: a read that fails is made again from where it began.
-        rows: list[Observation] = []
-        async for part in self._rows.written_since(seen.snapshot, self._own):
-            rows += part
         self._writer.hours.closed(moment.rolled_until)
-        for start in range(0, len(rows), _ROWS_A_TURN):
-            part = rows[start : start + _ROWS_A_TURN]
-            self._writer.hours.add(part)
-            try:
-                self._take_in(part, self._shown)
-            except Exception:
-                log.exception("take_in failed rows=%d", len(part))  # read again, they would be counted again
-            await self._clock.sleep(0)
+        # Others may have gone on without us for hours: taken in as it is read, it need not fit into memory.
+        async with aclosing(self._rows.written_since(seen.snapshot, self._counted)) as found:
+            async for rows in found:
+                self._count(rows)
+                await self._clock.sleep(0)
         goes_on, self._generation = moment.generation != self._generation, moment.generation
         if is_patient and goes_on and moment.newest >= seen.newest:
             moment = moment._replace(generation=seen.generation)
@@ -163,5 +158,13 @@ class Following:
             self._writer.tail = None  # the windows read for themselves
             self.must_renew = True
         self._seen = moment
-        self._own.clear()
+        self._counted.clear()
+
+    def _count(self, rows: Sequence[Observation]) -> None:
+        self._writer.hours.add(rows)
+        try:
+            self._take_in(rows, self._shown)
+        except Exception:
+            log.exception("take_in failed rows=%d", len(rows))
+        self._counted.update(one.key for one in rows)
         self._metrics.observations_followed.inc(len(rows))

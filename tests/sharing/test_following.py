@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import asyncpg
+import pytest
 from pair_stage import HOUR, MIDNIGHT, One, pair, row
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.clock import FakeClock
+from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.self_metrics import SelfMetrics
 from monitor.sharing.together import Together
 from monitor.storage import schema
+from monitor.storage.errors import StorageError
 
 
 async def test_what_another_commits_is_taken_in_once_and_in_order_of_time(postgres_url: str, tmp_path: Path) -> None:
@@ -190,6 +195,32 @@ async def test_a_history_that_is_being_rewritten_is_read_anew_when_that_is_over_
         assert not first.following.must_renew
         await first.close(int(MIDNIGHT + HOUR))
         assert first.following.must_renew
+
+
+async def test_a_look_that_breaks_off_is_gone_on_with(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitor.sharing.following._ROWS_A_READ", 4)
+    async with pair(postgres_url, tmp_path, FakeClock(MIDNIGHT + 1200)) as (first, second):
+        await first.begin()
+        await second.write(*(row(0, number) for number in range(10)))
+        rows_of = first.following._rows._decoded
+
+        async def cut_off(connection: AsyncConnection, rows: Sequence[Any]) -> list[Observation]:
+            if len(first.others) >= 8:
+                monkeypatch.undo()
+                raise OSError("gone")
+            return await rows_of(connection, rows)
+
+        monkeypatch.setattr(first.following._rows, "_decoded", cut_off)
+        with pytest.raises(StorageError, match="gone"):
+            await first.follow()
+        assert len(first.others) == 8
+        await first.clock.advance(1.0)
+        await first.follow()
+        assert len(first.others) == 10
+        assert first.samples() == 10
+        assert sum(tally.outcomes.total() for _, _, tally in first.writer.hours.rows()) == 10
 
 
 async def test_what_cannot_be_taken_in_is_not_read_again(postgres_url: str, tmp_path: Path) -> None:
