@@ -21,7 +21,6 @@ from monitor.sharing.sharing import Hands, Sharing, T
 from monitor.storage import turns
 from monitor.storage.database import Database, Job
 from monitor.storage.errors import StorageError
-from monitor.storage.facts import HISTORY_GENERATION, read_fact, write_fact
 from monitor.web.ports import Check
 
 log = logging.getLogger(__name__)
@@ -97,13 +96,7 @@ class Together(Sharing):
         return self._is_alone
 
     def rewriting(self, job: Job[T]) -> Job[T]:
-        async def alone(connection: AsyncConnection) -> T:
-            await turns.keep_rows_out(connection)
-            generation = int(await read_fact(connection, HISTORY_GENERATION) or 0)
-            await write_fact(connection, HISTORY_GENERATION, str(generation + 1))
-            return await job(connection)
-
-        return alone
+        return turns.rewriting(job)
 
     # --- the whole picture
 

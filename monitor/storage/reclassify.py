@@ -25,7 +25,7 @@ from monitor.outcome import OUTCOME_CODES, Outcome
 from monitor.probing.dialects import DIALECTS
 from monitor.probing.error_codes import GENERAL
 from monitor.probing.rejudging import TOLD_OUTCOMES, judge_again
-from monitor.storage import schema
+from monitor.storage import schema, turns
 from monitor.storage.codec import DAY, counts_decoder, day_of, hour_of
 from monitor.storage.database import Database, Job, T
 from monitor.storage.facts import note_rollup_change, read_rolled_until
@@ -68,10 +68,10 @@ class Reclassified:
 
 
 def alone(database: Database) -> Submit:
-    """For a database that no writer holds."""
+    """For who has no writer: of a shared database, beside those that have."""
 
     async def submit(job: Job[T], after_commit: Callable[[T], None], /) -> T:
-        result = await database.run(job)
+        result = await database.run(turns.rewriting(job) if database.is_shared else job)
         after_commit(result)
         return result
 

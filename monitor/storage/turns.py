@@ -9,7 +9,8 @@ from __future__ import annotations
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from monitor.storage.facts import read_rolled_until
+from monitor.storage.database import Job, T
+from monitor.storage.facts import HISTORY_GENERATION, read_fact, read_rolled_until, write_fact
 
 # Advisory locks are numbers: "LLM" and what is done under it.
 _ROWS = 0x4C4C4D11
@@ -37,6 +38,18 @@ async def enter_rollups(connection: AsyncConnection) -> None:
 async def enter_catalog(connection: AsyncConnection) -> None:
     """Before eras are compared with a catalog and written."""
     await _lock(connection, "pg_advisory_xact_lock", _CATALOG)
+
+
+def rewriting(job: Job[T]) -> Job[T]:
+    """`job`, which rewrites history, so that nobody else writes meanwhile and all monitors hear of it."""
+
+    async def alone(connection: AsyncConnection) -> T:
+        await keep_rows_out(connection)
+        generation = int(await read_fact(connection, HISTORY_GENERATION) or 0)
+        await write_fact(connection, HISTORY_GENERATION, str(generation + 1))
+        return await job(connection)
+
+    return alone
 
 
 async def _lock(connection: AsyncConnection, function: str, key: int) -> None:

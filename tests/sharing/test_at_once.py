@@ -11,9 +11,12 @@ import asyncpg
 from pair_stage import MIDNIGHT, One, pair, row
 
 from monitor.clock import FakeClock
+from monitor.outcome import Outcome
 from monitor.settings import RetentionSettings
+from monitor.storage.codec import as_stored
 from monitor.storage.database import Job
 from monitor.storage.own_outages import record_location_suspect
+from monitor.storage.reclassify import Change, alone, apply
 from monitor.storage.retention import Pruned, prune
 
 DAY = 86400.0
@@ -87,3 +90,16 @@ async def test_that_a_location_fails_alone_is_put_on_record_once(postgres_url: s
             await blocked(connection)
         await other
         assert await connection.fetchval("SELECT count(*) FROM own_outages") == 1
+
+
+async def test_a_command_that_rewrites_history_is_heard_of_by_monitors(postgres_url: str, tmp_path: Path) -> None:
+    async with pair(postgres_url, tmp_path, FakeClock(MIDNIGHT + 600)) as (first, second):
+        await first.begin()
+        await first.write(row(0, 0))
+        judged = [Change(as_stored(row(0, 0)), Outcome.SERVER_ERROR)]
+        submit = alone(second.database)
+        told: list[Change] = []
+        await submit(lambda connection: apply(connection, second.database.names, judged), told.extend)
+        await first.follow()
+        assert [set(+tally.outcomes) for _, _, tally in first.writer.hours.rows()] == [{Outcome.SERVER_ERROR}]
+        assert told == judged and first.following.must_renew
