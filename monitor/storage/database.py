@@ -124,7 +124,8 @@ class Database:
         """A read transaction: one consistent view. Keep it short, the write-ahead log cannot shrink under it."""
         view = self._view.get()
         try:
-            if view is not None:
+            # A task that was begun in a view, and outlives it, has it still.
+            if view is not None and not view.connection.closed:
                 async with view.one_reader:
                     yield view.connection
             else:

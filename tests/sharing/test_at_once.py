@@ -103,3 +103,17 @@ async def test_a_command_that_rewrites_history_is_heard_of_by_monitors(postgres_
         await first.follow()
         assert [set(+tally.outcomes) for _, _, tally in first.writer.hours.rows()] == [{Outcome.SERVER_ERROR}]
         assert told == judged and first.following.must_renew
+
+
+async def test_what_was_begun_in_a_view_reads_for_itself_when_that_is_over(postgres_url: str, tmp_path: Path) -> None:
+    async with pair(postgres_url, tmp_path, FakeClock(MIDNIGHT)) as (first, _):
+        is_over = asyncio.Event()
+
+        async def read_later() -> int:
+            await is_over.wait()
+            return await first.history.rolled_until()
+
+        async with first.database.one_view():
+            reading = asyncio.create_task(read_later())
+        is_over.set()
+        assert await reading == 0
