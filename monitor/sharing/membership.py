@@ -87,6 +87,7 @@ class Membership:
             async with asyncio.timeout(ATTEMPT_SECONDS):
                 await self._ask(sent_at)
         except Exception as error:
+            self._hang_up()  # what was not answered in time may never be, on this connection
             self._failed(sent_at, error)
         else:
             if self._failures:

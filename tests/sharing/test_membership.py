@@ -99,6 +99,23 @@ async def test_a_connection_that_died_unnoticed_is_made_again_at_once(postgres_u
         assert may_send(membership)
 
 
+async def test_a_connection_that_swallows_everything_is_given_up_with_the_heartbeat(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitor.sharing.membership.ATTEMPT_SECONDS", 0.3)
+    async with behind_a_proxy(postgres_url) as (membership, proxy, _):
+        await membership.attempt()
+        proxy.flow.clear()
+        await membership.attempt()
+        # Who comes anew is served; who is there waits for ever, as behind a firewall that forgot its connections.
+        swallowed, proxy.flow = proxy.flow, asyncio.Event()
+        proxy.flow.set()
+        sent_at = membership._now()
+        await membership.attempt()
+        assert membership.lease.answered_at >= sent_at
+        swallowed.set()
+
+
 async def test_who_waits_is_told_as_soon_as_the_heartbeat_is_answered(postgres_url: str) -> None:
     async with behind_a_proxy(postgres_url) as (membership, proxy, beside):
         await hold_everything(membership, beside)
