@@ -77,8 +77,10 @@ async def _held_skew(connection: AsyncConnection) -> Skew:
 
 async def forget_skew(connection: AsyncConnection, oldest_due_ms: int) -> None:
     """To be called when rows before `oldest_due_ms` are gone: an old clock error need not widen every read for ever."""
-    if (await read_skew(connection)).until_due_ms <= oldest_due_ms:
-        await write_fact(connection, SKEW, None)
+    known = await read_fact(connection, SKEW)
+    if known is not None and msgspec.json.decode(known, type=Skew).until_due_ms <= oldest_due_ms:
+        # Unless another monitor has found a new one meanwhile.
+        await connection.execute(delete(meta).where(meta.c.name == SKEW, meta.c.value == known))
 
 
 async def read_rollup_changes(connection: AsyncConnection) -> int:

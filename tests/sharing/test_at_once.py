@@ -15,6 +15,7 @@ from monitor.outcome import Outcome
 from monitor.settings import RetentionSettings
 from monitor.storage.codec import as_stored
 from monitor.storage.database import Job
+from monitor.storage.facts import Skew, note_skew, read_skew
 from monitor.storage.own_outages import record_location_suspect
 from monitor.storage.reclassify import Change, alone, apply
 from monitor.storage.retention import Pruned, prune
@@ -117,3 +118,20 @@ async def test_what_was_begun_in_a_view_reads_for_itself_when_that_is_over(postg
             reading = asyncio.create_task(read_later())
         is_over.set()
         assert await reading == 0
+
+
+async def test_a_clock_error_that_is_found_while_another_monitor_forgets_an_old_one_stays_on_record(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    clock = FakeClock(MIDNIGHT)
+    async with beside(postgres_url) as connection, pair(postgres_url, tmp_path, clock) as (first, second):
+        await second.write(row(1, 0, started_at=MIDNIGHT + 600))
+        await connection.execute("TRUNCATE raw_observations")
+        await clock.advance(4 * DAY)
+        async with second.database.write() as writing:
+            found = await note_skew(writing, Skew(), {round(clock.now() * 1000): 100_000})
+            pruning = asyncio.create_task(prune_at(first))
+            await blocked(connection)
+        await pruning
+        async with first.database.read() as reading:
+            assert await read_skew(reading) == found
