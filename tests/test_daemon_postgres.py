@@ -100,7 +100,7 @@ async def test_a_daemon_on_a_server_records_serves_restarts_and_every_command_re
     assert (await command(capsys, "check", *config))[0] == 0
     code, out = await command(capsys, "status", *config)
     assert code == 0
-    assert all(endpoint in out for endpoint in settings.catalog.endpoints)
+    assert [endpoint for endpoint in settings.catalog.endpoints if endpoint not in out] == [], out
     code, out = await command(capsys, "export", "observations", *config)
     assert (code, len([line for line in out.splitlines() if line.startswith("{")])) == (0, rows)
     assert {json.loads(line)["endpoint"] for line in out.splitlines() if line.startswith("{")} == {r[0] for r in told}

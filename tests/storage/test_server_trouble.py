@@ -444,7 +444,8 @@ async def test_a_monitor_goes_on_under_a_newer_schema_that_only_adds_and_says_so
     )
     await store.write(rows[10:20])
     await behind.end_sessions()
-    await store.write(rows[20:])
+    await store.write(rows[20:25])
+    await store.write(rows[25:])
     await healed(store, clock)
     await is_whole(store, rows)
     assert [line for line in caplog.messages if line.startswith("schema_moved_on revision=9999")]
