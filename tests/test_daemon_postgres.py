@@ -68,8 +68,9 @@ async def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int,
 
 
 async def test_a_daemon_on_a_server_records_serves_restarts_and_every_command_reads_it(
-    fleet: FleetServer, database: OnServer, capsys: pytest.CaptureFixture[str]
+    fleet: FleetServer, database: OnServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # tables break names on a narrow terminal
     path = database.config(fleet)
     settings = settings_from(path)
     async with running(settings) as daemon:
