@@ -20,11 +20,12 @@ from monitor.health.display import Display
 from monitor.health.figures import pooled_figures
 from monitor.health.incidents import Incident
 from monitor.health.kind_board import KindBoard
+from monitor.health.machine import Moment
 from monitor.health.retold import LastSeen, Retold, successes_of
 from monitor.health.rows import TallyRows
 from monitor.health.series import NEVER, Stamp
 from monitor.health.standings import Standings
-from monitor.health.state import Moment, Standing, Transition
+from monitor.health.state import Standing, Transition
 from monitor.health.vantage import Finding, Vantages
 from monitor.health.view import EndpointView, KindView, WindowFigures
 from monitor.health.vouching import WORKED_SECONDS, Vouchers
