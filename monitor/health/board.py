@@ -21,15 +21,17 @@ from monitor.health.figures import pooled_figures
 from monitor.health.incidents import Incident
 from monitor.health.kind_board import KindBoard
 from monitor.health.machine import Moment
+from monitor.health.restoring import NO_SUMS, RestoreRanges
 from monitor.health.retold import LastSeen, Retold, successes_of
 from monitor.health.rows import TallyRows
 from monitor.health.series import NEVER, Stamp
+from monitor.health.spans import DAY, HOUR, RING_SECONDS
 from monitor.health.standings import Standings
 from monitor.health.state import Standing, Transition
 from monitor.health.vantage import Finding, Vantages
 from monitor.health.view import EndpointView, KindView, WindowFigures
 from monitor.health.vouching import WORKED_SECONDS, Vouchers
-from monitor.health.windows import DAY, HOUR, NO_SUMS, RING_SECONDS, RestoreRanges, Windows
+from monitor.health.windows import Windows
 from monitor.observation import CHAT, Observation
 from monitor.outcome import Group, Outcome, group_of
 from monitor.settings import Settings

@@ -10,12 +10,14 @@ import numpy as np
 from monitor.health.board import Board
 from monitor.health.columns import Columns
 from monitor.health.incidents import Incident
+from monitor.health.restoring import RestoreRanges
 from monitor.health.retold import LastSeen
 from monitor.health.rows import TallyRows
 from monitor.health.series import Stamp
+from monitor.health.spans import LONG_WINDOWS
 from monitor.health.state import State, Transition
 from monitor.health.vouching import WORKED_SECONDS
-from monitor.health.windows import LONG_WINDOWS, RestoreRanges, Windows
+from monitor.health.windows import Windows
 from monitor.observation import CHAT, Observation
 from monitor.outcome import Group
 from monitor.slot import Era

@@ -21,11 +21,11 @@ from monitor.health.incidents import IncidentLedger
 from monitor.health.rows import rows_of
 from monitor.health.series import Stamp
 from monitor.health.sketch import FIGURES, quantile_of_values
+from monitor.health.spans import DAY, HOUR, WINDOWS, floor_hour
 from monitor.health.state import State
 from monitor.health.tally import tally_of
 from monitor.health.uptime import grouped
 from monitor.health.view import EndpointView, figure_quantiles
-from monitor.health.windows import DAY, HOUR, WINDOWS, floor_hour
 from monitor.observation import Observation
 from monitor.outcome import OUTCOMES, Outcome
 from monitor.settings import ExportSettings

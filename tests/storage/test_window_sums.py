@@ -14,7 +14,8 @@ from storage_samples import DAY, HOUR, MIDNIGHT, Stage, observation, varied
 from monitor.clock import FakeClock
 from monitor.health.board import Board
 from monitor.health.sketch import FIGURES
-from monitor.health.windows import LONG_WINDOWS, Windows
+from monitor.health.spans import LONG_WINDOWS
+from monitor.health.windows import Windows
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.storage.database import Job, T
