@@ -25,7 +25,7 @@ from monitor.health.columns import Columns, Lookup, split
 from monitor.health.dense import BinMatrix, CountMatrix, Indices
 from monitor.health.kind_windows import KindWindows
 from monitor.health.recent import ANSWERED, Recent
-from monitor.health.restoring import NO_SUMS, Masks, RestorePlan, RestoreRanges
+from monitor.health.restore_plan import NO_SUMS, Masks, RestorePlan, RestoreRanges
 from monitor.health.ring import STARTED, Entries, Ring, entries_of, entry_of, laid_out
 from monitor.health.rows import TallyRows, rows_of
 from monitor.health.sketch import FIGURES, Values

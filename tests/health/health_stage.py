@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from monitor.catalog.model import Catalog, Endpoint, Model, Provider
-from monitor.health.restoring import RestoreRanges
+from monitor.health.restore_plan import RestoreRanges
 from monitor.health.rows import TallyRows, rows_of
 from monitor.health.sketch import FIGURES
 from monitor.health.spans import AHEAD_SECONDS, DAY, LONG_WINDOWS, SHORT_WINDOWS, floor_hour

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from monitor.health.cadences import Cadences
 from monitor.health.figures import pooled_figures, series_figures
 from monitor.health.recent import ANSWERED, ASKED
-from monitor.health.restoring import RestoreRanges
+from monitor.health.restore_plan import RestoreRanges
 from monitor.health.ring import Ring, entry_of, laid_out
 from monitor.health.rows import TallyRows, rows_of
 from monitor.health.sketch import FIGURES, quantile_of_values
