@@ -283,7 +283,7 @@ async def test_a_probe_that_the_shutdown_cuts_off_is_recorded_as_ours(
         silent_since = daemon.clock.monotonic()
 
         def hangs() -> bool:
-            flight = daemon.rooms.dispatcher._flights.get(endpoint)
+            flight = daemon.rooms.dispatcher._departures.flights.get(endpoint)
             return flight is not None and flight.began_at > silent_since
 
         await until(hangs, 30)

@@ -1,6 +1,6 @@
 """How a board comes back to what the database says. In this order, each in parts of any size:
 
-incidents -> ranges (what to read) -> sums, days, hours -> columns of the tail -> retell -> the rest of the tail -> stamps
+incidents -> ranges (what to read) -> sums, days, hours -> columns of the tail -> retell -> rest of the tail -> stamps
 """
 
 from __future__ import annotations
