@@ -1,4 +1,4 @@
-"""One process's life: startup, main loop, drain, shutdown. The one place that knows every room.
+"""One process's life: startup, main loop, drain, shutdown. With `building` the one place that knows every room.
 
 serve (503) -> open the database -> build the rooms -> restore -> probe -> ready
 """
