@@ -10,11 +10,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from daemon_stage import command, environment, fleet_config, fleet_server, get, running, settings_from, until
+from daemon_stage import command, environment, fleet_config, get, running, settings_from, until
 
 from monitor.cli import COMMANDS, build_parser, main
 from monitor.clock import SystemClock
@@ -28,14 +27,6 @@ from monitor.web.room import MADE_UP_NOTICE
 
 pytestmark = pytest.mark.timeout(120)
 README = Path(__file__).parent.parent / "README.md"
-
-
-@pytest.fixture
-async def fleet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FleetServer]:
-    async with fleet_server() as server:
-        for name, value in environment(server).items():
-            monkeypatch.setenv(name, value)
-        yield server
 
 
 def monitor(*words: str, cwd: Path, into: Path | None = None) -> subprocess.CompletedProcess[bytes]:

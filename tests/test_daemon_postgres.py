@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 import pytest
-from daemon_stage import environment, fleet_config, fleet_server, get, running, settings_from, until
+from daemon_stage import fleet_config, get, running, settings_from, until
 from postgres_server import Server
 
 from monitor.cli import main
@@ -18,14 +17,6 @@ from monitor.daemon import Daemon
 from monitor.simulator.server import FleetServer
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-async def fleet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FleetServer]:
-    async with fleet_server() as server:
-        for name, value in environment(server).items():
-            monkeypatch.setenv(name, value)
-        yield server
 
 
 @dataclass(frozen=True)

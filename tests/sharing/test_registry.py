@@ -13,8 +13,8 @@ import asyncpg
 from monitor.catalog.model import Endpoint
 from monitor.clock import SystemClock
 from monitor.probing.report import Turn
-from monitor.scheduling.dispatcher import WatchedLane
 from monitor.scheduling.due import DueSlot
+from monitor.scheduling.lanes import WatchedLane
 from monitor.scheduling.shards import SHARDS, shard_of
 from monitor.self_metrics import SelfMetrics
 from monitor.sharing.gaps import missing, slots_in_question

@@ -42,10 +42,8 @@ def target(
         shutil.copy(migrated, tmp_path / "copy.db")
         yield DatabaseSettings(f"sqlite:///{tmp_path / 'copy.db'}")
         return
-    name = f"copy_of_{uuid.uuid4().hex}"
-    url = postgresql.create(name)
-    yield DatabaseSettings(url, spill=str(tmp_path / "copy.spill"))
-    postgresql.drop(name)
+    with postgresql.made("copy_of") as name:
+        yield DatabaseSettings(postgresql.url(name), spill=str(tmp_path / "copy.spill"))
 
 
 @pytest.fixture(scope="session")

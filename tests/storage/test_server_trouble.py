@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import subprocess
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,10 +55,8 @@ class Behind:
 
 @pytest.fixture
 def database(postgresql: Server) -> Iterator[str]:
-    name = f"trouble_{uuid.uuid4().hex}"
-    postgresql.create(name)
-    yield name
-    postgresql.drop(name)
+    with postgresql.made("trouble") as name:
+        yield name
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from storage_samples import DAY, HOUR, MIDNIGHT, Stage, observation, on_a_file, 
 from monitor.clock import FakeClock
 from monitor.health.board import Board
 from monitor.health.sketch import FIGURES
-from monitor.health.windows import LONG_WINDOWS, Windows
+from monitor.health.spans import LONG_WINDOWS
+from monitor.health.windows import Windows
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.storage.database import Job, T
@@ -132,7 +133,7 @@ async def test_windows_made_anew_by_columns_are_those_made_by_observations(store
     by_columns = await renewed_windows(board, store.history, now)
     one_by_one = Windows(now)
     one_by_one.restore_ranges(now, 0, 0)
-    told: list[Observation] = [one async for chunk in store.history.raw_tail(0.0) for one in chunk]
+    told: list[Observation] = [one async for chunk in store.history.stream(0.0) for one in chunk]
     one_by_one.restore_tail(told, now)
     assert held_by(by_columns) == held_by(one_by_one)
     assert set(by_columns.keys) >= set(one_by_one.keys)
