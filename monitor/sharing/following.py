@@ -125,6 +125,7 @@ class Following:
     async def begin(self) -> None:
         """Follow from this view on: what it has is read by others. The book of hours is rebuilt from it."""
         moment = await self._rows.moment()
+        await self._writer.look_up_doubts()  # else what is reread now would be reported as well
         await self._writer.reread(moment.rolled_until)
         self._seen = moment
         self._own.clear()
@@ -135,6 +136,7 @@ class Following:
         if seen is None:
             return
         moment = await self._rows.moment()
+        await self._writer.look_up_doubts()  # else rows of ours would be taken for others', and reported later too
         # All is read before any of it counts: a read that fails is made again from where it began.
         rows: list[Observation] = []
         async for part in self._rows.written_since(seen.snapshot, self._own):
@@ -143,7 +145,10 @@ class Following:
         for start in range(0, len(rows), _ROWS_A_TURN):
             part = rows[start : start + _ROWS_A_TURN]
             self._writer.hours.add(part)
-            self._take_in(part, self._shown)
+            try:
+                self._take_in(part, self._shown)
+            except Exception:
+                log.exception("take_in failed rows=%d", len(part))  # read again, they would be counted again
             await self._clock.sleep(0)
         if moment.generation != seen.generation or moment.newest < seen.newest:
             # A server that was restored, or failed over to a copy that lagged, counts its transactions anew.

@@ -66,6 +66,9 @@ NEIGHBOURS = _sql("""
 SELECT count(*) FILTER (WHERE location_id = $1) AS here, min(id) AS first
 FROM monitors WHERE NOT buried AND expires_us >= :now
 """)
+_OTHERS = _sql(
+    "SELECT count(*) FROM monitors WHERE location_id = $1 AND NOT buried AND expires_us >= :now AND name <> $2"
+)
 _HELD = _sql("SELECT :held FROM shards WHERE location_id = $1 AND holder = $2::bigint")
 _TAKE = _sql("""
 WITH living AS (SELECT id FROM monitors WHERE id = $2::bigint AND NOT buried FOR KEY SHARE),
@@ -143,9 +146,14 @@ class Registry:
         await self._connection.execute(_LOOK_AFTER_GIVERS, self._here, reach_ms)
         await self._connection.execute(_FREE, self._here, reach_ms, _LEASE_US)
 
-    async def neighbours(self, me: int | None) -> Neighbours:
+    async def neighbours(self, me: int) -> Neighbours:
         row = await self._connection.fetchrow(NEIGHBOURS, self._here)
         return Neighbours(row["here"], row["first"] in (None, me))
+
+    async def is_alone(self, name: str) -> bool:
+        """Whether nobody lives here but former lives of this name's: who has its address to listen on has outlived
+        them."""
+        return bool(await self._connection.fetchval(_OTHERS, self._here, name) == 0)
 
     async def held(self, me: int) -> list[Held]:
         return [Held(*row) for row in await self._connection.fetch(_HELD, self._here, me)]

@@ -34,17 +34,17 @@ async def sharing_of(database: Database, location: str, address: str, clock: Clo
     """As the database allows it. `address` is where this monitor listens; StorageError if the database fails."""
     if not database.is_shared:
         return Sharing()
+    name = f"{socket.gethostname()} {address}"
     ids = await database.run(lambda connection: database.names.locations(connection, [location]))
     try:
         connection = await database.connect_beside()
         try:
-            here, _ = await Registry(connection, ids[location]).neighbours(None)
+            is_alone = await Registry(connection, ids[location]).is_alone(name)
         finally:
             await connection.close()
     except Exception as error:
         raise database.explained(error) from error
-    name = f"{socket.gethostname()} {address}"
-    return Together(database, location, ids[location], name, clock, metrics, is_alone=here == 0)
+    return Together(database, location, ids[location], name, clock, metrics, is_alone=is_alone)
 
 
 class Together(Sharing):
@@ -123,12 +123,13 @@ class Together(Sharing):
         return self._shares.is_first
 
     async def before_closing(self, connection: AsyncConnection) -> None:
+        if not self._following.has_begun:
+            # Before the first statement: it may read for longer than a transaction may stand idle, or others may wait.
+            async with self._database.one_view():
+                await self._following.begin()
         rolled_until = await turns.keep_rows_out(connection)
         async with self._database.one_view():
-            if self._following.has_begun:
-                await self._following.catch_up()
-            else:
-                await self._following.begin()
+            await self._following.catch_up()
         if rolled_until > self._writer.hours.rolled_until:
             self._writer.hours.closed(rolled_until)
 

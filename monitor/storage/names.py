@@ -62,7 +62,11 @@ class Names:
     async def texts(self, connection: AsyncConnection, names: Iterable[str], now: float) -> dict[str, int]:
         """As the others; also notes that these texts are in use, at most once a day each."""
         now_ms = round(now * 1000)
-        ids = await self._resolve(connection, self._texts, names, now_ms)
+        wanted = set(names)
+        for name in wanted & self._texts.known.keys():
+            if now_ms - self._last_used(name) >= _DAY_MS:
+                del self._texts.known[name]  # another monitor's retention may have deleted it: looked up again
+        ids = await self._resolve(connection, self._texts, wanted, now_ms)
         stale = [name for name in sorted(ids) if now_ms - self._last_used(name) >= _DAY_MS]
         if stale:
             await connection.execute(
@@ -115,9 +119,11 @@ class Names:
             return found
         missing = sorted(unknown - ids.fresh.keys())
         table = ids.table
+        # What is about to be used is not to be deleted by another monitor before that is committed.
+        there = select(table) if now_ms is None else select(table).with_for_update(read=True, key_share=True)
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
-            for row in await connection.execute(select(table).where(table.c.name.in_(chunk))):
+            for row in await connection.execute(there.where(table.c.name.in_(chunk))):
                 ids.fresh[row.name] = row.id
                 if now_ms is not None:
                     self._fresh_used_ms[row.name] = row.last_used_ms

@@ -48,6 +48,9 @@ async def record_location_suspect(
     first one's row is everybody's."""
     table = schema.own_outages
     location_id = (await names.locations(connection, [location]))[location]
+    # One after the other: two that find none would both begin one, and only one of them would ever be ended.
+    taking_turns = select(schema.locations.c.id).where(schema.locations.c.id == location_id)
+    await connection.execute(taking_turns.with_for_update(key_share=True))
     lasting = select(table.c.started_us).where(
         table.c.location_id == location_id, table.c.cause == LOCATION, table.c.ended_us.is_(None)
     )

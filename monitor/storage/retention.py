@@ -118,7 +118,8 @@ async def _delete_oldest_rows(connection: AsyncConnection, until_ms: int) -> int
 
 async def _delete_some(connection: AsyncConnection, table: Table, condition: Any) -> int:
     some = select(table.c.id).where(condition).limit(ROWS_A_STEP)
-    return int((await connection.execute(delete(table).where(table.c.id.in_(some)))).rowcount)
+    # The condition once more: another monitor may have changed a row since, and then it is asked again.
+    return int((await connection.execute(delete(table).where(table.c.id.in_(some), condition))).rowcount)
 
 
 async def _give_back(database: Database, clock: Clock) -> int:

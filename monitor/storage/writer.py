@@ -376,6 +376,11 @@ class Writer:
             await self._take_stock()
             self._doubts.drop(part)
 
+    async def look_up_doubts(self) -> None:
+        """Report rows of ours whose commit was not answered and that are in the database by now. In a job alone."""
+        if self._doubts:
+            await self._take_stock()
+
     async def _take_stock(self) -> None:
         """What became of a transaction that failed; and whether the schema is still ours."""
         self._known_connections = self._database.write_connections

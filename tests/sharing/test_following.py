@@ -8,9 +8,13 @@ from pathlib import Path
 
 import asyncpg
 from pair_stage import HOUR, MIDNIGHT, One, pair, row
+from sqlalchemy import delete
 
 from monitor.clock import FakeClock
 from monitor.outcome import Outcome
+from monitor.self_metrics import SelfMetrics
+from monitor.sharing.together import Together
+from monitor.storage import schema
 
 
 async def test_what_another_commits_is_taken_in_once_and_in_order_of_time(postgres_url: str, tmp_path: Path) -> None:
@@ -138,3 +142,62 @@ async def test_two_monitors_that_start_at_once_record_the_catalog_once(postgres_
         await asyncio.gather(first.adopt(), second.adopt())
         assert await connection.fetchval("SELECT count(*) FROM eras") == 3
         await connection.close()
+
+
+async def test_a_row_whose_commit_was_never_answered_is_counted_once(postgres_url: str, tmp_path: Path) -> None:
+    async with pair(postgres_url, tmp_path, FakeClock(MIDNIGHT + 600)) as (first, second):
+        await first.begin()
+        rows = [row(0, number) for number in range(3)]
+        for is_begun_anew in (False, True):
+            # The commit goes on after the connection is gone, and after the writer has looked for what became of it.
+            first.writer._doubts.add(rows, already_shown=False)
+            await second.write(*rows)
+            await (first.begin() if is_begun_anew else first.follow())
+            await first.write(*rows)
+            await first.follow()
+            assert sum(tally.outcomes.total() for _, _, tally in first.writer.hours.rows()) == 3
+            assert is_begun_anew or first.samples() == 3
+            await second.writer.submit(lambda connection: connection.execute(delete(schema.raw_observations)))
+
+
+async def test_what_cannot_be_taken_in_is_not_read_again(postgres_url: str, tmp_path: Path) -> None:
+    async with pair(postgres_url, tmp_path, FakeClock(MIDNIGHT + 600)) as (first, second):
+        await first.begin()
+        first.board.observe = raising  # type: ignore[method-assign, assignment]
+        await second.write(row(0, 0))
+        await first.follow()
+        await first.follow()
+        assert len(first.others) == 1
+        assert sum(tally.outcomes.total() for _, _, tally in first.writer.hours.rows()) == 1
+
+
+async def test_the_first_to_close_hours_reads_its_book_before_it_locks_anybody_out(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    async with pair(postgres_url, tmp_path, FakeClock(MIDNIGHT + HOUR + 300)) as (first, second):
+        await second.begin()
+        await second.write(row(0, 0))
+        together = together_of(first)
+        reread = first.writer.reread
+
+        async def slow(rolled_until: int) -> None:
+            await second.write(row(0, 1))  # else it would wait for us, and we for it
+            await reread(rolled_until)
+
+        first.writer.reread = slow  # type: ignore[method-assign]
+        async with asyncio.timeout(5.0):
+            assert await first.writer.close_hours(int(MIDNIGHT + HOUR), before=together.before_closing) == 1
+        assert await second.history.rolled_until() == MIDNIGHT + HOUR
+        await second.follow()
+        assert list(second.writer.hours.rows()) == []
+
+
+def raising(*_: object, **__: object) -> None:
+    raise ValueError("a bad row")
+
+
+def together_of(one: One) -> Together:
+    together = Together(one.database, "test", 1, "one", one.clock, SelfMetrics("test"), is_alone=True)
+    together._following = one.following
+    together._writer = one.writer
+    return together

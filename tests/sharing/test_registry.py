@@ -133,6 +133,15 @@ async def test_a_monitor_of_another_location_is_left_alone(postgres_url: str) ->
         assert (await first.neighbours(a)).here == 1
 
 
+async def test_a_former_life_that_is_not_over_yet_is_no_company(postgres_url: str) -> None:
+    async with registries(postgres_url, 2) as (first, second):
+        there = Registry(second._connection, 2)
+        await first.enter("host 127.0.0.1:8080")
+        await there.enter("elsewhere 127.0.0.1:8080")
+        assert await first.is_alone("host 127.0.0.1:8080")
+        assert not await first.is_alone("host 127.0.0.1:8081")
+
+
 async def test_missing_slots_are_those_without_a_row(postgres_url: str) -> None:
     async with registries(postgres_url, 1) as (one,):
         connection = one._connection
