@@ -18,8 +18,9 @@ from monitor.clock import FakeClock
 from monitor.health.board import Board
 from monitor.health.rows import rows_of
 from monitor.health.sketch import FIGURES
+from monitor.health.spans import HOUR, LONG_WINDOWS, floor_hour
 from monitor.health.tally import Tally
-from monitor.health.windows import HOUR, LONG_WINDOWS, Windows, floor_hour
+from monitor.health.windows import Windows
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.settings import Settings

@@ -1,4 +1,4 @@
-"""One process's life: startup, main loop, drain, shutdown. The one place that knows every room.
+"""One process's life: startup, main loop, drain, shutdown. With `building` the one place that knows every room.
 
 serve (503) -> open the database -> build the rooms -> restore -> probe -> ready
 """
@@ -14,40 +14,31 @@ from dataclasses import asdict
 from aiohttp import web
 
 from monitor import __version__, memory
-from monitor.chronicle import Chronicle
+from monitor.building import build_rooms
 from monitor.clock import Clock, SystemClock
 from monitor.descriptors import provide_descriptors
-from monitor.health.board import Board
 from monitor.health.state import Transition
 from monitor.housekeeping import Housekeeping
 from monitor.intake import Intake
 from monitor.learning import learn_secrets
 from monitor.listening import address_text, cannot_listen
 from monitor.opening import Opening, check_not_held
-from monitor.probing.probe import Prober
 from monitor.probing.redaction import Redactor
-from monitor.probing.resolver import Resolver
 from monitor.reclassification import reclassify_here
 from monitor.reload import Reloader
-from monitor.resume import resume
 from monitor.rooms import RESTORING, Progress, Rooms
 from monitor.scheduling.lag import LagSampler
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
-from monitor.sharing.sharing import Hands
-from monitor.sharing.together import sharing_of
 from monitor.signals import handled_signals
 from monitor.storage.database import Database
 from monitor.storage.eras import adopt_catalog
 from monitor.storage.errors import StorageError, WriterClosed
-from monitor.storage.history import History
 from monitor.storage.hour_turn import close_hours
-from monitor.storage.incident_log import IncidentLog
 from monitor.storage.reclassify import Reclassified
 from monitor.storage.restore import restore_board, still_open
 from monitor.storage.writer import Writer
 from monitor.survey import Survey
-from monitor.suspicion.suspicion import Suspicion
 from monitor.systemd import Notifier
 from monitor.tasks import Tasks, unless
 from monitor.telling import tell_unusable
@@ -90,7 +81,6 @@ class Daemon:
         self._before_start = before_start
         self._notifier = Notifier(self.clock)
         self._redactor = redactor or Redactor(())
-        self._last_due_at: float | None = None  # by the process before this one
         self._reloader = Reloader(load, lambda: self.settings, self._adopt, self.metrics, self.clock)
         self._tasks = Tasks(on_death=self.should_exit.set)
         self._intake = Intake(lambda: self.rooms, lambda: self.settings, self._tasks, self.clock)
@@ -165,7 +155,10 @@ class Daemon:
         listen = address_text(self.settings.listen_host, self.settings.listen_port)
         database = await Database.open(self.settings.database, self.clock, listen=listen)
         try:
-            rooms = self._rooms = await self._build(database)
+            rooms = self._rooms = await build_rooms(
+                database, self.settings, self.clock, self.metrics, self._redactor, self._intake, self._progress,
+                self.address,
+            )  # fmt: skip
             self._housekeeping = Housekeeping(
                 rooms, self.clock, lambda: self.settings, self._notifier, self._intake.on_transition,
                 Survey(rooms, self.metrics, self.clock, lambda: self.settings).look,
@@ -205,48 +198,13 @@ class Daemon:
             raise DaemonError(f"the past could not be made up: {error}") from error
         self._before_start = None
 
-    async def _build(self, database: Database) -> Rooms:
-        settings, clock, metrics, intake = self.settings, self.clock, self.metrics, self._intake
-        history = History(database)
-        writer = Writer(database, clock, metrics, intake.on_committed, intake.on_spilled)
-        board = Board(settings, clock)
-        resolver = Resolver(clock)
-        prober = Prober(
-            settings.probing, settings.location, clock, self._redactor, board.worked_before, resolver=resolver
-        )
-        suspicion = Suspicion(prober.probe, resolver, clock, metrics, intake.on_own_outage)
-        suspicion.configure(settings.probing.canaries)
-        self._last_due_at = await history.last_due_at(settings.location)
-        sharing = await sharing_of(database, settings.location, self.address, clock, metrics)
-        dispatcher = await resume(
-            settings, clock, history, suspicion.probe, prober.cut_off, intake.on_report, metrics, self._last_due_at,
-            lambda probes: board.kinds.restore_probes(probes.items()),
-            sharing.claims,
-        )  # fmt: skip
-        sharing.use(Hands(dispatcher, writer, intake.take_in, intake.on_taken))
-        self._progress.of_sharing = sharing.checks
-        self._progress.moved_in(database, writer, lambda: suspicion.reason)
-        return Rooms(
-            database=database,
-            history=history,
-            writer=writer,
-            board=board,
-            prober=prober,
-            suspicion=suspicion,
-            dispatcher=dispatcher,
-            chronicle=Chronicle(writer, database.names),
-            progress=self._progress,
-            incident_log=IncidentLog(writer.submit, database.names),
-            sharing=sharing,
-        )
-
     async def _restore(self) -> None:
         """Windows, states and incidents as they were, from rollups and the raw tail."""
         rooms = self.rooms
         await self._record_catalog(self.settings)
         await close_hours(rooms.writer, self.clock.now(), rooms.sharing)
         if rooms.sharing.is_alone:
-            await rooms.chronicle.close_left_open(self.settings.location, self._last_due_at)
+            await rooms.chronicle.close_left_open(self.settings.location, rooms.last_due_at)
         self._intake.write_incidents(rooms.ledger.take_up(await still_open(rooms.history, self.clock.now())))
         self._intake.write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
         incidents = list(rooms.ledger.still_open.values())

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from monitor.clock import Clock
 from monitor.health.incidents import IncidentEvent
-from monitor.health.state import Moment, State, Transition, moment_of
+from monitor.health.machine import Moment, moment_of
+from monitor.health.state import State, Transition
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.rooms import Rooms

@@ -96,6 +96,7 @@ class Rooms:
     progress: Progress
     incident_log: IncidentLog
     sharing: Sharing
+    last_due_at: float | None  # when the last process's last slot fell due
     ledger: IncidentLedger = field(default_factory=IncidentLedger)
 
     def recall_who_was_well(self, location: str, now: float) -> None:

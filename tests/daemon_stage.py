@@ -81,6 +81,19 @@ async def running(settings: Settings, load: Callable[[], Settings] | None = None
         await life
 
 
+@asynccontextmanager
+async def starting(settings: Settings) -> AsyncIterator[Daemon]:
+    """A daemon that listens already, whatever else it does; ended at the end."""
+    daemon = Daemon(settings, lambda: settings)
+    life = asyncio.create_task(daemon.run())
+    try:
+        await until(lambda: daemon.address or life.done())
+        yield daemon
+    finally:
+        daemon.should_exit.set()
+        await life
+
+
 def settings_from(path: Path) -> Settings:
     return parse_settings(path.read_text(), path)
 

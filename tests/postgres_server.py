@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,16 @@ class Server:
 
     def drop(self, name: str) -> None:
         asyncio.run(self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+
+    @contextlib.contextmanager
+    def made(self, what_for: str, template: str = TEMPLATE) -> Iterator[str]:
+        """The name of a new database, which is dropped at the end."""
+        name = f"{what_for}_{uuid.uuid4().hex}"
+        self.create(name, template)
+        try:
+            yield name
+        finally:
+            self.drop(name)
 
     def lend(self) -> str:
         """The URL of this process's own database, migrated and without a row: emptied, since that takes a tenth of what

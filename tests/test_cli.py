@@ -10,13 +10,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from daemon_stage import command, environment, fleet_config, fleet_server, get, running, settings_from, until
+from daemon_stage import command, environment, fleet_config, get, running, settings_from, until
 
-from monitor.cli import COMMANDS, build_parser
+from monitor.cli import COMMANDS, build_parser, main
 from monitor.clock import SystemClock
 from monitor.observation import EXPORT_FIELDS, Observation
 from monitor.outcome import Outcome
@@ -28,14 +27,6 @@ from monitor.web.room import MADE_UP_NOTICE
 
 pytestmark = pytest.mark.timeout(120)
 README = Path(__file__).parent.parent / "README.md"
-
-
-@pytest.fixture
-async def fleet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FleetServer]:
-    async with fleet_server() as server:
-        for name, value in environment(server).items():
-            monkeypatch.setenv(name, value)
-        yield server
 
 
 def monitor(*words: str, cwd: Path, into: Path | None = None) -> subprocess.CompletedProcess[bytes]:
@@ -53,6 +44,13 @@ def monitor(*words: str, cwd: Path, into: Path | None = None) -> subprocess.Comp
 
 async def off_loop(*words: str, cwd: Path, into: Path | None = None) -> subprocess.CompletedProcess[bytes]:
     return await asyncio.to_thread(monitor, *words, cwd=cwd, into=into)
+
+
+async def here(capture: pytest.CaptureFixture[bytes], *words: str) -> subprocess.CompletedProcess[bytes]:
+    """The command in this process: a second of the processor less than one of its own."""
+    code = await asyncio.to_thread(main, list(words))
+    out, error = capture.readouterr()
+    return subprocess.CompletedProcess(words, code, out, error)
 
 
 def test_the_readme_names_every_command_and_no_other() -> None:
@@ -198,8 +196,9 @@ async def test_a_probe_draws_its_timeline_and_exits_by_its_verdict(fleet: FleetS
 
 
 async def test_status_and_export_tell_the_same_history_with_and_without_a_daemon(
-    fleet: FleetServer, tmp_path: Path
+    fleet: FleetServer, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     path = fleet_config(fleet, tmp_path)
     settings = settings_from(path)
     async with running(settings) as daemon:
@@ -219,15 +218,15 @@ async def test_status_and_export_tell_the_same_history_with_and_without_a_daemon
         second = await off_loop("run", "-c", str(asking), cwd=tmp_path)
         assert second.returncode == 1
         assert b"is in use by the daemon with pid" in second.stderr, "on the same port, and still by name"
-    from_database = await off_loop("status", "--json", "-c", str(asking), cwd=tmp_path)
+    from_database = await here(capfdbinary, "status", "--json", "-c", str(asking))
     assert b"no daemon answers" in from_database.stderr
     offline = json.loads(from_database.stdout)
     assert offline["source"] == "database"
     assert {one["endpoint"] for one in offline["endpoints"]} == set(settings.catalog.endpoints)
-    table = await off_loop("status", "-c", str(asking), cwd=tmp_path)
+    table = await here(capfdbinary, "status", "-c", str(asking))
     assert b"openai/gpt-4o-mini@northwind" in table.stdout
 
-    lines = (await off_loop("export", "observations", "-c", str(path), cwd=tmp_path)).stdout.splitlines()
+    lines = (await here(capfdbinary, "export", "observations", "-c", str(path))).stdout.splitlines()
     rows = [json.loads(line) for line in lines]
     assert list(rows[0]) == list(EXPORT_FIELDS)
     one = [row for row in rows if row["endpoint"] == "openai/gpt-4o-mini@northwind" and not row["recheck"]]
@@ -237,16 +236,14 @@ async def test_status_and_export_tell_the_same_history_with_and_without_a_daemon
         if found["endpoint"] == "openai/gpt-4o-mini@northwind"
     )
     assert samples == sum(row["group"] in ("ok", "provider_fault") for row in one)
-    as_csv = (await off_loop("export", "observations", "--format", "csv", "-c", str(path), cwd=tmp_path)).stdout
+    as_csv = (await here(capfdbinary, "export", "observations", "--format", "csv", "-c", str(path))).stdout
     assert len(list(csv.DictReader(io.StringIO(as_csv.decode())))) == len(rows)
-    parquet = (await off_loop("export", "observations", "--format", "parquet", "-c", str(path), cwd=tmp_path)).stdout
+    parquet = (await here(capfdbinary, "export", "observations", "--format", "parquet", "-c", str(path))).stdout
     import pyarrow.parquet as pq
 
     assert pq.read_table(io.BytesIO(parquet)).num_rows == len(rows)
-    assert (await off_loop("export", "rollups", "-c", str(path), cwd=tmp_path)).returncode == 0
-    typo = await off_loop(
-        "export", "rollups", "--endpoint", "openai/gpt-4o-mini@northwynd", "-c", str(path), cwd=tmp_path
-    )
+    assert (await here(capfdbinary, "export", "rollups", "-c", str(path))).returncode == 0
+    typo = await here(capfdbinary, "export", "rollups", "--endpoint", "openai/gpt-4o-mini@northwynd", "-c", str(path))
     assert (typo.returncode, typo.stdout) == (1, b"")
     assert b"did you mean openai/gpt-4o-mini@northwind" in typo.stderr
     for format_ in ("jsonl", "csv", "parquet"):
@@ -255,11 +252,11 @@ async def test_status_and_export_tell_the_same_history_with_and_without_a_daemon
         )
         assert full.returncode == 1
         assert full.stderr == b"monitor: the output cannot be written: No space left on device\n"
-    assert (await off_loop("export", "incidents", "--since", "1h", "-c", str(path), cwd=tmp_path)).returncode == 0
+    assert (await here(capfdbinary, "export", "incidents", "--since", "1h", "-c", str(path))).returncode == 0
     for words in (("db", "upgrade"), ("db", "prune"), ("db", "backup", str(tmp_path / "copy.db"))):
-        result = await off_loop(*words, "-c", str(path), cwd=tmp_path)
+        result = await here(capfdbinary, *words, "-c", str(path))
         assert result.returncode == 0, result.stderr
-    again = await off_loop("db", "backup", str(tmp_path / "copy.db"), "-c", str(path), cwd=tmp_path)
+    again = await here(capfdbinary, "db", "backup", str(tmp_path / "copy.db"), "-c", str(path))
     assert again.returncode == 1
 
 

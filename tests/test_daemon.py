@@ -10,7 +10,7 @@ import re
 import signal
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import aiohttp
@@ -19,7 +19,6 @@ from daemon_stage import (
     Subprocess,
     environment,
     fleet_config,
-    fleet_server,
     get,
     running,
     settings_from,
@@ -33,14 +32,6 @@ from monitor.simulator.faults import Fault
 from monitor.simulator.server import FleetServer
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-async def fleet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FleetServer]:
-    async with fleet_server() as server:
-        for name, value in environment(server).items():
-            monkeypatch.setenv(name, value)
-        yield server
 
 
 async def written(daemon: Daemon | str, at_least: int) -> int:
@@ -283,7 +274,7 @@ async def test_a_probe_that_the_shutdown_cuts_off_is_recorded_as_ours(
         silent_since = daemon.clock.monotonic()
 
         def hangs() -> bool:
-            flight = daemon.rooms.dispatcher._flights.get(endpoint)
+            flight = daemon.rooms.dispatcher._departures.flights.get(endpoint)
             return flight is not None and flight.began_at > silent_since
 
         await until(hangs, 30)

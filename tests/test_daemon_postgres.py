@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 import pytest
-from daemon_stage import environment, fleet_config, fleet_server, get, running, settings_from, until
+from daemon_stage import fleet_config, get, running, settings_from, until
 from postgres_server import Server
 
 from monitor.cli import main
@@ -18,14 +17,6 @@ from monitor.daemon import Daemon
 from monitor.simulator.server import FleetServer
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-async def fleet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FleetServer]:
-    async with fleet_server() as server:
-        for name, value in environment(server).items():
-            monkeypatch.setenv(name, value)
-        yield server
 
 
 @dataclass(frozen=True)
@@ -68,8 +59,9 @@ async def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int,
 
 
 async def test_a_daemon_on_a_server_records_serves_restarts_and_every_command_reads_it(
-    fleet: FleetServer, database: OnServer, capsys: pytest.CaptureFixture[str]
+    fleet: FleetServer, database: OnServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # tables break names on a narrow terminal
     path = database.config(fleet)
     settings = settings_from(path)
     async with running(settings) as daemon:
@@ -100,7 +92,7 @@ async def test_a_daemon_on_a_server_records_serves_restarts_and_every_command_re
     assert (await command(capsys, "check", *config))[0] == 0
     code, out = await command(capsys, "status", *config)
     assert code == 0
-    assert all(endpoint in out for endpoint in settings.catalog.endpoints)
+    assert [endpoint for endpoint in settings.catalog.endpoints if endpoint not in out] == [], out
     code, out = await command(capsys, "export", "observations", *config)
     assert (code, len([line for line in out.splitlines() if line.startswith("{")])) == (0, rows)
     assert {json.loads(line)["endpoint"] for line in out.splitlines() if line.startswith("{")} == {r[0] for r in told}

@@ -66,7 +66,7 @@ def report(daemon: Daemon, endpoint: str, outcome: Outcome, times: int = 1, kind
     for number in range(times):
         one = observed(daemon, endpoint, outcome, number, kind)
         turn = Turn(daemon.settings.catalog.endpoints[endpoint], one.slot, one.due_at, kind=kind)
-        daemon.rooms.dispatcher._on_report(ProbeReport(turn, one))
+        daemon._intake.on_report(ProbeReport(turn, one))
 
 
 def rows(directory: Path, query: str) -> list[tuple[Any, ...]]:
@@ -385,7 +385,7 @@ async def test_a_failing_tools_probe_is_recorded_and_is_no_incident(tmp_path: Pa
         report(daemon, ONE, Outcome.SERVER_ERROR, times=8, kind="tools")
         refused = observed(daemon, ONE, Outcome.AUTH, 9, "tools")
         turn = Turn(daemon.settings.catalog.endpoints[ONE], refused.slot, refused.due_at, kind="tools")
-        daemon.rooms.dispatcher._on_report(ProbeReport(turn, refused))
+        daemon._intake.on_report(ProbeReport(turn, refused))
         await daemon.rooms.writer.flush()
         await daemon.rooms.board.refresh()
         (view,) = daemon.rooms.board.views()

@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from daemon_stage import get, settings_from, until
+from daemon_stage import get, settings_from, starting, until
 
 from monitor.clock import FakeClock
 from monitor.daemon import Daemon, DaemonError
@@ -38,20 +37,6 @@ def config(directory: Path, database: str) -> Path:
     return path
 
 
-@asynccontextmanager
-async def starting(directory: Path, database: str) -> AsyncIterator[Daemon]:
-    """A daemon that listens already, whatever else it does; ended at the end."""
-    settings = settings_from(config(directory, database))
-    daemon = Daemon(settings, lambda: settings)
-    life = asyncio.create_task(daemon.run())
-    try:
-        await until(lambda: daemon.address or life.done())
-        yield daemon
-    finally:
-        daemon.should_exit.set()
-        await life
-
-
 @contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
@@ -71,7 +56,7 @@ async def test_a_locked_file_is_waited_for_and_everybody_is_told(
     busy: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with locked(tmp_path / "monitor.db"):
-        async with starting(tmp_path, f"sqlite:///{tmp_path}/monitor.db") as daemon:
+        async with starting(settings_from(config(tmp_path, f"sqlite:///{tmp_path}/monitor.db"))) as daemon:
             await until(lambda: "database_awaited" in caplog.text)
             assert (await get(daemon, "/healthz"))[0] == 200
             status, body = await get(daemon, "/readyz")
@@ -88,7 +73,7 @@ async def test_the_start_goes_on_when_the_file_is_let_go_of(
     busy: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with locked(tmp_path / "monitor.db"):
-        started = starting(tmp_path, f"sqlite:///{tmp_path}/monitor.db")
+        started = starting(settings_from(config(tmp_path, f"sqlite:///{tmp_path}/monitor.db")))
         daemon = await started.__aenter__()
         await until(lambda: "database_awaited" in caplog.text)
     await until(daemon.ready.is_set)
@@ -109,7 +94,7 @@ async def test_a_database_that_goes_away_in_the_middle_of_the_restore_is_begun_w
         return await restore_board(board, *others)  # type: ignore[arg-type]
 
     monkeypatch.setattr("monitor.daemon.restore_board", lost_once)
-    async with starting(tmp_path, f"sqlite:///{tmp_path}/monitor.db") as daemon:
+    async with starting(settings_from(config(tmp_path, f"sqlite:///{tmp_path}/monitor.db"))) as daemon:
         await until(daemon.ready.is_set)
         assert "error=the server is gone" in caplog.text
         assert len(boards) == 2 and boards[0] is not boards[1]

@@ -194,7 +194,7 @@ async def test_a_state_that_rested_on_misjudged_rows_is_found_anew_and_its_incid
 
         def report(observation: Observation) -> None:
             turn = Turn(daemon.settings.catalog.endpoints[observation.endpoint], observation.slot, observation.due_at)
-            daemon.rooms.dispatcher._on_report(ProbeReport(turn, observation))
+            daemon._intake.on_report(ProbeReport(turn, observation))
 
         for number in range(6):
             report(made(now, 60.0 - number, **WRONG))

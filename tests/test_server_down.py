@@ -7,15 +7,21 @@ import json
 import os
 import random
 import signal
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
 import pytest
-from daemon_stage import Subprocess, environment, fleet_config, fleet_server, get, running, settings_from, until
+from daemon_stage import (
+    Subprocess,
+    fleet_config,
+    get,
+    running,
+    settings_from,
+    starting,
+    until,
+)
 from postgres_own import OwnServer, own_server
 from postgres_proxy import Proxy, proxy_to
 from postgres_server import Server
@@ -65,37 +71,14 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def database(postgresql: Server) -> Iterator[str]:
-    name = f"down_{uuid.uuid4().hex}"
-    postgresql.create(name)
-    yield name
-    postgresql.drop(name)
+    with postgresql.made("down") as name:
+        yield name
 
 
 @pytest.fixture
 async def proxy(postgresql: Server) -> AsyncIterator[Proxy]:
     async with proxy_to(postgresql.port) as opened:
         yield opened
-
-
-@pytest.fixture
-async def fleet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FleetServer]:
-    async with fleet_server() as server:
-        for name, value in environment(server).items():
-            monkeypatch.setenv(name, value)
-        yield server
-
-
-@asynccontextmanager
-async def starting(path: Path) -> AsyncIterator[Daemon]:
-    settings = settings_from(path)
-    daemon = Daemon(settings, lambda: settings)
-    life = asyncio.create_task(daemon.run())
-    try:
-        await until(lambda: daemon.address or life.done())
-        yield daemon
-    finally:
-        daemon.should_exit.set()
-        await life
 
 
 async def said(daemon: Daemon, words: str) -> str:
@@ -119,7 +102,7 @@ async def test_whatever_keeps_us_out_is_waited_for_and_told_by_its_own_words(
 ) -> None:
     await proxy.close()
     url = f"postgresql://postgres@127.0.0.1:{proxy.port}/{database}?connect_timeout=1"
-    async with starting(quiet_config(tmp_path, url)) as daemon:
+    async with starting(settings_from(quiet_config(tmp_path, url))) as daemon:
         assert "(since 20" in await said(daemon, "the server cannot be reached")
         files = len(os.listdir("/proc/self/fd"))
         for state, words in KEPT_OUT.items():
@@ -147,7 +130,7 @@ async def test_a_standby_is_waited_for_until_it_is_promoted(
     eager: None, postgresql: Server, database: str, tmp_path: Path
 ) -> None:
     await postgresql.execute(f'ALTER DATABASE "{database}" SET default_transaction_read_only = on')
-    async with starting(quiet_config(tmp_path, postgresql.url(database))) as daemon:
+    async with starting(settings_from(quiet_config(tmp_path, postgresql.url(database)))) as daemon:
         await said(daemon, "the server is a standby or read-only")
         await postgresql.execute(f'ALTER DATABASE "{database}" RESET default_transaction_read_only')
         await until(daemon.ready.is_set)

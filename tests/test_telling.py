@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from monitor.health.state import Standing, State, StateMachine, Transition
+from monitor.health.machine import StateMachine
+from monitor.health.state import Standing, State, Transition
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.settings import StateRule

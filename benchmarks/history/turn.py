@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from benchmarks.history.past import NOW, ROLLED, observations
 from benchmarks.history.run import ShiftedClock, Turns
 from monitor.health.board import Board
-from monitor.health.windows import HOUR
+from monitor.health.spans import HOUR
 from monitor.observation import Observation
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings

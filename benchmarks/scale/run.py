@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from benchmarks.scale.service import DidNotRun, FleetOfPort, Plan, run
 from benchmarks.scale.told import figures_of
 from benchmarks.tls.certificates import made_certificate
 from benchmarks.ttft.document import write_between
-from benchmarks.ttft.processes import Cores, may_be_realtime, raise_file_limit
+from benchmarks.ttft.processes import begin
 from benchmarks.ttft.report import machine
 
 _HOSTS = tuple(f"127.0.0.{number}" for number in range(1, 41))
@@ -44,11 +43,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
 
 def main(*words: str) -> int:
     given = _arguments(words)
-    raise_file_limit()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, and so takes the children along
-    if given.first and not may_be_realtime():
-        raise SystemExit("scale: --first needs root, or CAP_SYS_NICE")
-    cores = Cores.of_this_machine()
+    cores = begin("scale", "--first" if given.first else None)
     where = machine(cores, False)
     print(f"scale: {where}", flush=True)
     with tempfile.TemporaryDirectory(prefix="scale-") as name:

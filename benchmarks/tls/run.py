@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from benchmarks.tls.certificates import KEYS, Certificate, made_certificate
 from benchmarks.tls.handshake import client_context, handshake_us
 from benchmarks.ttft.document import write_between
 from benchmarks.ttft.figures import number
-from benchmarks.ttft.processes import Cores, may_be_realtime, raise_file_limit
+from benchmarks.ttft.processes import Cores, begin
 from benchmarks.ttft.report import machine
 from benchmarks.ttft.secrecy import server_context
 
@@ -57,11 +56,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
 
 def main(*words: str) -> int:
     given = _arguments(words)
-    raise_file_limit()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, and so takes the children along
-    if given.first and not may_be_realtime():
-        raise SystemExit("tls: --first needs root, or CAP_SYS_NICE")
-    cores = Cores.of_this_machine()
+    cores = begin("tls", "--first" if given.first else None)
     where = machine(cores, False)
     print(f"tls: {where}", flush=True)
     found: dict[Variant, list[Figures]] = {variant: [] for variant in VARIANTS}

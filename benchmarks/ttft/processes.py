@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import threading
 import time
 from bisect import bisect_left
@@ -35,6 +36,16 @@ class Cores:
         return cls(client=cores[-1], server=cores[0], rest=cores[1] if len(cores) > 2 else cores[0])
 
 
+def begin(benchmark: str, priority_option: str | None) -> Cores:
+    """What every run begins with. `priority_option` is the one that was given and asks for more than ordinary priority.
+    SystemExit where this machine does not grant it."""
+    _raise_file_limit()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, and so takes the children along
+    if priority_option is not None and not may_be_realtime():
+        raise SystemExit(f"{benchmark}: {priority_option} needs root, or CAP_SYS_NICE")
+    return Cores.of_this_machine()
+
+
 def may_be_realtime() -> bool:
     """Whether this machine lets us keep others off a core."""
     try:
@@ -45,7 +56,7 @@ def may_be_realtime() -> bool:
     return True
 
 
-def raise_file_limit() -> None:
+def _raise_file_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from benchmarks.ttft.cell import Cell, Told, Unavailable
 from benchmarks.ttft.chart import svg
 from benchmarks.ttft.clients import daemon, guidellm, scripted
 from benchmarks.ttft.compare import FLOOR, Row, compare
-from benchmarks.ttft.processes import Cores, Watch, may_be_realtime, pinned, raise_file_limit, stop
+from benchmarks.ttft.processes import Cores, Watch, begin, may_be_realtime, pinned, stop
 from benchmarks.ttft.truth import read_log
 from benchmarks.ttft.wire import TOKENS
 
@@ -87,11 +86,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
 
 def main(*words: str) -> int:
     given = _arguments(words)
-    raise_file_limit()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, and so takes the children along
-    if given.realtime and not may_be_realtime():
-        raise SystemExit("ttft: --realtime needs root, or CAP_SYS_NICE")
-    cores = Cores.of_this_machine()
+    cores = begin("ttft", "--realtime" if given.realtime else None)
     where = report.machine(cores, given.realtime)
     print(f"ttft: {where}", flush=True)
     rows = []

@@ -18,7 +18,7 @@ from monitor.commands.simulate import host_and_port
 from monitor.commands.terminal import complain, log_to_stderr, say
 from monitor.daemon import Daemon, DaemonError
 from monitor.duration import duration_text, parse_duration
-from monitor.health.windows import HOUR, floor_hour
+from monitor.health.spans import HOUR, floor_hour
 from monitor.listening import cannot_listen, check_free
 from monitor.probing.redaction import Redactor
 from monitor.settings import Settings, parse_settings

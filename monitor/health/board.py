@@ -3,8 +3,7 @@
 The daemon feeds it (`observe` at receipt, `record` once committed, `slide` by the hour, `expire` and `refresh` every
 few seconds); web and routing read `views` and `figures`. All in memory, no I/O. Use from one event loop.
 
-A restore goes: `set_eras`, `restore_incidents`, `restore_stamps`, `restore_ranges`, then `restore_days`,
-`restore_hours` and `restore_tail` in parts of any size, then `finish_restore`.
+A restore goes: `take_eras`, then all that `restoration` takes, then `finish_restore`.
 """
 
 from __future__ import annotations
@@ -15,27 +14,24 @@ import numpy as np
 
 from monitor.catalog.model import Catalog, Endpoint
 from monitor.clock import Clock
-from monitor.health.columns import Columns, Lookup
 from monitor.health.display import Display
 from monitor.health.figures import pooled_figures
-from monitor.health.incidents import Incident
 from monitor.health.kind_board import KindBoard
-from monitor.health.retold import LastSeen, Retold, successes_of
+from monitor.health.machine import Moment
+from monitor.health.restoration import Restoration
 from monitor.health.rows import TallyRows
-from monitor.health.series import NEVER, Stamp
 from monitor.health.standings import Standings
-from monitor.health.state import Moment, Standing, Transition
+from monitor.health.state import Standing, Transition
 from monitor.health.vantage import Finding, Vantages
 from monitor.health.view import EndpointView, KindView, WindowFigures
-from monitor.health.vouching import WORKED_SECONDS, Vouchers
-from monitor.health.windows import DAY, HOUR, NO_SUMS, RING_SECONDS, RestoreRanges, Windows
+from monitor.health.vouching import Vouchers
+from monitor.health.windows import Windows
 from monitor.observation import CHAT, Observation
 from monitor.outcome import Group, Outcome, group_of
 from monitor.settings import Settings
-from monitor.slot import Era, expected_slots, targets_within
+from monitor.slot import Era, expected_slots
 
 _ERAS_PER_SLICE = 250
-_STAMPS_PER_SLICE = 1000
 # Counted at once at the latest: numpy is called as often for one observation as for all of a second.
 _MOST_COMMITTED = 250
 
@@ -54,11 +50,6 @@ class Board:
         self._standings = Standings(settings, clock)
         self._standings.interval_of = interval_of
         self._series = self._standings.series  # by the windows' row
-        self.many_targets: set[tuple[str, str]] = set()  # (endpoint, location) whose target was another before
-        self._retold = Retold()
-        self._last_seen = LastSeen()
-        self._told_since = 0.0  # what began before does not bear on states
-        self._lookup = Lookup(self._decided_row)
         self._display = Display(settings, self._standings, self.kinds)
         self._vantages = Vantages()
         self._vouchers = Vouchers(lambda endpoint: self._catalog.endpoints.get(endpoint), self.kind_of)
@@ -308,84 +299,12 @@ class Board:
         eras = {self._windows.keys[row][1]: self._series[row].eras for row in rows}
         return self.kinds.pooled(self.windows, endpoint, eras, self._clock.now())
 
-    def restore_incidents(self, still_open: Iterable[Incident]) -> None:
-        """Begin from the states that were confirmed before the restart."""
-        for incident in still_open:
-            row = self._row(incident.endpoint, incident.location)
-            self._standings.begin_from(
-                row, Standing(incident.state, incident.started_at, incident.cause, incident.detail)
-            )
-
-    def restore_stamps(self, stamps: Iterable[Stamp]) -> None:
-        """When the last probe and the last success of each series began, where the raw tail does not tell."""
-        for stamp in stamps:
-            series = self._series[self._row(stamp.endpoint, stamp.location)]
-            series.stamp(stamp.last_probe_at, stamp.last_success_at)
-            if stamp.last_success_at is not None:
-                self._vouchers.vouch(stamp.endpoint, series.eras, stamp.last_success_at)
-
-    def restore_ranges(self, hours_until: int, days_until: int, sums: Mapping[str, int] = NO_SUMS) -> RestoreRanges:
-        """What to read: see `Windows.restore_ranges`. The tail reaches far enough back for the states, too."""
-        now = self._clock.now()
-        ranges = self._windows.restore_ranges(now, hours_until, days_until, sums)
-        # A day at most: a state that is made of older probes than that is better found out anew.
-        memory_seconds = min(self._standings.longest_memory_seconds(), DAY)
-        self.many_targets = {
-            (series.endpoint, series.location)
-            for series in self._series
-            if len(series.eras) > 1 and len(targets_within(series.eras, now - WORKED_SECONDS - DAY, NEVER)) > 1
-        }
-        self._told_since = now - max(memory_seconds, RING_SECONDS)
-        return RestoreRanges(ranges.days, ranges.hours, min(ranges.tail_since, now - memory_seconds), ranges.sums)
-
-    def restore_sums(self, window: str, rows: TallyRows) -> None:
-        self._windows.restore_sums(window, rows)
-
-    def restore_days(self, rows: TallyRows) -> None:
-        self._windows.restore_days(rows)
-        self.vouch_rows(rows, DAY)
-
-    def restore_hours(self, rows: TallyRows) -> None:
-        self._windows.restore_hours(rows)
-        self.vouch_rows(rows, HOUR)
-
-    def restore_columns(self, columns: Columns) -> None:
-        """The same of many chat observations at once. States follow in `retell`."""
-        now = self._clock.now()
-        self._windows.restore_columns(columns, now)
-        self._follow_windows()
-        series = self._lookup.of(columns)
-        told = np.flatnonzero((series >= 0) & (columns.due_ms <= (now + DAY) * 1000))
-        self._last_seen.add(columns, told)
-        if self.many_targets:
-            for endpoint, location, at in successes_of(columns, told, self.many_targets):
-                self._vouchers.vouch(endpoint, self._series[self._row(endpoint, location)].eras, at)
-        self._retold.add(columns, series, told[columns.started_at[told] >= self._told_since])
-
-    def retell(self) -> Iterator[None]:
-        """Bring states, stamps and rings to where `restore_columns` says they were, in slices."""
-        yield from self._windows.fill_rings()
-        for number, stamp in enumerate(self._last_seen.stamps()):
-            self.restore_stamps([stamp])
-            if number % _STAMPS_PER_SLICE == 0:
-                yield
-        self._last_seen = LastSeen()
-        yield from self._retold.tell(self._standings, self._clock.now())
-
-    def restore_tail(self, observations: Sequence[Observation]) -> None:
-        """Raw observations, rechecks included, in order of time."""
-        now = self._clock.now()
-        self._windows.restore_tail(observations, now)
-        self._follow_windows()
-        for observation in observations:
-            # A slot of more than a day ahead was numbered by a clock that was plainly wrong; its successors are not.
-            if observation.due_at > now + DAY:
-                continue
-            if observation.kind != CHAT:
-                self.kinds.observe(observation)
-            if observation.kind == self.kind_of(observation.endpoint):
-                row = self._row(observation.endpoint, observation.location)
-                self._take(row, observation, max(now - observation.started_at, 0.0))
+    def restoration(self) -> Restoration:
+        """Brings an empty board, of which only the eras are known, back to what the database says."""
+        return Restoration(
+            self._windows, self._standings, self._vouchers, self.kinds, self._clock,
+            row_of=self._row, kind_of=self.kind_of, take=self._take,
+        )  # fmt: skip
 
     def finish_restore(self) -> list[Transition]:
         """The standing of every configured endpoint that is known, for the ledger of incidents to compare. A state of
@@ -409,9 +328,6 @@ class Board:
         self._follow_windows()
         return row
 
-    def _decided_row(self, endpoint: str, location: str) -> int:
-        return self._row(endpoint, location) if self.kind_of(endpoint) == CHAT else -1
-
     def _follow_windows(self) -> None:
         """Give every series that the windows have met a place here."""
         known = len(self._series)
@@ -429,10 +345,3 @@ class Board:
         elif observation.outcome is not Outcome.SECRET_MISSING:  # then no probe was sent
             series.stamp(at, None)
         self._standings.observe(row, observation, age_seconds)
-
-    def vouch_rows(self, rows: TallyRows, width: int) -> None:
-        """Where all successes were of one target, the last of them is enough: `restore_stamps` and the tail tell it."""
-        places = zip(rows.endpoints, rows.locations, strict=True)
-        if many := [index for index, place in enumerate(places) if place in self.many_targets]:
-            part = rows.chosen(many)
-            self._vouchers.vouch_rows(part, width, lambda endpoint, at: self._series[self._row(endpoint, at)].eras)

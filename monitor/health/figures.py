@@ -12,9 +12,10 @@ from monitor.health.dense import Indices
 from monitor.health.quantiles import Wanted, quantiles_of_series
 from monitor.health.recent import ANSWERED, ASKED, Counts
 from monitor.health.sketch import FIGURES, Values
+from monitor.health.spans import LONG_WINDOWS, SHORT_WINDOWS, WINDOWS
 from monitor.health.uptime import group_matrix, ratios
 from monitor.health.view import WindowFigures, figure_quantiles
-from monitor.health.windows import LONG_WINDOWS, SHORT_WINDOWS, WINDOWS, Windows
+from monitor.health.windows import Windows
 
 Quantiles = Mapping[str, Mapping[float, float]]
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from monitor.catalog.model import Endpoint, ProbeKind
 from monitor.health.kind_windows import Key, KindSeries, long_figures, recent_figures
+from monitor.health.spans import AHEAD_SECONDS, LONG_WINDOWS, SHORT_WINDOWS, WINDOWS
 from monitor.health.view import KindFigures, KindView
-from monitor.health.windows import AHEAD_SECONDS, LONG_WINDOWS, SHORT_WINDOWS, WINDOWS, Windows
+from monitor.health.windows import Windows
 from monitor.observation import CHAT, Observation
 from monitor.outcome import Group, Outcome, group_of
 from monitor.slot import Era, expected_slots

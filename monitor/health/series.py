@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from monitor.catalog.model import Endpoint
-from monitor.health.state import Standing, StateMachine
+from monitor.health.machine import StateMachine
+from monitor.health.state import Standing
 from monitor.health.view import EndpointView, KindView, Vantage, WindowFigures
 from monitor.observation import Observation
 from monitor.outcome import Outcome

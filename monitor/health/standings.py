@@ -8,8 +8,9 @@ import numpy as np
 
 from monitor.catalog.model import Catalog
 from monitor.clock import Clock
+from monitor.health.machine import Moment, StateMachine
 from monitor.health.series import NEVER, Series
-from monitor.health.state import Moment, Reading, Standing, StateMachine, Transition, as_transition
+from monitor.health.state import Reading, Standing, Transition, as_transition
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.settings import Settings

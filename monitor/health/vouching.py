@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from monitor.catalog.model import Endpoint
 from monitor.catalog.target import target_of
 from monitor.health.rows import TallyRows
-from monitor.health.windows import DAY
+from monitor.health.spans import DAY
 from monitor.outcome import Outcome
 from monitor.slot import Era, target_at, targets_within
 

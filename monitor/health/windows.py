@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -26,58 +25,23 @@ from monitor.health.columns import Columns, Lookup, split
 from monitor.health.dense import BinMatrix, CountMatrix, Indices
 from monitor.health.kind_windows import KindWindows
 from monitor.health.recent import ANSWERED, Recent
+from monitor.health.restore_plan import NO_SUMS, Masks, RestorePlan, RestoreRanges
 from monitor.health.ring import STARTED, Entries, Ring, entries_of, entry_of, laid_out
 from monitor.health.rows import TallyRows, rows_of
 from monitor.health.sketch import FIGURES, Values
+from monitor.health.spans import AHEAD_SECONDS, LONG_WINDOWS, RING_SECONDS, SHORT_WINDOWS, floor_hour
 from monitor.health.tally import figure_values
 from monitor.observation import CHAT, Observation
 from monitor.outcome import OUTCOME_CODES, Outcome
 
 logger = logging.getLogger(__name__)
 
-HOUR = 3600
-DAY = 86400
-
-SHORT_WINDOWS: Mapping[str, float] = {"5m": 300.0, "30m": 1800.0}
-LONG_WINDOWS: Mapping[str, int] = {"1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
-WINDOWS: tuple[str, ...] = (*SHORT_WINDOWS, *LONG_WINDOWS)
-RING_SECONDS = max(SHORT_WINDOWS.values())
-# Another monitor's clock may be a little ahead of ours; more than this was stamped before the clock was set back.
-AHEAD_SECONDS = 5.0
-
 _PLACES = {name: place for place, name in enumerate(LONG_WINDOWS)}
 # Rollup rows subtracted at a time: some 3 ms of work, so that a slide never holds up the event loop.
 _ROWS_AT_ONCE = 250
 _SUMS_AT_ONCE = 64  # which have more bins
 
-
-# Beyond this many hours from where it was, a window is quicker made anew.
-_SUMS_SECONDS = 18 * HOUR
-NO_SUMS: Mapping[str, int] = {}
-
 _NONE: Mapping[str, str] = {}
-
-
-def floor_hour(at: float) -> int:
-    return int(at // HOUR) * HOUR
-
-
-def _ceil_day(at: int) -> int:
-    return -(-at // DAY) * DAY
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreRanges:
-    """What a restore reads; every span is [start, end) in UTC seconds.
-
-    First the `sums`, then `days` of daily rows, `hours` of hourly rows (the spans do not overlap), and the raw
-    observations with started_at >= `tail_since`.
-    """
-
-    days: tuple[int, int]
-    hours: tuple[tuple[int, int], ...]
-    tail_since: float
-    sums: tuple[str, ...] = ()  # windows that are to be read as they were
 
 
 class Windows:
@@ -100,9 +64,7 @@ class Windows:
         self._leaving: deque[tuple[str, tuple[int, int], TallyRows]] = deque()
         self._lookup = Lookup(self._decided_row)
         self._ring_shares: dict[int, list[tuple[Indices, Entries]]] = {}
-        self._summed: Mapping[str, int] = {}  # window -> the hour of its sums, while restoring
-        self._added: Mapping[str, int] = {}  # window -> its edge, where it is made of rollups alone
-        self._rolled_until = (self.edge_hour, self.edge_hour)  # hours, days: used while restoring
+        self._plan = RestorePlan(self.edge_hour, self.edge_hour, self.edge_hour, only=())  # used while restoring
         self.clamped_cells = 0  # counts that would have fallen below zero: 0, unless a rollup is not what was recorded
 
     def __len__(self) -> int:
@@ -206,36 +168,11 @@ class Windows:
         sums: Mapping[str, int] = NO_SUMS,
         only: Collection[str] = LONG_WINDOWS,
     ) -> RestoreRanges:
-        """What to read for a restore at `now`: daily rows hold what started before `days_until`, hourly rows what
-        started before `hours_until`, the raw observations the rest. `sums` names windows that are on record as they
-        were at some hour, with that hour. Starts the restore (of `only` these windows): the windows must be empty.
-        """
+        """What to read for a restore at `now`; the rest is as for `RestorePlan`. Starts the restore: the windows must
+        be empty."""
         self.edge_hour = floor_hour(now)
-        self._rolled_until = (hours_until, days_until)
-        starts = {name: self.edge_hour - span for name, span in LONG_WINDOWS.items() if name in only}
-        self._summed = {
-            name: at
-            for name, at in sums.items()
-            if name in starts
-            and at <= hours_until
-            and abs(at - self.edge_hour) <= _SUMS_SECONDS
-            and abs(at - hours_until) <= _SUMS_SECONDS
-        }
-        self._added = {name: start for name, start in starts.items() if name not in self._summed}
-        spans = [(start, min(_ceil_day(start), hours_until)) for start in self._added.values()]
-        for name, at in self._summed.items():
-            spans += [(at, hours_until), _ordered(at - LONG_WINDOWS[name], starts[name])]
-        days = (0, 0)
-        if self._added:
-            first = min(self._added.values())
-            spans.append((max(days_until, first), hours_until))
-            days = (_ceil_day(first), max(days_until, _ceil_day(first)))
-        return RestoreRanges(
-            days=days,
-            hours=tuple(_merged_spans(spans)),
-            tail_since=min(float(max(hours_until, min(starts.values()))), now - RING_SECONDS),
-            sums=tuple(self._summed),
-        )
+        self._plan = RestorePlan(self.edge_hour, hours_until, days_until, sums, only)
+        return self._plan.ranges(now)
 
     def restore_sums(self, window: str, rows: TallyRows) -> None:
         """What a window of `RestoreRanges.sums` was, in as many parts as is convenient; before hours and days."""
@@ -243,42 +180,26 @@ class Windows:
 
     def restore_days(self, rows: TallyRows) -> None:
         """Daily rows of `restore_ranges`, in any order and in as many parts as is convenient."""
-        _, days_until = self._rolled_until
-        starts = np.asarray(rows.bucket_starts, dtype=np.int64)
-        masks = [
-            (_PLACES[window], (starts >= _ceil_day(start)) & (starts < days_until))
-            for window, start in self._added.items()
-        ]
-        self._apply(rows, masks, subtract=False)
+        masks = self._plan.of_days(np.asarray(rows.bucket_starts, dtype=np.int64))
+        self._apply(rows, _placed(masks), subtract=False)
 
     def restore_hours(self, rows: TallyRows) -> None:
         """Hourly rows of `restore_ranges`, in any order and in as many parts as is convenient."""
-        hours_until, days_until = self._rolled_until
-        starts = np.asarray(rows.bucket_starts, dtype=np.int64)
-        come, gone = [], []
-        for window, first in self._added.items():
-            within = (starts >= first) & (starts < hours_until)
-            come.append((_PLACES[window], within & ((starts < _ceil_day(first)) | (starts >= days_until))))
-        for window, at in self._summed.items():
-            first, was_first = self.edge_hour - LONG_WINDOWS[window], at - LONG_WINDOWS[window]
-            come.append(
-                (_PLACES[window], (starts >= at) & (starts < hours_until) | (starts >= first) & (starts < was_first))
-            )
-            gone.append((_PLACES[window], (starts >= was_first) & (starts < first)))
+        come, gone = self._plan.of_hours(np.asarray(rows.bucket_starts, dtype=np.int64))
         for masks, subtract in ((come, False), (gone, True)):
-            if any(mask.any() for _, mask in masks):
-                self._apply(rows, masks, subtract=subtract)
+            if any(mask.any() for mask in masks.values()):
+                self._apply(rows, _placed(masks), subtract=subtract)
 
     def restore_tail(self, observations: Iterable[Observation], now: float) -> list[int]:
         """The raw observations of `restore_ranges`; the rows they touched. Those that are already rolled up go to the
         short windows only."""
-        return self._add(observations, now, counted_since=float(self._rolled_until[0]))
+        return self._add(observations, now, counted_since=float(self._plan.hours_until))
 
     def restore_columns(self, columns: Columns, now: float) -> None:
         """The same of many chat observations at once. `fill_rings` completes the short windows."""
         series = self._lookup.of(columns)
         chosen = (columns.recheck == 0) & (series >= 0)
-        counted = chosen & (columns.started_us >= self._rolled_until[0] * 1_000_000)
+        counted = chosen & (columns.started_us >= self._plan.hours_until * 1_000_000)
         add_columns(self._counts, self._bins, columns, series, counted, self._long_starts())
         recent = np.flatnonzero(chosen & (columns.started_at >= now - RING_SECONDS))
         entries = entries_of(columns)
@@ -410,16 +331,5 @@ class Windows:
         return clamped
 
 
-def _ordered(one: int, other: int) -> tuple[int, int]:
-    return min(one, other), max(one, other)
-
-
-def _merged_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same seconds in ascending spans that do not touch; empty ones left out."""
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(span for span in spans if span[0] < span[1]):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
-        else:
-            merged.append((start, end))
-    return merged
+def _placed(masks: Masks) -> list[tuple[int, npt.NDArray[np.bool_]]]:
+    return [(_PLACES[window], mask) for window, mask in masks.items()]

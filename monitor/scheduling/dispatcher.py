@@ -1,4 +1,4 @@
-"""From due slots to running probes: overlap, waiting for a place, rechecks, reload and drain.
+"""Which lanes are watched, and when their turns fall due; what then becomes of a turn is for `departures`.
 
 What is scheduled is a lane: one kind of probe of one endpoint. The kinds of an endpoint do not wait for one another.
 
@@ -11,8 +11,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import msgspec
 
@@ -24,16 +22,16 @@ from monitor.outcome import Group
 from monitor.probing.report import ProbeReport, Turn
 from monitor.scheduling.agenda import Agenda, Armed
 from monitor.scheduling.claims import EVERYTHING, Claims
+from monitor.scheduling.departures import Departures
 from monitor.scheduling.due import LONGEST_ABSENCE_SECONDS, DueQueue, DueSlot
-from monitor.scheduling.flights import ELSEWHERE, DrainReport, Flight, Flights
+from monitor.scheduling.flights import DrainReport
 from monitor.scheduling.gate import Gate
-from monitor.scheduling.lanes import Lane, lanes_of
-from monitor.scheduling.recovery import Recovery
+from monitor.scheduling.lanes import Lane, Watched, WatchedLane, lanes_of
 from monitor.scheduling.schedule_clock import ScheduleClock
-from monitor.scheduling.secret_watch import SecretWatch, secret_asker
+from monitor.scheduling.secret_watch import secret_asker
 from monitor.scheduling.shards import shard_of
 from monitor.scheduling.tally import Tally
-from monitor.scheduling.waiting import Waiter, WaitingRoom
+from monitor.scheduling.waiting import Waiter
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import ProbingSettings
 from monitor.slot import Cadence
@@ -42,30 +40,6 @@ logger = logging.getLogger(__name__)
 
 HORIZON_SECONDS = 5.0  # turns are armed that far ahead: a tick may be late by as much and no probe is
 _STUCK_SECONDS = 5.0  # armed turns overdue by this much are not being dealt with
-
-
-@dataclass(slots=True)
-class _Watched:
-    """One kind of probe of one endpoint: a lane."""
-
-    endpoint: Endpoint
-    kind: str
-    cadence: Cadence
-    generation: int  # what was armed under another one is void
-    shard: int
-    last_began_at: float | None = None  # monotonic
-    last_took_seconds: float = 0.0
-
-    def is_as(self, endpoint: Endpoint) -> bool:
-        return self.endpoint is endpoint or self.endpoint == endpoint
-
-
-class WatchedLane(NamedTuple):
-    id: str
-    endpoint: str
-    kind: str
-    cadence: Cadence
-    shard: int
 
 
 class Dispatcher:
@@ -99,24 +73,20 @@ class Dispatcher:
         self._tally = Tally(metrics)
         self.skipped, self.dropped_rechecks = self._tally.skipped, self._tally.dropped_rechecks
         self._clock = clock
-        self._on_report = on_report
         self._metrics = metrics
         self._queue = DueQueue()
-        self._watched: dict[str, _Watched] = {}
+        self._watched: dict[str, Watched] = {}
         self._generations = itertools.count()
         self._agenda = Agenda(clock, self._fall_due)
-        self._flights = Flights(clock, probe, self._landed, metrics, claims)
-        self._recovery = Recovery()
-        self._room = WaitingRoom()
-        self._behind_recheck: dict[str, Waiter] = {}
-        self._secrets = SecretWatch(self._secret_is_back, secrets_there or secret_asker())
+        self._departures = Departures(
+            clock, self.schedule, self._watched, gate, claims, self._tally, metrics, probe, on_report, cut_off,
+            secrets_there or secret_asker(),
+        )  # fmt: skip
         self._probed_before = frozenset(probed_before)
-        self._cut_off = cut_off
         self._last_fallen_due = float("-inf") if last_due_at is None else last_due_at
         self._told_unpriced: set[str] = set()
         self._progress = clock.monotonic()
-        self._is_running = self._is_draining = self._is_drained = False
-        self._drains = 0
+        self._is_running = False
 
     # --- what is watched
 
@@ -129,7 +99,7 @@ class Dispatcher:
         for gone in self._watched.keys() - lanes.keys():
             del self._watched[gone]
             self._queue.remove(gone)
-            self._turn_away(self._waiters_of(gone), "reload")
+            self._departures.turn_away_lane(gone, "reload")
             self.gate.forget(gone)
         # A slot that fell due just now must not come again because the schedule clock was then set back by 50 ms.
         after = max(now, self._last_fallen_due) if self._last_fallen_due < now + HORIZON_SECONDS else now
@@ -137,7 +107,7 @@ class Dispatcher:
             self._watch(lane, after)
         if self._probed_before and self._claims.is_sole:
             self._count_absence(now)
-        self._flights.configure(
+        self._departures.flights.configure(
             probing, {provider.slug: provider.concurrency for provider in catalog.providers.values()}
         )
         self.gate.budget.usd_per_day = probing.budget_usd_per_day
@@ -159,7 +129,7 @@ class Dispatcher:
         watched = self._watched.get(lane.id)
         if watched is None:
             generation, shard = next(self._generations), shard_of(lane.id)
-            self._watched[lane.id] = _Watched(lane.endpoint, lane.kind, cadence, generation, shard)
+            self._watched[lane.id] = Watched(lane.endpoint, lane.kind, cadence, generation, shard)
             self._queue.add(lane.id, cadence, after)
             return
         if watched.endpoint != lane.endpoint:
@@ -168,7 +138,7 @@ class Dispatcher:
         if (watched.cadence, watched.kind) != (cadence, lane.kind):
             watched.cadence, watched.kind, watched.generation = cadence, lane.kind, next(self._generations)
             self._queue.add(lane.id, cadence, after)
-            self._turn_away(self._waiters_of(lane.id), "reload")
+            self._departures.turn_away_lane(lane.id, "reload")
 
     def _count_absence(self, now: float) -> None:
         """What fell due between the last recorded slot and this process's start."""
@@ -177,11 +147,6 @@ class Dispatcher:
         passed = [(one.endpoint.id, one.cadence.slot_at(now) - one.cadence.slot_at(since)) for one in before]
         self._tally.miss([each for each in passed if each[1] > 0])
         self._probed_before = frozenset()
-
-    def _waiters_of(self, lane: str) -> list[Waiter]:
-        behind = self._behind_recheck.pop(lane, None)
-        self._recovery.forget(lane)
-        return [*self._room.remove(lane), *([] if behind is None else [behind])]
 
     def interval_seconds(self, endpoint_id: str) -> float:
         """The interval now in force of the kind that decides, stretches included. KeyError for an endpoint that is not
@@ -201,22 +166,22 @@ class Dispatcher:
     @property
     def longest_flight_seconds(self) -> float:
         """How long a probe may take until it is cut off."""
-        return self._flights.longest_seconds
+        return self._departures.flights.longest_seconds
 
     @property
     def in_flight(self) -> int:
-        return len(self._flights)
+        return len(self._departures.flights)
 
     @property
     def waiting(self) -> int:
         """Due probes that have no place yet."""
-        return len(self._room) + len(self._behind_recheck)
+        return self._departures.waiting
 
     # --- time
 
     def tick(self) -> None:
         """Arm everything that falls due within the horizon; call it every second or so."""
-        if self._is_drained:
+        if self._departures.is_drained:
             return
         self._is_running = True
         monotonic, now = self._clock.monotonic(), self.schedule.utc_now()
@@ -225,9 +190,9 @@ class Dispatcher:
             self._tally.miss((self._watched[each.lane].endpoint.id, each.slots) for each in missed)
         for slot in due:
             self._agenda.arm(self.schedule.monotonic_at(slot.due_at), self._watched[slot.lane].generation, slot)
-        self._flights.cut_off_overruns()
-        self._expire(monotonic)
-        self._admit()
+        self._departures.flights.cut_off_overruns()
+        self._departures.expire(monotonic)
+        self._departures.admit()
         self._metrics.budget_used_ratio.set(self.gate.budget.used_ratio(now))
         if (line := self.gate.budget.review(now)) is not None:
             logger.warning(line)
@@ -244,7 +209,7 @@ class Dispatcher:
         """
         again = msgspec.structs.replace(turn, recheck=turn.recheck + 1)
         watched = self._watched.get(turn.lane)
-        if self._is_draining:
+        if self._departures.is_draining:
             self._tally.skip(again, "shutdown")
         elif watched is None or not watched.is_as(turn.endpoint):
             self._tally.skip(again, "reload")
@@ -270,7 +235,7 @@ class Dispatcher:
             return  # a scheduled slot of a cadence that ended before it fell due
         if armed.recheck is not None:
             if armed.recheck.is_recovered:
-                self._recover_next(armed.due.lane)
+                self._departures.recover_next(armed.due.lane)
             elif self._claims.is_ours(armed.recheck, watched.shard):
                 self._recheck_due(armed.recheck, armed.at, watched)
             return
@@ -279,18 +244,10 @@ class Dispatcher:
         if not self._claims.is_ours(turn, watched.shard):
             return
         waiter = Waiter(turn, armed.at, armed.at + watched.cadence.interval_seconds)
-        if self._is_draining:
+        if self._departures.is_draining:
             self._tally.skip(turn, "shutdown")
-        elif not self._recovery.is_joined_by(turn):
-            self._send(waiter)
-
-    def _send(self, waiter: Waiter) -> None:
-        monotonic, utc = self._clock.monotonic(), self.schedule.utc_now()
-        reason = self.gate.may_send(waiter.turn, monotonic, utc)
-        if reason is not None:
-            self._refuse(waiter, reason)
-        elif self._finds_place(waiter):
-            self._start(waiter, monotonic, utc, is_checked=True)
+        elif not self._departures.joins_recovery(turn):
+            self._departures.send(waiter)
 
     def recover(self, slots: Iterable[DueSlot], spread_seconds: float) -> int:
         """Send slots that fell due before and that nobody has sent, beginning within `spread_seconds`: those of a lane
@@ -300,48 +257,22 @@ class Dispatcher:
         lanes: dict[str, list[Turn]] = {}
         for each in slots:
             watched = self._watched.get(each.lane)
-            if watched is not None and (each.lane, each.slot) not in in_hand and not self._is_draining:
+            if watched is not None and (each.lane, each.slot) not in in_hand and not self._departures.is_draining:
                 turn = Turn(watched.endpoint, each.slot, each.due_at, 0, watched.kind, is_recovered=True)
                 lanes.setdefault(each.lane, []).append(turn)
         now = self._clock.monotonic()
         for number, (lane, turns) in enumerate(sorted(lanes.items(), key=lambda item: item[1][0].due_at)):
-            # What waits for a place is of the same lane, and must not be replaced there.
-            waiting = [waiter.turn for waiter in self._room.remove(lane) if waiter.turn.recheck == 0]
-            self._recovery.begin(lane, [*turns, *waiting])
+            self._departures.take_over(lane, turns)
             first = turns[0]
             slot = DueSlot(lane, first.slot, first.due_at)
             at = now + spread_seconds * number / len(lanes)
             self._agenda.arm(at, self._watched[lane].generation, slot, first)
         return sum(map(len, lanes.values()))
 
-    def _recover_next(self, lane: str) -> None:
-        """Send what waits there in turn, unless a probe of the lane is under way, at whose end it goes on."""
-        watched = self._watched[lane]
-        while self._flights.get(lane) is None and (turn := self._recovery.next_of(lane)) is not None:
-            monotonic, utc = self._clock.monotonic(), self.schedule.utc_now()
-            if self._is_draining:
-                self._tally.skip(turn, "shutdown")
-            elif self._claims.is_ours(turn, watched.shard):
-                waiter = Waiter(
-                    turn, self.schedule.monotonic_at(turn.due_at), monotonic + watched.cadence.interval_seconds
-                )
-                ask = self.gate.may_recover if turn.is_recovered else self.gate.may_send
-                if (reason := ask(turn, monotonic, utc)) is not None:
-                    self._tally.skip(turn, reason)
-                elif self._finds_place(waiter):
-                    self._start(waiter, monotonic, utc, is_checked=True)
-                else:
-                    return
-
     def in_hand(self) -> Iterator[tuple[str, int]]:
         """(lane, slot) of every turn that is due, is ours or was when it was sent, and is not reported yet."""
         now = self.schedule.utc_now()
-        yield from ((flight.turn.lane, flight.turn.slot) for flight in self._flights)
-        waiters = itertools.chain(self._room, self._behind_recheck.values())
-        for turn in itertools.chain((waiter.turn for waiter in waiters), self._recovery):
-            watched = self._watched.get(turn.lane)
-            if watched is not None and self._claims.is_ours(turn, watched.shard):
-                yield turn.lane, turn.slot
+        yield from ((turn.lane, turn.slot) for turn in self._departures.in_hand())
         for armed in self._agenda:
             watched = self._watched.get(armed.due.lane)
             if armed.due.due_at <= now and watched is not None and watched.generation == armed.generation:
@@ -369,164 +300,22 @@ class Dispatcher:
         for lane, watched in self._watched.items():
             yield WatchedLane(lane, watched.endpoint.id, watched.kind, watched.cadence, watched.shard)
 
-    def _refuse(self, waiter: Waiter, reason: str) -> None:
-        turn = waiter.turn
-        flight = self._flights.get(turn.lane)
-        if reason == "overlap" and turn.recheck == 0 and flight is not None and flight.turn.recheck > 0:
-            # Skipped, it would thin out the scheduled probes of failing endpoints alone, and flatter their uptime.
-            former = self._behind_recheck.pop(turn.lane, None)
-            self._turn_away([] if former is None else [former], "late")
-            self._behind_recheck[turn.lane] = waiter
-            return
-        if reason == "overlap" and turn.recheck == 0 and not self._claims.is_sole and flight and flight.is_late:
-            # We were frozen, and are not dead: nobody else sends what we skip.
-            self._recovery.begin(turn.lane, [turn])
-            return
-        if reason == "secret_missing":
-            self._secrets.look(turn.endpoint)
-        self._tally.skip(turn, reason)
-
-    def _recheck_due(self, turn: Turn, at: float, watched: _Watched) -> None:
+    def _recheck_due(self, turn: Turn, at: float, watched: Watched) -> None:
         now = self.schedule.utc_now()
         next_due_at = watched.cadence.due_at(watched.cadence.slot_at(now) + 1)
-        if self._is_draining:
+        if self._departures.is_draining:
             self._tally.skip(turn, "shutdown")
         elif now + watched.last_took_seconds > next_due_at:
             self._tally.skip(turn, "overlap")
         else:
-            waiter = Waiter(turn, at, self.schedule.monotonic_at(next_due_at))
-            if self._finds_place(waiter):
-                self._start(waiter, self._clock.monotonic(), now)
-
-    def _finds_place(self, waiter: Waiter) -> bool:
-        """Whether it may begin at once; else it waits."""
-        provider = waiter.turn.endpoint.provider
-        if self._flights.has_place(provider) and not self._room.waits(provider):
-            return True
-        replaced = self._room.enter(waiter, self._watched[waiter.turn.lane].last_began_at)
-        self._turn_away([] if replaced is None else [replaced], "late")
-        return False
-
-    def _admit(self) -> None:
-        """Fill the free places from the waiting room."""
-        while len(self._room) and (waiter := self._room.take(self._flights.has_place)) is not None:
-            monotonic = self._clock.monotonic()
-            if waiter.expires_at <= monotonic:
-                self._tally.skip(waiter.turn, "late")
-            else:
-                self._start(waiter, monotonic, self.schedule.utc_now())
-
-    def _start(self, waiter: Waiter, monotonic: float, utc: float, *, is_checked: bool = False) -> None:
-        """`is_checked`: the gate was asked just now."""
-        turn = waiter.turn
-        watched = self._watched[turn.lane]
-        if not self._claims.is_ours(turn, watched.shard):
-            self._recover_next_of(turn.lane)
-            return
-        if not watched.is_as(turn.endpoint):
-            if turn.recheck:
-                self._tally.skip(turn, "reload")  # it was to confirm what was seen of another configuration
-                return
-            turn, is_checked = msgspec.structs.replace(turn, endpoint=watched.endpoint), False
-        if not is_checked and (reason := self.gate.may_start(turn, monotonic, utc)) is not None:
-            self._refuse(waiter, reason)
-            self._recover_next_of(turn.lane)
-            return
-        self.gate.began(turn, utc)
-        watched.last_began_at = monotonic
-        self._flights.start(turn, waiter.armed_at, watched.shard)
-
-    def _landed(self, flight: Flight, report: ProbeReport | None, reason: str) -> None:
-        turn = flight.turn
-        lane = turn.lane
-        monotonic = self._clock.monotonic()
-        watched = self._watched.get(lane)
-        is_current = watched is not None and watched.is_as(turn.endpoint)
-        if reason == ELSEWHERE and report is None:
-            self.gate.withdrawn(turn, self.schedule.utc_now())
-            self._admit()
-            self._recover_next_of(lane)
-            return
-        self.gate.ended(turn, report, monotonic, self.schedule.utc_now(), is_current)
-        if watched is None:
-            self.gate.forget(lane)
-        else:
-            watched.last_took_seconds = monotonic - flight.began_at
-        if report is None and reason == "shutdown":
-            if turn.recheck == 0 and self._cut_off is not None and not self._is_drained:
-                began_at = self._clock.now() - (monotonic - flight.began_at)
-                self._hand_on(self._cut_off(turn, began_at, self.gate.budget.most_usd(lane)))
-            else:
-                self._tally.skip(turn, reason)
-            return  # somebody is ending the loop: nothing more is started in it
-        if report is None:
-            self._tally.skip(turn, reason)
-        else:
-            self._hand_on(report)
-        self._admit()
-        behind = self._behind_recheck.pop(lane, None)
-        if behind is not None:
-            if behind.expires_at <= monotonic:
-                self._tally.skip(behind.turn, "late")
-            else:
-                self._send(behind)
-        self._recover_next_of(lane)
-
-    def _recover_next_of(self, lane: str) -> None:
-        if lane in self._recovery and lane in self._watched:
-            self._recover_next(lane)
-
-    def _hand_on(self, report: ProbeReport) -> None:
-        turn = report.turn
-        try:
-            self._on_report(report)
-        except Exception:
-            logger.exception("report_failed endpoint=%s slot=%d", turn.endpoint.id, turn.slot)
-            self._tally.skip(turn, "error")
-        else:
-            self._tally.report(turn)
-
-    # --- what is not sent
-
-    def _expire(self, monotonic: float) -> None:
-        expired = self._room.expire(monotonic)
-        self._turn_away(expired, "late")
-        for waiter in expired:
-            self._recover_next_of(waiter.turn.lane)
-        over = [lane for lane, waiter in self._behind_recheck.items() if waiter.expires_at <= monotonic]
-        self._turn_away([self._behind_recheck.pop(lane) for lane in over], "late")
-
-    def _turn_away(self, waiters: list[Waiter], reason: str) -> None:
-        for waiter in waiters:
-            self._tally.skip(waiter.turn, reason)
-
-    def _secret_is_back(self, endpoint: Endpoint) -> None:
-        watched = self._watched.get(endpoint.id)
-        if watched is not None and watched.is_as(endpoint):
-            self.gate.set_secret_missing(endpoint.id, False)
-            logger.info("secret_restored endpoint=%s", endpoint.id)
+            self._departures.send_recheck(Waiter(turn, at, self.schedule.monotonic_at(next_due_at)))
 
     # --- the end
 
     async def drain(self, deadline_seconds: float) -> DrainReport:
         """Send nothing more, wait for the probes in flight until the deadline, then cancel them: of those that were
         scheduled `cut_off` tells. Slots that fall due meanwhile are counted under `shutdown`."""
-        self._is_draining = True
-        self._drains = drain = self._drains + 1
-        waiters = [*self._room.clear(), *self._behind_recheck.values()]
-        self._behind_recheck.clear()
-        self._turn_away(waiters, "shutdown")
-        for turn in self._recovery.clear():
-            self._tally.skip(turn, "shutdown")
         try:
-            report = await self._flights.drain(deadline_seconds)
+            return await self._departures.drain(deadline_seconds)
         finally:
-            self._is_drained = True
             self._agenda.cancel()
-            self._secrets.cancel()
-        if drain == self._drains:  # a later call cuts this one short, and it knows what was cancelled
-            logger.info(
-                "drained finished=%d cancelled=%d stuck=%d turned_away=%d",
-                report.finished, report.cancelled, report.stuck, len(waiters),
-            )  # fmt: skip
-        return report

@@ -75,11 +75,6 @@ class DueQueue:
         place = self._places.get(lane)
         return None if place is None else place.cadence
 
-    def next_at(self) -> float | None:
-        """When the next slot falls due; None if there is no lane."""
-        self._drop_stale()
-        return self._heap[0][0] / 1000 if self._heap else None
-
     def pop_until(self, now: float, until: float) -> tuple[list[DueSlot], list[MissedSlots]]:
         """Every slot that falls due at `until` or before, in order of time, and those whose time is over.
 
@@ -115,10 +110,6 @@ class DueQueue:
 
     def _push(self, lane: str, place: _Place) -> None:
         heapq.heappush(self._heap, (_due_ms(place), place.generation, lane))
-
-    def _drop_stale(self) -> None:
-        while self._heap and self._is_stale(self._heap[0]):
-            heapq.heappop(self._heap)
 
     def _is_stale(self, entry: tuple[int, int, str]) -> bool:
         place = self._places.get(entry[2])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from monitor.catalog.model import Endpoint
+from monitor.slot import Cadence
 
 
 class Lane(NamedTuple):
@@ -13,6 +15,32 @@ class Lane(NamedTuple):
     endpoint: Endpoint
     kind: str
     interval_seconds: float
+
+
+@dataclass(slots=True)
+class Watched:
+    """A lane that is scheduled."""
+
+    endpoint: Endpoint
+    kind: str
+    cadence: Cadence
+    generation: int  # what was armed under another one is void
+    shard: int
+    last_began_at: float | None = None  # monotonic
+    last_took_seconds: float = 0.0
+
+    def is_as(self, endpoint: Endpoint) -> bool:
+        return self.endpoint is endpoint or self.endpoint == endpoint
+
+
+class WatchedLane(NamedTuple):
+    """What others may know of it."""
+
+    id: str
+    endpoint: str
+    kind: str
+    cadence: Cadence
+    shard: int
 
 
 def lanes_of(endpoint: Endpoint) -> Iterator[Lane]:

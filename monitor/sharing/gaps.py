@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from monitor.scheduling.dispatcher import WatchedLane
 from monitor.scheduling.due import DueSlot
+from monitor.scheduling.lanes import WatchedLane
 from monitor.sharing.registry import Held
 
 if TYPE_CHECKING:

@@ -338,8 +338,5 @@ SSE_FAULTS: frozenset[Fault] = frozenset({Fault.LONE_CR, Fault.MULTI_LINE, Fault
 # A framing without lines cannot show these.
 LINE_FAULTS: frozenset[Fault] = SSE_FAULTS | {Fault.CRLF}
 
-# 429 with a hint when to come back.
-RATE_LIMITS: frozenset[Fault] = frozenset({Fault.RATE_LIMITED_429, Fault.RATE_LIMITED_DATE, Fault.RATE_LIMITED_MS})
-
 FAULTS: tuple[Fault, ...] = tuple(Fault)
 FAULT_CODES: Mapping[Fault, int] = MappingProxyType({fault: code for code, fault in enumerate(FAULTS)})

@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 
 from monitor.health.incidents import Incident, IncidentLedger
-from monitor.health.state import StateMachine, Transition
+from monitor.health.machine import StateMachine
+from monitor.health.state import Transition
 from monitor.observation import Observation
 from monitor.outcome import POLICIES, Group, Outcome
 from monitor.settings import StateRule

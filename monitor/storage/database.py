@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from monitor.clock import Clock
@@ -46,9 +46,12 @@ class Database:
     def __init__(self, engine: Engine, clock: Clock) -> None:
         self.clock = clock
         self.names = Names()
+        self.write_connections = 0  # opened since the start
         self._engine = engine
         self._one_writer = asyncio.Lock()
         self._view: ContextVar[_View | None] = ContextVar("view", default=None)
+        if engine.writing is not None:
+            event.listen(engine.writing.sync_engine, "connect", self._note_connection)
 
     @classmethod
     async def open(
@@ -169,9 +172,6 @@ class Database:
                     yield connection
             except BaseException as error:
                 self.names.rolled_back()
-                if is_outage(error):
-                    # What comes back may be another database under the same name: a backup, or a standby that lagged.
-                    self.names.forget()
                 self._retell(error)
                 raise
             self.names.committed()
@@ -241,6 +241,11 @@ class Database:
         except Exception as error:
             self._retell(error)
             raise
+
+    def _note_connection(self, *_: object) -> None:
+        # Who answers anew may be another database under the same name: a backup, or a standby that lagged.
+        self.names.forget()
+        self.write_connections += 1
 
     def _retell(self, error: BaseException) -> None:
         if is_outage(error) and not isinstance(error, StorageError):

@@ -7,7 +7,8 @@ import logging
 from monitor.clock import utc_text
 from monitor.health.board import Board
 from monitor.health.rows import TallyRows, joined
-from monitor.health.windows import HOUR, Windows, floor_hour
+from monitor.health.spans import HOUR, floor_hour
+from monitor.health.windows import Windows
 from monitor.storage.history import History
 from monitor.storage.others import NOBODY, Others
 from monitor.storage.restore import renewed_windows

@@ -189,8 +189,7 @@ class PostgreSQL(Engine):
             max_overflow=0,
             pool_timeout=_POOL_SECONDS,
             # A server that was restarted, or a firewall that cuts what is idle, costs nobody an error.
-            # For readers alone: a writer must notice that the server was away, since it may be another one by now.
-            pool_pre_ping="default_transaction_read_only" in given,
+            pool_pre_ping=True,
             # One consistent view for readers; writers see what others commit, as interning needs it.
             isolation_level="REPEATABLE READ" if "default_transaction_read_only" in given else "READ COMMITTED",
         )

@@ -69,13 +69,9 @@ class RawReads(Reader):
                     break
         return found[:limit]
 
-    async def raw_tail(self, since: float) -> AsyncIterator[Sequence[Observation]]:
-        """All observations that started at `since` or later, rechecks too, oldest first, in chunks."""
-        async for rows in self.stream(since):
-            yield rows
-
     async def other_kinds_tail(self, since: float) -> AsyncIterator[Sequence[Observation]]:
-        """`raw_tail` without chat, of which `chat_columns` tells."""
+        """The observations of other kinds than chat that started at `since` or later, rechecks too, in chunks: kind by
+        kind, oldest first. Of chat `chat_columns` tells."""
         async with self._database.read() as connection:
             await self._know_all(connection)
             kinds = [name for name in self._kinds.values() if name != CHAT]
@@ -85,7 +81,7 @@ class RawReads(Reader):
 
     async def chat_columns(self, since: float) -> AsyncIterator[Columns]:
         """The chat observations that started at `since` or later, rechecks too, oldest first, in chunks. At a tenth of
-        what `raw_tail` costs."""
+        what `stream` costs."""
         async with self._database.read() as connection:
             await self._know_all(connection)
             chat = next((id_ for id_, name in self._kinds.items() if name == CHAT), None)

@@ -10,12 +10,15 @@ import numpy as np
 from monitor.health.board import Board
 from monitor.health.columns import Columns
 from monitor.health.incidents import Incident
+from monitor.health.restoration import Restoration
+from monitor.health.restore_plan import RestoreRanges
 from monitor.health.retold import LastSeen
 from monitor.health.rows import TallyRows
 from monitor.health.series import Stamp
+from monitor.health.spans import LONG_WINDOWS
 from monitor.health.state import State, Transition
 from monitor.health.vouching import WORKED_SECONDS
-from monitor.health.windows import LONG_WINDOWS, RestoreRanges, Windows
+from monitor.health.windows import Windows
 from monitor.observation import CHAT, Observation
 from monitor.outcome import Group
 from monitor.slot import Era
@@ -47,39 +50,41 @@ async def restore_board(
     eras, kind_eras = await history.eras(), await history.kind_eras()
     await board.take_eras(eras)
     board.take_kind_eras(kind_eras)
-    board.restore_incidents(await still_open(history, now) if incidents is None else incidents)
+    restoration = board.restoration()
+    restoration.take_incidents(await still_open(history, now) if incidents is None else incidents)
     rolled_until = await history.rolled_until()
-    ranges = board.restore_ranges(rolled_until, rolled_until // DAY * DAY, await sums_on_record(history))
+    ranges = restoration.ranges(rolled_until, rolled_until // DAY * DAY, await sums_on_record(history))
     successes = _Successes()
     for window in ranges.sums:
         async for rows, alive in history.sum_rows(LONG_WINDOWS[window]):
             successes.add_sums(rows, alive)
             for part in rows.parts(_SUMS_A_TURN):
-                board.restore_sums(window, part)
+                restoration.take_sums(window, part)
                 await asyncio.sleep(0)
     async for width, rows in _rolled(history, ranges):
         successes.add_rolled(width, rows)
-        (board.restore_days if width == DAY else board.restore_hours)(rows)
+        (restoration.take_days if width == DAY else restoration.take_hours)(rows)
         await asyncio.sleep(0)
-    if ranges.sums and board.many_targets:
+    if ranges.sums and restoration.many_targets:
         first_hour = int(now - WORKED_SECONDS) // HOUR * HOUR
-        async for width, rows in history.alive_rows(first_hour, rolled_until, {one for one, _ in board.many_targets}):
-            board.vouch_rows(rows, width)
+        endpoints = {endpoint for endpoint, _ in restoration.many_targets}
+        async for width, rows in history.alive_rows(first_hour, rolled_until, endpoints):
+            restoration.vouch_rows(rows, width)
             await asyncio.sleep(0)
     if tail is None or tail.since > ranges.tail_since:
         tail = await read_tail(history, ranges.tail_since)
     async for columns in tail.columns(ranges.tail_since):
         successes.add_columns(columns)
-        board.restore_columns(columns)
+        restoration.take_columns(columns)
     successes.end_columns()
-    for _ in board.retell():
+    for _ in restoration.retell():
         await asyncio.sleep(0)
     for start in range(0, len(tail.others), _OTHERS_A_TURN):
         others = tail.others[start : start + _OTHERS_A_TURN]
         successes.add(others)
-        board.restore_tail(others)
+        restoration.take_tail(others)
         await asyncio.sleep(0)
-    await _restore_stamps(board, history, successes, now, {**_of_deciders(board, eras), **kind_eras})
+    await _restore_stamps(board, restoration, history, successes, now, {**_of_deciders(board, eras), **kind_eras})
     return board.finish_restore()
 
 
@@ -155,14 +160,19 @@ class _Successes:
 
 
 async def _restore_stamps(
-    board: Board, history: History, successes: _Successes, now: float, eras: Mapping[Place, Sequence[Era]]
+    board: Board,
+    restoration: Restoration,
+    history: History,
+    successes: _Successes,
+    now: float,
+    eras: Mapping[Place, Sequence[Era]],
 ) -> None:
     since = now - WORKED_SECONDS
     # The tail has no gap up to now: whoever answered in it last answered there.
     earlier = {place: bucket for place, bucket in successes.buckets.items() if place not in successes.exact}
     last = await history.exact_successes(earlier, eras) | successes.exact
     last = {place: max(at, since) for place, at in last.items()}
-    board.restore_stamps(
+    restoration.take_stamps(
         Stamp(endpoint, location, at, at)
         for (endpoint, location, kind), at in last.items()
         if kind == board.kind_of(endpoint)

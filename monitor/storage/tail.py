@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from monitor.health.columns import Columns
-from monitor.health.windows import RING_SECONDS
+from monitor.health.spans import RING_SECONDS
 from monitor.observation import Observation
 from monitor.storage.history import History
 

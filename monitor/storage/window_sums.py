@@ -16,7 +16,8 @@ from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.health.rows import TallyRows
-from monitor.health.windows import HOUR, LONG_WINDOWS, Windows
+from monitor.health.spans import HOUR, LONG_WINDOWS
+from monitor.health.windows import Windows
 from monitor.storage import schema
 from monitor.storage.codec import DAY
 from monitor.storage.database import Job

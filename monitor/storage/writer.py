@@ -89,6 +89,7 @@ class Writer:
         self._skew = Skew()
         self._doubts = Doubts()
         self._revision = Revision()
+        self._known_connections = database.write_connections
         self._ready = False  # the book of hours is rebuilt, rows may be written
         self._closing = False
         self._spill_read_at = 0.0  # monotonic: not before
@@ -260,7 +261,7 @@ class Writer:
         try:
             if not self._ready:
                 await self._rebuild()
-            elif self.trouble:
+            elif self.trouble or self._database.write_connections != self._known_connections:
                 await self._take_stock()
             replaying = is_first = True
             # What comes in meanwhile makes the next batch: taken at once, each batch would have a handful of rows.
@@ -381,7 +382,8 @@ class Writer:
             await self._take_stock()
 
     async def _take_stock(self) -> None:
-        """After a failure: what became of the transaction that failed."""
+        """What became of a transaction that failed; and whether the schema is still ours."""
+        self._known_connections = self._database.write_connections
         async with self._database.read() as connection:
             rolled_until = await read_rolled_until(connection)
             unseen, seen = await self._doubts.found(connection)

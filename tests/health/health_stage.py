@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from monitor.catalog.model import Catalog, Endpoint, Model, Provider
+from monitor.health.restore_plan import RestoreRanges
 from monitor.health.rows import TallyRows, rows_of
 from monitor.health.sketch import FIGURES
+from monitor.health.spans import AHEAD_SECONDS, DAY, LONG_WINDOWS, SHORT_WINDOWS, floor_hour
 from monitor.health.tally import Tally, figure_values
-from monitor.health.windows import AHEAD_SECONDS, DAY, LONG_WINDOWS, SHORT_WINDOWS, RestoreRanges, floor_hour
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.settings import Settings

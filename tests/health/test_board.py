@@ -21,11 +21,11 @@ from monitor.health.incidents import IncidentLedger
 from monitor.health.rows import rows_of
 from monitor.health.series import Stamp
 from monitor.health.sketch import FIGURES, quantile_of_values
+from monitor.health.spans import DAY, HOUR, WINDOWS, floor_hour
 from monitor.health.state import State
 from monitor.health.tally import tally_of
 from monitor.health.uptime import grouped
 from monitor.health.view import EndpointView, figure_quantiles
-from monitor.health.windows import DAY, HOUR, WINDOWS, floor_hour
 from monitor.observation import Observation
 from monitor.outcome import OUTCOMES, Outcome
 from monitor.settings import ExportSettings
@@ -355,7 +355,7 @@ async def test_a_failing_keys_stretched_interval_gives_no_state_longer_than_a_re
         await clock.advance(seconds)
         board.expire()
         again = board_of(clock=clock)
-        again.restore_tail(rollups.raw)
+        again.restoration().take_tail(rollups.raw)
         again.finish_restore()
         for one in (board, again):
             standing = one.standing(ONE.id, HERE)
@@ -427,28 +427,29 @@ def test_a_success_vouches_for_the_target_of_its_own_era() -> None:
     board = board_of(moved)
     eras = [Era(NOW - 10 * DAY, NOW - DAY, MINUTE, target_of(ONE)), Era(NOW - DAY, None, MINUTE, target_of(moved))]
     board.set_eras(ONE.id, HERE, eras)
-    board.restore_ranges(floor_hour(NOW), floor_hour(NOW) // DAY * DAY)
+    restoration = board.restoration()
+    restoration.ranges(floor_hour(NOW), floor_hour(NOW) // DAY * DAY)
     day = int(NOW // DAY) * DAY
     answered = tally_of([probe(NOW)])
     # The day of the move could be either's.
-    board.restore_days(rows_of([(day - DAY, ONE.id, HERE, "chat", answered)]))
+    restoration.take_days(rows_of([(day - DAY, ONE.id, HERE, "chat", answered)]))
     assert (board.worked_before(ONE), board.worked_before(moved)) == (False, False)
-    board.restore_days(rows_of([(day - 5 * DAY, ONE.id, HERE, "chat", answered)]))
+    restoration.take_days(rows_of([(day - 5 * DAY, ONE.id, HERE, "chat", answered)]))
     assert (board.worked_before(ONE), board.worked_before(moved)) == (True, False)
-    board.restore_hours(rows_of([(floor_hour(NOW) - HOUR, ONE.id, HERE, "chat", answered)]))
+    restoration.take_hours(rows_of([(floor_hour(NOW) - HOUR, ONE.id, HERE, "chat", answered)]))
     assert (board.worked_before(ONE), board.worked_before(moved)) == (True, True)
 
 
 def test_stamps_from_history_are_shown_until_newer_ones_come() -> None:
     board = board_of()
-    board.restore_stamps([Stamp(ONE.id, HERE, NOW - 500, NOW - 900)])
+    board.restoration().take_stamps([Stamp(ONE.id, HERE, NOW - 500, NOW - 900)])
     view = refreshed(board)[0]
     assert (view.last_probe_at, view.last_success_at) == (NOW - 500, NOW - 900)
     assert board.worked_before(ONE)
     take(board, probe(NOW, Outcome.CONNECT))
     view = refreshed(board)[0]
     assert (view.last_probe_at, view.last_success_at) == (NOW, NOW - 900)
-    board.restore_stamps([Stamp(ONE.id, HERE, None, None)])
+    board.restoration().take_stamps([Stamp(ONE.id, HERE, None, None)])
     assert refreshed(board)[0].last_probe_at == NOW
 
 
@@ -553,16 +554,17 @@ class Life:
         board = Board(settings(MINE, YOURS), self.clock)
         ledger = IncidentLedger(self.ledger.still_open.values())
         self._tell_eras(board)
-        board.restore_incidents(ledger.still_open.values())
-        board.restore_stamps(
+        restoration = board.restoration()
+        restoration.take_incidents(ledger.still_open.values())
+        restoration.take_stamps(
             Stamp(view.endpoint.id, view.location, view.last_probe_at, view.last_success_at)
             for view in refreshed(self.board)
         )
-        ranges = board.restore_ranges(self.rollups.hours_until, self.rollups.days_until)
-        board.restore_days(self.rollups.days(*ranges.days))
+        ranges = restoration.ranges(self.rollups.hours_until, self.rollups.days_until)
+        restoration.take_days(self.rollups.days(*ranges.days))
         for span in ranges.hours:
-            board.restore_hours(self.rollups.hours(*span))
-        board.restore_tail(self.rollups.tail(ranges))
+            restoration.take_hours(self.rollups.hours(*span))
+        restoration.take_tail(self.rollups.tail(ranges))
         for transition in board.finish_restore():
             ledger.apply(transition)
         return board, ledger

@@ -15,8 +15,10 @@ from msgspec.structs import replace
 
 from monitor.clock import FakeClock
 from monitor.health.board import Board
-from monitor.health.state import State, StateMachine, moment_of
-from monitor.health.windows import DAY, HOUR, WINDOWS, Windows
+from monitor.health.machine import StateMachine, moment_of
+from monitor.health.spans import DAY, HOUR, WINDOWS
+from monitor.health.state import State
+from monitor.health.windows import Windows
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.settings import StateRule

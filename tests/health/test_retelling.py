@@ -10,8 +10,9 @@ from health_stage import settings
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitor.health.machine import StateMachine
 from monitor.health.sketch import SECONDS, TOKENS_PER_SECOND, Scale, decode_many, encode, encode_many
-from monitor.health.state import Reading, StateMachine
+from monitor.health.state import Reading
 from monitor.outcome import Outcome
 
 RULE = settings().state

@@ -16,23 +16,15 @@ from hypothesis import strategies as st
 from monitor.health.cadences import Cadences
 from monitor.health.figures import pooled_figures, series_figures
 from monitor.health.recent import ANSWERED, ASKED
+from monitor.health.restore_plan import RestoreRanges
 from monitor.health.ring import Ring, entry_of, laid_out
 from monitor.health.rows import TallyRows, rows_of
 from monitor.health.sketch import FIGURES, quantile_of_values
+from monitor.health.spans import AHEAD_SECONDS, DAY, HOUR, LONG_WINDOWS, SHORT_WINDOWS, WINDOWS, floor_hour
 from monitor.health.tally import tally_of
 from monitor.health.uptime import grouped
 from monitor.health.view import WindowFigures, figure_quantiles
-from monitor.health.windows import (
-    AHEAD_SECONDS,
-    DAY,
-    HOUR,
-    LONG_WINDOWS,
-    SHORT_WINDOWS,
-    WINDOWS,
-    RestoreRanges,
-    Windows,
-    floor_hour,
-)
+from monitor.health.windows import Windows
 from monitor.observation import Observation
 from monitor.outcome import OUTCOMES, Outcome
 

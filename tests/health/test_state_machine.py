@@ -12,7 +12,8 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from monitor.health.incidents import Incident, IncidentEvent, IncidentLedger, events_of
-from monitor.health.state import THROTTLED, Standing, State, StateMachine, Transition
+from monitor.health.machine import StateMachine
+from monitor.health.state import THROTTLED, Standing, State, Transition
 from monitor.observation import Observation
 from monitor.outcome import POLICIES, Group, Outcome
 from monitor.settings import StateRule

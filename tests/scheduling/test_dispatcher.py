@@ -42,7 +42,7 @@ def due_count(stage: Stage, endpoints: list[Endpoint], start: float) -> int:
 
 def accounted(stage: Stage) -> int:
     """Scheduled slots that ended, wait or fly."""
-    flying = sum(flight.turn.recheck == 0 for flight in stage.dispatcher._flights._flights.values())
+    flying = sum(flight.turn.recheck == 0 for flight in stage.dispatcher._departures.flights._flights.values())
     return stage.dispatcher.reported + stage.dispatcher.skipped.total() + stage.dispatcher.waiting + flying
 
 

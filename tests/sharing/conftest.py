@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -15,9 +14,8 @@ _EMPTY = (
 
 @pytest.fixture(scope="session")
 def sharing_database(postgresql: Server) -> Iterator[str]:
-    name = f"sharing_{os.getpid()}"
-    yield postgresql.create(name)
-    postgresql.drop(name)
+    with postgresql.made("sharing") as name:
+        yield postgresql.url(name)
 
 
 @pytest.fixture

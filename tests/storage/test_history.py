@@ -218,7 +218,7 @@ async def last_successes(store: Stage, since: int) -> dict[Place, float]:
     async for width, rows in store.history.alive_rows(since, rolled_until, names):
         note_alive(buckets, width, rows)
     exact: dict[Place, float] = {}
-    async for observations in store.history.raw_tail(rolled_until or since):
+    async for observations in store.history.stream(rolled_until or since):
         for one in observations:
             if one.group is Group.OK:
                 place = (one.endpoint, one.location, one.kind)

@@ -13,7 +13,7 @@ from storage_samples import DAY, HOUR, MIDNIGHT, catalog_of, observation, refusi
 
 from monitor.clock import FakeClock
 from monitor.health.board import Board
-from monitor.health.windows import WINDOWS, floor_hour
+from monitor.health.spans import WINDOWS, floor_hour
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import DatabaseSettings, Settings
 from monitor.storage.database import Database

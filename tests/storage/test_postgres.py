@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,9 +52,8 @@ RULES = RetentionSettings(observations_seconds=2 * DAY)
 @pytest.fixture
 def empty(postgresql: Server, tmp_path: Path) -> Iterator[DatabaseSettings]:
     """A database without a table."""
-    name = f"empty_{uuid.uuid4().hex}"
-    yield DatabaseSettings(postgresql.create(name, template="template0"), spill=str(tmp_path / "empty.spill"))
-    postgresql.drop(name)
+    with postgresql.made("empty", "template0") as name:
+        yield DatabaseSettings(postgresql.url(name), spill=str(tmp_path / "empty.spill"))
 
 
 def another(settings: DatabaseSettings, tmp_path: Path, number: int = 1) -> DatabaseSettings:

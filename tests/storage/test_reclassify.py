@@ -105,6 +105,7 @@ async def test_rows_book_and_rollups_follow_and_a_second_run_changes_nothing(sto
     assert await store.rows() == stored([judged(one) for one in rows])
 
 
+@on_a_file
 async def test_a_dry_run_tells_the_same_and_changes_nothing(store: Stage, clock: FakeClock) -> None:
     rows = history()
     await store.write(rows)
@@ -115,6 +116,7 @@ async def test_a_dry_run_tells_the_same_and_changes_nothing(store: Stage, clock:
     assert (await run(store, clock)).changed == dry.changed
 
 
+@on_a_file
 async def test_only_what_began_since_then_is_judged(store: Stage, clock: FakeClock) -> None:
     rows = [planted(number, Outcome.RATE_LIMITED) for number in range(10)]
     await store.write(rows)
@@ -122,6 +124,7 @@ async def test_only_what_began_since_then_is_judged(store: Stage, clock: FakeClo
     assert [one.outcome for one in await store.rows()] == [Outcome.RATE_LIMITED] * 7 + [Outcome.QUOTA] * 3
 
 
+@on_a_file
 async def test_a_run_that_ends_in_the_middle_leaves_whole_slices_and_the_next_one_finishes(
     store: Stage, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +176,7 @@ async def eras(store: Stage, target: str, at: float) -> None:
     await store.writer.submit(lambda connection: record_eras(connection, names, "local", wanted, at))
 
 
+@on_a_file
 async def test_another_kind_of_probe_vouches_for_nothing(store: Stage, clock: FakeClock) -> None:
     await store.write([observation(0, kind="other"), observation(60, outcome=Outcome.GONE, **MISSING)])
     await store.writer.close_hours(MIDNIGHT + HOUR)
@@ -180,6 +184,7 @@ async def test_another_kind_of_probe_vouches_for_nothing(store: Stage, clock: Fa
     assert [one.outcome for one in await store.rows()] == [Outcome.SUCCESS, Outcome.UNKNOWN_MODEL]
 
 
+@on_a_file
 async def test_where_another_kind_decides_its_successes_vouch(store: Stage, clock: FakeClock) -> None:
     vectors = {"kind": "embeddings"}
     await store.write([observation(0, **vectors), observation(60, outcome=Outcome.UNKNOWN_MODEL, **MISSING, **vectors)])
@@ -222,6 +227,7 @@ async def test_a_missing_model_is_gone_if_the_database_knows_of_a_success_before
     assert [one.outcome for one in await store.rows() if one.outcome is not Outcome.SUCCESS] == [becomes]
 
 
+@on_a_file
 async def test_a_success_longer_than_thirty_days_ago_vouches_for_nothing(store: Stage, clock: FakeClock) -> None:
     """And where the hourly rows are gone, the daily ones still tell of it."""
     for days, becomes in ((29, Outcome.GONE), (31.5, Outcome.UNKNOWN_MODEL)):

@@ -253,7 +253,7 @@ async def any_order_and_batching(seed: int, directory: Path) -> None:
         await assert_rollups_agree_with_raw(store)
 
 
-@hypothesis_settings(max_examples=7, deadline=None)
+@hypothesis_settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_any_order_and_batching_of_rows_and_closings_agrees_with_raw(seed: int) -> None:
     with tempfile.TemporaryDirectory() as directory:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import subprocess
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,10 +55,8 @@ class Behind:
 
 @pytest.fixture
 def database(postgresql: Server) -> Iterator[str]:
-    name = f"trouble_{uuid.uuid4().hex}"
-    postgresql.create(name)
-    yield name
-    postgresql.drop(name)
+    with postgresql.made("trouble") as name:
+        yield name
 
 
 @pytest.fixture
@@ -444,7 +441,8 @@ async def test_a_monitor_goes_on_under_a_newer_schema_that_only_adds_and_says_so
     )
     await store.write(rows[10:20])
     await behind.end_sessions()
-    await store.write(rows[20:])
+    await store.write(rows[20:25])
+    await store.write(rows[25:])
     await healed(store, clock)
     await is_whole(store, rows)
     assert [line for line in caplog.messages if line.startswith("schema_moved_on revision=9999")]

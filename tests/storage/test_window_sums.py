@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from health.health_stage import settings as health_settings
 from sqlalchemy import text
-from storage_samples import DAY, HOUR, MIDNIGHT, Stage, observation, varied
+from storage_samples import DAY, HOUR, MIDNIGHT, Stage, observation, on_a_file, varied
 
 from monitor.clock import FakeClock
 from monitor.health.board import Board
 from monitor.health.sketch import FIGURES
-from monitor.health.windows import LONG_WINDOWS, Windows
+from monitor.health.spans import LONG_WINDOWS
+from monitor.health.windows import Windows
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.storage.database import Job, T
@@ -72,6 +73,7 @@ async def test_a_start_from_sums_is_a_start_from_rollups(store: Stage) -> None:
     assert all(by_sums)
 
 
+@on_a_file
 async def test_sums_that_follow_others_are_what_rollups_make_them(store: Stage) -> None:
     await history_of(store, seed=2)
     await renewed(store, END)
@@ -95,6 +97,7 @@ async def test_sums_are_not_believed_once_a_closed_hour_has_changed(store: Stage
     assert held_by(await restored(store, END + 130.0)) == found
 
 
+@on_a_file
 async def test_sums_of_which_rows_are_missing_are_not_believed(store: Stage) -> None:
     await history_of(store, seed=4)
     await renewed(store, END)
@@ -120,6 +123,7 @@ async def test_sums_of_open_hours_are_refused(store: Stage) -> None:
         await renew_sums(store.history, store.writer.submit, END + HOUR)
 
 
+@on_a_file
 async def test_windows_made_anew_by_columns_are_those_made_by_observations(store: Stage) -> None:
     """What a restart reads by columns, and what it is told one by one."""
     rows = [*varied(seed=7, count=300, span=2 * HOUR), observation(100, kind="long")]
@@ -129,7 +133,7 @@ async def test_windows_made_anew_by_columns_are_those_made_by_observations(store
     by_columns = await renewed_windows(board, store.history, now)
     one_by_one = Windows(now)
     one_by_one.restore_ranges(now, 0, 0)
-    told: list[Observation] = [one async for chunk in store.history.raw_tail(0.0) for one in chunk]
+    told: list[Observation] = [one async for chunk in store.history.stream(0.0) for one in chunk]
     one_by_one.restore_tail(told, now)
     assert held_by(by_columns) == held_by(one_by_one)
     assert set(by_columns.keys) >= set(one_by_one.keys)

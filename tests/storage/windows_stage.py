@@ -25,7 +25,7 @@ from monitor.clock import FakeClock
 from monitor.config.database_address import is_server
 from monitor.health.board import Board
 from monitor.health.recent import ANSWERED, ASKED
-from monitor.health.windows import AHEAD_SECONDS
+from monitor.health.spans import AHEAD_SECONDS
 from monitor.observation import Observation
 from monitor.outcome import OUTCOMES
 from monitor.self_metrics import SelfMetrics
