@@ -39,6 +39,8 @@ _POOL_SECONDS = 10.0
 _BESIDE_SECONDS = 10.0
 # A monitor that freezes in the middle of a transaction must not hold up the others for longer.
 _IDLE_IN_TRANSACTION = "10s"
+# A view holds up nobody; and a restore reckons for seconds between two reads of it.
+_IDLE_IN_VIEW = "60s"
 _LOCK_NOT_AVAILABLE = "55P03"
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # seconds, seconds, probes
 _UNACKNOWLEDGED_MS = 20_000
@@ -53,7 +55,9 @@ class PostgreSQL(Engine):
         self.name = str(self.address)
         self.path = None
         self.spill_path = Path(settings.spill) if settings.spill else _usual_spill(self.address, listen)
-        self.reading = self._engine(READERS, default_transaction_read_only="on")
+        self.reading = self._engine(
+            READERS, default_transaction_read_only="on", idle_in_transaction_session_timeout=_IDLE_IN_VIEW
+        )
         self.writing = self._engine(_WRITERS) if can_write else None
         self._password = settings.password
         self._lock: FileLock | None = None

@@ -257,6 +257,18 @@ async def test_a_restart_of_the_server_costs_no_row_and_readers_no_error(
 
 
 @on_a_server
+async def test_a_view_may_stand_idle_while_a_restore_reckons_and_a_write_may_not(store: Stage) -> None:
+    show = "SHOW idle_in_transaction_session_timeout"
+    async with store.database.one_view(), store.database.read() as reading:
+        assert (await reading.exec_driver_sql(show)).scalar() == "1min"
+
+    async def shown(writing: Any) -> object:
+        return (await writing.exec_driver_sql(show)).scalar()
+
+    assert await store.writer.submit(shown) == "10s"
+
+
+@on_a_server
 async def test_a_connection_lost_in_mid_transaction_loses_and_doubles_nothing(
     settings: DatabaseSettings, clock: FakeClock
 ) -> None:
