@@ -291,6 +291,6 @@ async def test_a_term_while_a_failed_start_is_cleared_away_leaves_no_database_op
     monkeypatch.setattr(Daemon, "_restore", fail)
     monkeypatch.setattr(Writer, "close", hang)
     monkeypatch.setattr(Database, "close", noted)
-    async with starting(tmp_path, f"sqlite:///{tmp_path}/monitor.db"):
+    async with starting(settings_from(config(tmp_path, f"sqlite:///{tmp_path}/monitor.db"))):
         await clearing.wait()
     assert closed.is_set()

@@ -19,7 +19,7 @@ from alembic.migration import MigrationContext
 from postgres_server import LOCKED_PASSWORD, LOCKED_ROLE, Server
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from storage_samples import DAY, HOUR, MIDNIGHT, cut_off, observation, refusing_writes, stage, stored, until
+from storage_samples import DAY, HOUR, MIDNIGHT, Stage, cut_off, observation, refusing_writes, stage, stored, until
 
 from monitor.clock import FakeClock
 from monitor.secret import Secret
