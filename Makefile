@@ -12,6 +12,8 @@ CONFIG ?= monitor.yaml
 # Four at a time on two cores: most of the time is spent waiting for deadlines of real sockets.
 PYTEST_FLAGS ?= -n 4 --dist worksteal
 UV ?= uv
+# The tests start hundreds of processes: each would compile the whole program anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## List the commands

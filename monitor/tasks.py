@@ -37,6 +37,16 @@ async def first_of(one: Coroutine[Any, Any, Any], other: Coroutine[Any, Any, Any
             task.cancel()
 
 
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, and if cancelled meanwhile, see it end first."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
+
+
 def resolve(futures: Iterable[asyncio.Future[None]]) -> None:
     for future in futures:
         if not future.done():

@@ -23,6 +23,7 @@ from monitor.storage.errors import (
     sqlstate_of,
 )
 from monitor.storage.schema import HEAD
+from monitor.tasks import to_its_end
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -104,7 +105,7 @@ async def upgrade(engine: Engine, directory: Path | None = None, backup: Path | 
             + (f"; a copy from before is at {backup}" if backup else "")
         ) from error
     finally:
-        await migrating.dispose()
+        await to_its_end(migrating.dispose())
 
 
 def _is_sql_at_fault(error: BaseException) -> bool:

@@ -25,6 +25,7 @@ from monitor.storage.engine import KEY_COLUMNS, Engine, Row, positions_of
 from monitor.storage.errors import DatabaseRefused, DatabaseUrlError, StorageError, sqlstate_of
 from monitor.storage.lock import FileLock
 from monitor.storage.postgres_errors import explained
+from monitor.tasks import to_its_end
 
 if TYPE_CHECKING:
     import asyncpg
@@ -90,9 +91,9 @@ class PostgreSQL(Engine):
         migrate.check_readable(await migrate.revision_of(self, self.reading), self.name)
 
     async def close(self) -> None:
-        await self.reading.dispose()
+        await to_its_end(self.reading.dispose())
         if self.writing is not None:
-            await self.writing.dispose()
+            await to_its_end(self.writing.dispose())
         if self._lock is not None:
             self._lock.release()
 

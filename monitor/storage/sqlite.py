@@ -35,6 +35,7 @@ from monitor.storage.errors import (
 from monitor.storage.facts import MADE_UP
 from monitor.storage.lock import FileLock
 from monitor.storage.upsert import insert_new
+from monitor.tasks import to_its_end
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class SQLite(Engine):
         revision = await migrate.revision_of(self, writing)
         if revision == schema.HEAD and directory is None:
             return None
-        await writing.dispose()
+        await to_its_end(writing.dispose())
         backup = None
         if revision is not None:
             migrate.check_known(revision, self.name, directory)
@@ -128,15 +129,15 @@ class SQLite(Engine):
             # A write-ahead log needs a shared-memory file beside it; with no log, nobody is writing.
             if self.file.with_name(self.file.name + "-wal").exists():
                 raise
-            await self.reading.dispose()
+            await to_its_end(self.reading.dispose())
             self.reading = read_engine(self.file, self._busy_timeout_ms, immutable=True)
             revision = await migrate.revision_of(self, self.reading)
         migrate.check_readable(revision, self.name)
 
     async def close(self) -> None:
-        await self.reading.dispose()
+        await to_its_end(self.reading.dispose())
         if self.writing is not None:
-            await self.writing.dispose()
+            await to_its_end(self.writing.dispose())
         self._lock.release()
 
     def explained(self, error: BaseException) -> StorageError:

@@ -115,9 +115,12 @@ async def test_without_kernel_stamps_the_probe_says_so_and_a_stall_makes_it_ours
         calm = await seen(truth)
     assert (calm.outcome, calm.clock) == (Outcome.SUCCESS, "userspace")
     assert_true(calm.ttft_seconds, truth.ttft())
-    with telling([0.15, 0.3]) as truth:
-        stall_at(0.1, 0.4)
-        stalled = await seen(truth)
+    for _ in range(3):  # on a busy machine a stall may be over before the connection is there
+        with telling([0.15, 0.3]) as truth:
+            stall_at(0.1, 0.4)
+            stalled = await seen(truth)
+        if stalled.outcome is not Outcome.SUCCESS:
+            break
     assert stalled.outcome is Outcome.OVERLOAD
     assert "the monitor was busy for 0.4 s" in (stalled.detail or "")
 
