@@ -37,12 +37,13 @@ async def first_of(one: Coroutine[Any, Any, Any], other: Coroutine[Any, Any, Any
             task.cancel()
 
 
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`, and if cancelled meanwhile, see it end first."""
+async def to_its_end(work: Coroutine[Any, Any, T], hurry: Callable[[], None] = lambda: None) -> T:
+    """Await `work`, and if cancelled meanwhile, see it end first; `hurry` is called then."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        hurry()
         await asyncio.wait((task,))
         raise
 

@@ -35,7 +35,7 @@ from monitor.storage.rollups import ExpectedOf, HourBook
 from monitor.storage.spill import Spill
 from monitor.storage.tail import TAIL_SECONDS, Tail, read_tail
 from monitor.storage.trouble import Trouble
-from monitor.tasks import first_of, resolve
+from monitor.tasks import first_of, resolve, to_its_end
 
 log = logging.getLogger(__name__)
 
@@ -427,11 +427,9 @@ class Writer:
         self._on_spilled(rows)
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await `work`, and if cancelled meanwhile, see it end first: a commit is not to be left in doubt."""
-        task = asyncio.create_task(work)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
+        """A commit is not to be left in doubt."""
+
+        def hurry() -> None:
             self._closing = True
-            await asyncio.wait((task,))
-            raise
+
+        return await to_its_end(work, hurry)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from health.health_stage import endpoint, figures_of, probe
-from storage_samples import DAY, HOUR, MIDNIGHT, refusing_writes
+from storage_samples import DAY, HOUR, MIDNIGHT, on_a_file, refusing_writes
 from windows_stage import (
     DAY_US,
     ENDPOINTS,
@@ -243,6 +243,7 @@ def samples(house: House, window: str) -> int:
     return house.board.figures(ENDPOINTS[:1], LOCATIONS[0], window).samples
 
 
+@on_a_file
 @pytest.mark.parametrize(("window", "hour_us"), [("1d", NIGHT), ("7d", NIGHT + 5 * HOUR_US), ("30d", NIGHT)])
 async def test_a_row_of_an_hours_first_or_last_microsecond_stays_and_goes_with_that_hour(
     settings: DatabaseSettings, window: str, hour_us: int
@@ -323,6 +324,7 @@ async def test_a_late_row_cannot_come_between_reading_the_hour_that_leaves_and_t
         assert [samples(house, window) for window in LONG] == [0, 1, 2]
 
 
+@on_a_file
 async def test_three_idle_days_turn_at_once_and_come_to_what_a_restart_finds(settings: DatabaseSettings) -> None:
     async with living(settings, NIGHT + 5 * HOUR_US) as house:
         for days in (0, 1, 6, 26, 27, 28):
@@ -338,6 +340,7 @@ async def test_three_idle_days_turn_at_once_and_come_to_what_a_restart_finds(set
         assert shown_by(house.board) == slid
 
 
+@on_a_file
 async def test_a_restart_before_its_hours_are_closed_equals_one_after(settings: DatabaseSettings) -> None:
     async with living(settings, NIGHT - 2 * HOUR_US) as house:
         await house.write([row(NIGHT - 3 * DAY_US + minutes * 60 * US) for minutes in range(0, 70 * 60, 13)])
