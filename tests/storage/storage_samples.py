@@ -202,10 +202,10 @@ async def refusing_writes(settings: DatabaseSettings) -> AsyncIterator[None]:
 
 
 async def cut_off(settings: DatabaseSettings) -> None:
-    """End every connection to a server's database, as a restart of the server does."""
-    these = f"FROM pg_stat_activity WHERE datname = '{settings.url.rpartition('/')[2]}'"
-    await on_server(settings, f"SELECT pg_terminate_backend(pid) {these}")
-    while (await on_server(settings, f"SELECT count(*) {these}"))[0][0]:  # noqa: ASYNC110
+    """End every connection to a server's database, as a restart of the server does: also one that was being opened
+    meanwhile, which the first look does not find."""
+    name = settings.url.rpartition("/")[2]
+    while await on_server(settings, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"):  # noqa: ASYNC110
         await asyncio.sleep(0.002)
 
 
