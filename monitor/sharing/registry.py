@@ -38,6 +38,7 @@ INSERT INTO shards (location_id, shard) SELECT $1, generate_series(0, $2::int - 
 _FORGET_BURIED = _sql("""
 DELETE FROM monitors WHERE buried AND expires_us < :now - $1::bigint
 AND NOT EXISTS (SELECT FROM shards WHERE holder = monitors.id OR giver = monitors.id)
+AND NOT EXISTS (SELECT FROM own_outages WHERE ended_us IS NULL AND author = monitors.id)
 """)
 _ENTER = _sql("""
 INSERT INTO monitors (location_id, name, started_us, expires_us, buried)
@@ -61,6 +62,12 @@ _FREE = """
 UPDATE shards SET holder = NULL, freed_us = holder.expires_us,
     gaps_since_ms = LEAST(gaps_since_ms, (holder.expires_us - $3::bigint) / 1000 - $2::bigint)
 FROM monitors AS holder WHERE shards.location_id = $1 AND shards.holder = holder.id AND holder.buried
+"""
+# Whatever one of the buried writes late, frozen in mid-write: what it left open ends with its last sign of life.
+_END_OUTAGES = """
+UPDATE own_outages SET ended_us = GREATEST(own_outages.started_us, author.expires_us - $2::bigint)
+FROM monitors AS author WHERE own_outages.location_id = $1 AND own_outages.ended_us IS NULL
+AND own_outages.author = author.id AND author.buried RETURNING own_outages.id
 """
 NEIGHBOURS = _sql("""
 SELECT count(*) FILTER (WHERE location_id = $1) AS here, min(id) AS first
@@ -145,6 +152,10 @@ class Registry:
         `reach_ms` before their last sign of life on."""
         await self._connection.execute(_LOOK_AFTER_GIVERS, self._here, reach_ms)
         await self._connection.execute(_FREE, self._here, reach_ms, _LEASE_US)
+
+    async def end_outages(self) -> int:
+        """End the outages of their own that the buried have left open; how many."""
+        return len(await self._connection.fetch(_END_OUTAGES, self._here, _LEASE_US))
 
     async def neighbours(self, me: int) -> Neighbours:
         row = await self._connection.fetchrow(NEIGHBOURS, self._here)

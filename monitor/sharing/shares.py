@@ -123,6 +123,8 @@ class Shares:
                 log.warning("buried monitor=%s: its lease is over", name)
                 self._metrics.monitors_buried.inc()
         await registry.free(round(REACH_SECONDS * 1000))
+        if closed := await registry.end_outages():
+            log.warning("own_outages_left_open closed=%d: their monitor is buried", closed)
         self.neighbours, self.is_first = await registry.neighbours(me)
         await self._suspect_ourselves(registry, me)
         held = await registry.held(me)

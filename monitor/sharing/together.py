@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,6 +21,7 @@ from monitor.sharing.sharing import Hands, Sharing, T
 from monitor.storage import turns
 from monitor.storage.database import Database, Job
 from monitor.storage.errors import StorageError
+from monitor.storage.incidents import Fence
 from monitor.web.ports import Check
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,19 @@ class Together(Sharing):
         self._following = Following(self._database, hands.writer, self._clock, self._metrics, hands.take_in)
 
     def tells_of(self, endpoint: str, location: str) -> bool:
-        return location == self._location and shard_of(endpoint) in self._membership.holdings.held
+        return location == self._location and shard_of(endpoint) in self.held
+
+    def fence_of(self, endpoint: str) -> Fence | None:
+        number = self._membership.number
+        return None if number is None else Fence(shard_of(endpoint), number)
+
+    @property
+    def held(self) -> Set[int]:
+        return self._membership.holdings.held
+
+    @property
+    def life(self) -> int | None:
+        return self._membership.number
 
     @property
     def is_alone(self) -> bool:

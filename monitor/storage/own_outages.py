@@ -23,8 +23,10 @@ async def record_own_outage(
     reason: str,
     started_at: float,
     ended_at: float | None,
+    author: int | None = None,
 ) -> None:
-    """Write it as it is now: a new row, or the row of the same location, cause and start."""
+    """Write it as it is now: a new row, or the row of the same location, cause and start. `author` is the life of the
+    monitor whose outage it is: with that it ends, if not before (see `sharing.registry`)."""
     table = schema.own_outages
     key = {
         "location_id": (await names.locations(connection, [location]))[location],
@@ -34,6 +36,7 @@ async def record_own_outage(
     values = {
         "reason": clean_text(reason, _REASON_LIMIT),
         "ended_us": None if ended_at is None else micros(ended_at),
+        "author": author,
     }
     same = [table.c[name] == value for name, value in key.items()]
     changed = await connection.execute(update(table).where(*same).values(**values))

@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
 from pair_stage import MIDNIGHT, One, pair, row
 
 from monitor.clock import FakeClock
+from monitor.health.incidents import Incident, IncidentEvent
+from monitor.health.state import State
 from monitor.outcome import Outcome
+from monitor.scheduling.shards import SHARDS, shard_of
 from monitor.settings import RetentionSettings
+from monitor.sharing.registry import Registry
 from monitor.storage.codec import as_stored
 from monitor.storage.database import Job
 from monitor.storage.facts import Skew, note_skew, read_skew
+from monitor.storage.incident_log import IncidentLog
+from monitor.storage.incidents import Fence
 from monitor.storage.own_outages import record_location_suspect
 from monitor.storage.reclassify import Change, alone, apply
 from monitor.storage.retention import Pruned, prune
@@ -135,3 +142,32 @@ async def test_a_clock_error_that_is_found_while_another_monitor_forgets_an_old_
         await pruning
         async with first.database.read() as reading:
             assert await read_skew(reading) == found
+
+
+async def test_an_incident_that_a_frozen_monitor_writes_late_stays_what_its_successor_made_of_it(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    async with beside(postgres_url) as connection, pair(postgres_url, tmp_path, FakeClock(MIDNIGHT)) as (first, second):
+        registry, endpoint = Registry(connection, 1), row(0, 0).endpoint
+        logs = [IncidentLog(one.writer.submit, one.database.names) for one in (first, second)]
+        down = Incident(endpoint, "test", State.DOWN, "connect", MIDNIGHT)
+
+        async def told(log: IncidentLog, me: int, *incidents: Incident) -> list[tuple[float, float | None]]:
+            log.put([IncidentEvent("changed", one) for one in incidents], lambda name: Fence(shard_of(name), me))
+            await log.write()
+            return sorted((one.started_at, one.ended_at) for one in await second.history.incidents())
+
+        frozen = await registry.enter("first")
+        assert await told(logs[0], frozen, down) == []  # not ours yet
+        await registry.take(frozen, SHARDS)
+        assert await told(logs[0], frozen, down) == [(MIDNIGHT, None)]
+        successor = await registry.enter("second")
+        await registry.leave(frozen)
+        await registry.free(0)
+        await registry.take(successor, SHARDS)
+        ended = [(MIDNIGHT, MIDNIGHT + 60)]
+        assert await told(logs[1], successor, replace(down, ended_at=MIDNIGHT + 60)) == ended
+        assert await told(logs[0], frozen, down, replace(down, started_at=MIDNIGHT + 90)) == ended
+        # What was given away is the giver's to tell of until somebody takes it.
+        await registry.give(successor, [shard_of(endpoint)], 0)
+        assert await told(logs[1], successor, down) == [(MIDNIGHT, None)]
