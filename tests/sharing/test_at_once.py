@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
-from pair_stage import MIDNIGHT, One, pair, row
+import pytest
+from pair_stage import HOUR, MIDNIGHT, One, pair, row
 
 from monitor.clock import FakeClock
 from monitor.health.incidents import Incident, IncidentEvent
@@ -19,13 +21,14 @@ from monitor.scheduling.shards import SHARDS, shard_of
 from monitor.settings import RetentionSettings
 from monitor.sharing.registry import Registry
 from monitor.storage.codec import as_stored
-from monitor.storage.database import Job
+from monitor.storage.database import Job, T
 from monitor.storage.facts import Skew, note_skew, read_skew
 from monitor.storage.incident_log import IncidentLog
 from monitor.storage.incidents import Fence
 from monitor.storage.own_outages import record_location_suspect
 from monitor.storage.reclassify import Change, alone, apply
 from monitor.storage.retention import Pruned, prune
+from monitor.storage.window_sums import renew_sums, sums_on_record
 
 DAY = 86400.0
 
@@ -171,3 +174,32 @@ async def test_an_incident_that_a_frozen_monitor_writes_late_stays_what_its_succ
         # What was given away is the giver's to tell of until somebody takes it.
         await registry.give(successor, [shard_of(endpoint)], 0)
         assert await told(logs[1], successor, down) == [(MIDNIGHT, None)]
+
+
+async def test_sums_of_a_window_that_two_monitors_make_at_once_are_made_by_one_of_them(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitor.storage.window_sums._ROWS_A_STEP", 2)
+    until = int(MIDNIGHT + HOUR)
+    clock = FakeClock(until + 300.0)
+    async with beside(postgres_url) as connection, pair(postgres_url, tmp_path, clock) as (first, second):
+        await first.begin()
+        await first.write(*(row(endpoint, number) for endpoint in range(3) for number in range(3)))
+        await first.close(until)
+        for before in itertools.count():
+            await connection.execute("DELETE FROM window_sums; DELETE FROM meta WHERE name LIKE 'window_sums%'")
+            steps, done = itertools.count(), list[bool]()
+
+            async def submit(
+                job: Job[T], here: int = before, steps: Iterator[int] = steps, done: list[bool] = done
+            ) -> T:
+                if next(steps) == here:
+                    done.append(await renew_sums(second.history, second.writer.submit, until))
+                return await first.writer.submit(job)
+
+            done.append(await renew_sums(first.history, submit, until))
+            assert sum(done) == 1
+            assert list((await sums_on_record(second.history)).values()) == [until]
+            if len(done) == 1:
+                break  # it was done before it could be interrupted
+        assert before > 4
