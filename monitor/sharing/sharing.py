@@ -34,7 +34,12 @@ class Hands:
 
 
 class Sharing:
-    """As it is alone. Also `storage.others.Others`. Use from one loop."""
+    """As it is alone. Also `storage.others.Others`. Use from one loop.
+
+    `must_relive`: another monitor has rewritten history, windows are renewed, and states are still to follow. Who sees
+    to that takes it back."""
+
+    must_relive = False
 
     @property
     def claims(self) -> Claims:

@@ -140,7 +140,7 @@ class Together(Sharing):
             self._writer.hours.closed(rolled_until)
 
     def renewed(self) -> None:
-        self._following.must_renew = False
+        self._following.must_renew, self.must_relive = False, True
 
     async def _follow(self) -> None:
         async def follow() -> None:
