@@ -7,7 +7,7 @@ and only then are its shards free. Instants in `_us` and `_ms` columns are as ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from monitor.scheduling.shards import SHARDS
@@ -69,8 +69,9 @@ UPDATE own_outages SET ended_us = GREATEST(own_outages.started_us, author.expire
 FROM monitors AS author WHERE own_outages.location_id = $1 AND own_outages.ended_us IS NULL
 AND own_outages.author = author.id AND author.buried RETURNING own_outages.id
 """
-NEIGHBOURS = _sql("""
-SELECT count(*) FILTER (WHERE location_id = $1) AS here, min(id) AS first
+_NEIGHBOURS = _sql("""
+SELECT count(*) FILTER (WHERE location_id = $1) AS here, min(id) AS first,
+    count(*) FILTER (WHERE location_id = $1 AND id < $2) AS before
 FROM monitors WHERE NOT buried AND expires_us >= :now
 """)
 _OTHERS = _sql(
@@ -102,13 +103,32 @@ AND shards.shard = known.shard AND shards.gaps_since_ms = known.since_ms
 _SUSPECT = """
 UPDATE shards SET gaps_since_ms = LEAST(gaps_since_ms, $3::bigint) WHERE location_id = $1 AND holder = $2::bigint
 """
+_TELL_HINTS = _sql("""
+INSERT INTO retry_hints (location_id, key, until_us)
+SELECT $1, key, :now + left_us FROM unnest($2::text[], $3::bigint[]) AS told(key, left_us)
+ON CONFLICT (location_id, key) DO UPDATE SET until_us = GREATEST(retry_hints.until_us, EXCLUDED.until_us)
+""")
+_HINTS = _sql(
+    "SELECT key, until_us, until_us - :now AS left_us FROM retry_hints WHERE location_id = $1 AND until_us > :now"
+)
+_FORGET_HINTS = _sql("DELETE FROM retry_hints WHERE until_us < :now")
+
+
+class Hint(NamedTuple):
+    """A key that a provider asked to be left alone, for so many seconds from now; `until_us` tells it from the next."""
+
+    key: str
+    until_us: int
+    seconds: float
 
 
 class Neighbours(NamedTuple):
-    """`here` monitors live at this location, this one among them; `is_first` of all locations' by its number."""
+    """`here` monitors live at this location, this one among them; `is_first` of all locations' by its number; `rank`,
+    from 0, of this location's."""
 
     here: int
     is_first: bool
+    rank: int
 
 
 class Held(NamedTuple):
@@ -131,6 +151,7 @@ class Registry:
         """Begin to live; the number of this life."""
         await self._connection.execute(_MAKE_SHARDS, self._here, SHARDS)
         await self._connection.execute(_FORGET_BURIED, _BURIED_KEPT_US)
+        await self._connection.execute(_FORGET_HINTS)
         number: int = await self._connection.fetchval(_ENTER, self._here, name, _LEASE_US)
         return number
 
@@ -158,8 +179,8 @@ class Registry:
         return len(await self._connection.fetch(_END_OUTAGES, self._here, _LEASE_US))
 
     async def neighbours(self, me: int) -> Neighbours:
-        row = await self._connection.fetchrow(NEIGHBOURS, self._here)
-        return Neighbours(row["here"], row["first"] in (None, me))
+        row = await self._connection.fetchrow(_NEIGHBOURS, self._here, me)
+        return Neighbours(row["here"], row["first"] in (None, me), row["before"])
 
     async def is_alone(self, name: str) -> bool:
         """Whether nobody lives here but former lives of this name's: who has its address to listen on has outlived
@@ -192,3 +213,13 @@ class Registry:
     async def suspect(self, me: int, since_ms: int) -> None:
         """We ourselves were away for a while: look after all that we hold."""
         await self._connection.execute(_SUSPECT, self._here, me, since_ms)
+
+    async def tell_hints(self, seconds: Mapping[str, float]) -> None:
+        """How long, from now, providers asked us to leave a key alone."""
+        left_us = [round(each * 1e6) for each in seconds.values()]
+        await self._connection.execute(_TELL_HINTS, self._here, list(seconds), left_us)
+
+    async def hints(self) -> list[Hint]:
+        """What any monitor of this location was asked, and still is."""
+        rows = await self._connection.fetch(_HINTS, self._here)
+        return [Hint(row["key"], row["until_us"], row["left_us"] / 1e6) for row in rows]

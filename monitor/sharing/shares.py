@@ -61,6 +61,7 @@ class Shares:
         self._connection: asyncpg.Connection | None = None
         self._given: dict[int, int] = {}  # shard -> until when (due, ms) we deal with it
         self._given_by: int | None = None  # the life that gave them
+        self._heard: dict[str, int] = {}  # retry hints of all, by key
         self._is_ending = False
         self._one_at_a_time = asyncio.Lock()  # on the connection
         self._minding: asyncio.Task[None] | None = None
@@ -125,7 +126,8 @@ class Shares:
         await registry.free(round(REACH_SECONDS * 1000))
         if closed := await registry.end_outages():
             log.warning("own_outages_left_open closed=%d: their monitor is buried", closed)
-        self.neighbours, self.is_first = await registry.neighbours(me)
+        self.neighbours, self.is_first, rank = await registry.neighbours(me)
+        self._dispatcher.share_caps(rank, max(self.neighbours, rank + 1))
         await self._suspect_ourselves(registry, me)
         held = await registry.held(me)
         if membership.number != me or self._is_ending:
@@ -138,6 +140,7 @@ class Shares:
             held += await self._take(registry, me, wanted)
         elif wanted < 0:
             await self._give_some(registry, me, held, -wanted)
+        await self._exchange_hints(registry)
         # Beside the rounds: it waits for the writer, and what a dead monitor held must not wait for that.
         if self._minding is None or self._minding.done():
             self._minding = asyncio.create_task(self._mind(me, [one for one in held if one.gaps_since_ms is not None]))
@@ -181,6 +184,18 @@ class Shares:
         if given != set(shards):
             self._membership.begin_anew("what we held was not ours to give")
         log.info("shards_given shards=%d held=%d monitors=%d", len(given), len(holdings), self.neighbours)
+
+    async def _exchange_hints(self, registry: Registry) -> None:
+        gate, sent_at = self._dispatcher.gate, self._clock.monotonic()
+        if new := gate.new_hints(sent_at):
+            await registry.tell_hints({key: until - sent_at for key, until in new.items()})
+            gate.told_hints(new)
+        sent_at = self._clock.monotonic()
+        for key, until_us, seconds in await registry.hints():
+            # Each once: were the server's clock set back, it would hold as long as that.
+            if self._heard.get(key) != until_us:
+                self._heard[key] = until_us
+                gate.hinted_elsewhere(key, seconds, sent_at)
 
     async def _suspect_ourselves(self, registry: Registry, me: int) -> None:
         away_since = self._membership.away_since

@@ -62,8 +62,8 @@ async def test_free_shards_are_taken_once_however_many_want_them(postgres_url: s
         rest = shards(await them[0].take(lives[0], SHARDS))
         assert rest | set().union(*sets) == set(range(SHARDS))
         assert not rest & set().union(*sets)
-        assert await them[0].neighbours(lives[0]) == (4, True)
-        assert await them[1].neighbours(lives[1]) == (4, False)
+        assert await them[0].neighbours(lives[0]) == (4, True, 0)
+        assert await them[1].neighbours(lives[1]) == (4, False, 1)
 
 
 async def test_the_dead_are_buried_once_and_what_they_held_is_looked_after(postgres_url: str) -> None:
