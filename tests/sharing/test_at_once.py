@@ -18,7 +18,7 @@ from monitor.health.incidents import Incident, IncidentEvent
 from monitor.health.state import State
 from monitor.outcome import Outcome
 from monitor.scheduling.shards import SHARDS, shard_of
-from monitor.settings import RetentionSettings
+from monitor.settings import DatabaseSettings, RetentionSettings
 from monitor.sharing.registry import Registry
 from monitor.storage.codec import as_stored
 from monitor.storage.database import Job, T
@@ -26,6 +26,7 @@ from monitor.storage.facts import Skew, note_skew, read_skew
 from monitor.storage.incident_log import IncidentLog
 from monitor.storage.incidents import Fence
 from monitor.storage.own_outages import record_location_suspect
+from monitor.storage.postgres import PostgreSQL
 from monitor.storage.reclassify import Change, alone, apply
 from monitor.storage.retention import Pruned, prune
 from monitor.storage.window_sums import renew_sums, sums_on_record
@@ -203,3 +204,13 @@ async def test_sums_of_a_window_that_two_monitors_make_at_once_are_made_by_one_o
             if len(done) == 1:
                 break  # it was done before it could be interrupted
         assert before > 4
+
+
+async def test_who_lives_is_looked_up_in_the_schema_that_the_address_names(postgres_url: str) -> None:
+    engine = PostgreSQL(DatabaseSettings(f"{postgres_url}?search_path=apart"))
+    connection = await engine.connect_beside()
+    try:
+        assert await connection.fetchval("SHOW search_path") == "apart"
+    finally:
+        await connection.close()
+        await engine.close()
