@@ -1,13 +1,15 @@
 """Who lives, and who holds what, as the database knows it: the tables `monitors` and `shards`.
 
 Every statement is a transaction of its own, so that a monitor which freezes holds no lock that others would wait for.
-All times of expiry are the database's clock. A monitor is buried once; whoever finds that its time is over may do it,
-and only then are its shards free. Instants in `_us` and `_ms` columns are as everywhere: UTC since the epoch.
+All times of expiry are the database's clock (which may be set: see `lease.Vigil`). A monitor is buried once; whoever
+finds that its time is over may do it, and only then are its shards free. Instants in `_us` and `_ms` columns are as
+everywhere: UTC since the epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from monitor.scheduling.shards import SHARDS
@@ -46,9 +48,12 @@ VALUES ($1, $2, :now, :now + $3::bigint, false) RETURNING id
 """)
 _BEAT = _sql("UPDATE monitors SET expires_us = :now + $2::bigint WHERE id = $1 AND NOT buried RETURNING id")
 _LEAVE = "UPDATE monitors SET buried = true WHERE id = $1"
+_LEASES = "SELECT id, expires_us FROM monitors WHERE location_id = $1 AND NOT buried AND id <> $2"
 _BURY_EXPIRED = _sql("""
 UPDATE monitors SET buried = true WHERE id IN (
-    SELECT id FROM monitors WHERE location_id = $1 AND NOT buried AND expires_us < :now AND id <> $2
+    SELECT id FROM monitors WHERE location_id = $1 AND NOT buried AND id <> $2
+    AND (expires_us < :now AND id <> ALL($3::bigint[])
+         OR (id, expires_us) IN (SELECT * FROM unnest($4::bigint[], $5::bigint[])))
     ORDER BY id FOR UPDATE SKIP LOCKED
 ) RETURNING id, name
 """)
@@ -163,9 +168,18 @@ class Registry:
         """Bury ourselves: what we hold is free, and what we gave away and did not finish is looked after."""
         await self._connection.execute(_LEAVE, me)
 
-    async def bury_expired(self, me: int) -> list[str]:
-        """The names of those whose time was over, and who are buried now."""
-        rows = await self._connection.fetch(_BURY_EXPIRED, self._here, me)
+    async def leases(self, me: int) -> dict[int, int]:
+        """When the leases of the others here end, by their lives."""
+        return {row["id"]: row["expires_us"] for row in await self._connection.fetch(_LEASES, self._here, me)}
+
+    async def bury_expired(
+        self, me: int, spared: Collection[int] = (), dead: Mapping[int, int] = MappingProxyType({})
+    ) -> list[str]:
+        """The names of those whose time was over, but for the `spared`, or whose lease is still the one told in `dead`:
+        they are buried now."""
+        rows = await self._connection.fetch(
+            _BURY_EXPIRED, self._here, me, list(spared), list(dead), list(dead.values())
+        )
         return [f"{row['name']}#{row['id']}" for row in rows]
 
     async def free(self, reach_ms: int) -> None:

@@ -14,6 +14,7 @@ from monitor.observation import Observation
 from monitor.scheduling.shards import SHARDS, shard_of
 from monitor.self_metrics import SelfMetrics
 from monitor.sharing.following import Following
+from monitor.sharing.lease import ATTEMPT_SECONDS
 from monitor.sharing.membership import Membership
 from monitor.sharing.registry import Registry
 from monitor.sharing.shares import Shares
@@ -41,7 +42,7 @@ async def sharing_of(database: Database, location: str, address: str, clock: Clo
         try:
             is_alone = await Registry(connection, ids[location]).is_alone(name)
         finally:
-            await connection.close()
+            await connection.close(timeout=ATTEMPT_SECONDS)
     except Exception as error:
         raise database.explained(error) from error
     return Together(database, location, ids[location], name, clock, metrics, is_alone=is_alone)
@@ -129,10 +130,9 @@ class Together(Sharing):
         return self._shares.is_first
 
     async def before_closing(self, connection: AsyncConnection) -> None:
-        if not self._following.has_begun:
-            # Before the first statement: it may read for longer than a transaction may stand idle, or others may wait.
-            async with self._database.one_view():
-                await self._following.begin()
+        # Before the first statement: it may read for longer than a transaction may stand idle, or others may wait.
+        async with self._database.one_view():
+            await (self._following.catch_up() if self._following.has_begun else self._following.begin())
         rolled_until = await turns.keep_rows_out(connection)
         async with self._database.one_view():
             await self._following.catch_up()

@@ -1,12 +1,14 @@
-"""What providers allow, several monitors of one location keep to together: caps are divided, hints passed on."""
+"""Rounds of two monitors on a real server: who is buried; and what providers allow is kept to together."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace
 
 import asyncpg
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +22,7 @@ from monitor.scheduling.shards import cap_share
 from monitor.secret import Secret
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import ProbingSettings
+from monitor.sharing.lease import LEASE_SECONDS
 from monitor.sharing.membership import Membership
 from monitor.sharing.shares import Shares
 
@@ -62,6 +65,12 @@ class One:
         await self.membership.attempt()
         await self.shares.look()
 
+    def pass_time(self, seconds: float) -> None:
+        """For its looks at the others."""
+        self.shares._vigil._heard = {
+            life: (expires_us, at - seconds) for life, (expires_us, at) in self.shares._vigil._heard.items()
+        }
+
     async def leave(self) -> None:
         await self.shares.finish()
         self.shares.hang_up()
@@ -85,6 +94,57 @@ async def two(url: str) -> AsyncIterator[tuple[One, One]]:
             stack.push_async_callback(one.leave)
             await one.look()
         yield both
+
+
+async def set_clock(postgres_url: str, seconds: float) -> None:
+    """As if the server's clock had been set ahead by so much since the last heartbeats, or back."""
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute("UPDATE monitors SET expires_us = expires_us - $1", round(seconds * 1e6))
+    await connection.close()
+
+
+async def test_a_server_whose_clock_is_set_ahead_has_nobody_buried_that_lives(postgres_url: str) -> None:
+    async with two(postgres_url) as (first, second):
+        number = second.membership.number
+        for one in (first, second):
+            one.membership.reached_since -= 2 * LEASE_SECONDS
+            await one.look()
+        await set_clock(postgres_url, 3600.0)
+        await first.look()
+        await second.look()
+        assert second.membership.number == number
+        # What was heard of nobody since then is dead.
+        await set_clock(postgres_url, 3600.0)
+        await first.look()
+        first.pass_time(LEASE_SECONDS)
+        await first.look()
+        await second.look()
+        assert second.membership.number != number
+
+
+async def test_a_server_whose_clock_is_set_back_keeps_the_dead_for_two_leases(postgres_url: str) -> None:
+    async with two(postgres_url) as (first, second):
+        for one in (first, second):
+            one.membership.reached_since -= 2 * LEASE_SECONDS
+            await one.look()
+        await set_clock(postgres_url, -3600.0)
+        for passed, held in ((0.0, 128), (LEASE_SECONDS, 128), (LEASE_SECONDS - 1.0, 128), (2.0, 256)):
+            first.pass_time(passed)
+            await first.look()
+            await first.look()
+            assert len(first.membership.holdings) == held
+        await second.membership.attempt()
+        assert len(second.membership.holdings) == 0
+
+
+async def test_an_end_waits_for_no_database_that_does_not_answer(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitor.sharing.shares.ATTEMPT_SECONDS", 0.02)
+    async with two(postgres_url) as (first, _), asyncio.timeout(5.0), first.shares._one_at_a_time:
+        await first.shares.give_all()
+        first.shares._given[0] = 0
+        await first.shares.finish()
 
 
 async def test_a_hint_to_one_monitor_holds_for_all(postgres_url: str) -> None:
