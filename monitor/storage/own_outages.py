@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import case, insert, select, update
+from sqlalchemy import case, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.storage import schema
@@ -65,9 +65,12 @@ async def record_location_suspect(
 
 
 async def close_own_outages(connection: AsyncConnection, names: Names, location: str, at: float) -> int:
-    """End what a crash left open at `location`, at `at` or where it began if that is later; how many."""
+    """End what a crash left open at `location`, at `at` or where it began if that is later; how many. What one
+    has open that is not buried is left to who buries it."""
     table = schema.own_outages
     location_id = (await names.locations(connection, [location]))[location]
     ended = case((table.c.started_us > micros(at), table.c.started_us), else_=micros(at))
-    left_open = [table.c.location_id == location_id, table.c.ended_us.is_(None)]
+    living = select(schema.monitors.c.id).where(schema.monitors.c.buried.is_(False))
+    is_nobodys = or_(table.c.author.is_(None), table.c.author.not_in(living))
+    left_open = [table.c.location_id == location_id, table.c.ended_us.is_(None), is_nobodys]
     return int((await connection.execute(update(table).where(*left_open).values(ended_us=ended))).rowcount)

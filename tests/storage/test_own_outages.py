@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from sqlalchemy.ext.asyncio import AsyncConnection
 from storage_samples import MIDNIGHT, Stage
 
 from monitor.clock import SystemClock
 from monitor.health.incidents import Incident
 from monitor.health.state import State
 from monitor.settings import RetentionSettings
+from monitor.storage import schema
 from monitor.storage.incidents import record_incident
 from monitor.storage.own_outages import close_own_outages, record_location_suspect, record_own_outage
 from monitor.storage.retention import prune
 
 
-async def told(store: Stage, cause: str, began: float, ended: float | None, location: str = "local") -> None:
+async def told(
+    store: Stage, cause: str, began: float, ended: float | None, location: str = "local", author: int | None = None
+) -> None:
     names = store.database.names
     await store.writer.submit(
-        lambda connection: record_own_outage(connection, names, location, cause, "gone\ud800", began, ended)
+        lambda connection: record_own_outage(connection, names, location, cause, "gone\ud800", began, ended, author)
     )
 
 
@@ -61,6 +65,21 @@ async def test_what_a_crash_left_open_is_closed_at_its_own_location_alone(store:
         ("local", "route"): MIDNIGHT + 100,
         ("elsewhere", "network"): None,
     }
+
+
+async def test_what_a_living_monitor_has_open_stays_so_when_another_starts(store: Stage) -> None:
+    names = store.database.names
+    for author, cause in ((1, "network"), (2, "route"), (3, "resolver")):
+        await told(store, cause, MIDNIGHT, None, author=author)
+
+    async def live(connection: AsyncConnection) -> None:
+        usual = {"location_id": 1, "name": "", "started_us": 0, "expires_us": 0}
+        lives = [{"id": 1, "buried": False, **usual}, {"id": 2, "buried": True, **usual}]
+        await connection.execute(schema.monitors.insert(), lives)
+
+    await store.writer.submit(live)
+    await store.writer.submit(lambda connection: close_own_outages(connection, names, "local", MIDNIGHT + 50))
+    assert {one.cause for one in await store.history.own_outages() if one.ended_at is None} == {"network"}
 
 
 async def test_ended_outages_go_with_the_daily_rows_and_lasting_ones_stay(store: Stage) -> None:
