@@ -72,9 +72,12 @@ class Chronicle:
 
     async def location_suspect(self, location: str, reason: str, since: float, until: float | None) -> None:
         """That a location fails alone; `until` is None while it does."""
+        life = self._life_of()
         try:
             await self._writer.submit(
-                lambda connection: record_location_suspect(connection, self._names, location, reason, since, until)
+                lambda connection: record_location_suspect(
+                    connection, self._names, location, reason, since, until, life
+                )
             )
         except StorageError as error:
             log.error("location_suspect_not_written location=%s error=%s", location, error)

@@ -45,15 +45,25 @@ async def record_own_outage(
 
 
 async def record_location_suspect(
-    connection: AsyncConnection, names: Names, location: str, reason: str, since: float, until: float | None
+    connection: AsyncConnection,
+    names: Names,
+    location: str,
+    reason: str,
+    since: float,
+    until: float | None,
+    life: int | None = None,
 ) -> None:
     """The same of a location that fails alone. Several monitors of one location find it out at about one moment: the
-    first one's row is everybody's."""
+    first one's row is everybody's. Nothing is written for a `life` that is buried: what it found may be over."""
     table = schema.own_outages
     location_id = (await names.locations(connection, [location]))[location]
     # One after the other: two that find none would both begin one, and only one of them would ever be ended.
     taking_turns = select(schema.locations.c.id).where(schema.locations.c.id == location_id)
     await connection.execute(taking_turns.with_for_update(key_share=True))
+    monitors = schema.monitors.c
+    living = select(monitors.id).where(monitors.id == life, monitors.buried.is_(False))
+    if life is not None and (await connection.execute(living)).first() is None:
+        return
     lasting = select(table.c.started_us).where(
         table.c.location_id == location_id, table.c.cause == LOCATION, table.c.ended_us.is_(None)
     )
