@@ -8,15 +8,17 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import asyncpg
 import pytest
 from pair_stage import HOUR, MIDNIGHT, One, pair, row
 
 from monitor.clock import FakeClock
-from monitor.health.incidents import Incident, IncidentEvent
-from monitor.health.state import State
+from monitor.health.incidents import Incident, IncidentEvent, IncidentLedger
+from monitor.health.state import State, Transition
 from monitor.outcome import Outcome
+from monitor.reclassification import relive_rewritten
 from monitor.scheduling.shards import SHARDS, shard_of
 from monitor.settings import DatabaseSettings, RetentionSettings
 from monitor.sharing.registry import Registry
@@ -115,6 +117,42 @@ async def test_a_command_that_rewrites_history_is_heard_of_by_monitors(postgres_
         await first.follow()
         assert [set(+tally.outcomes) for _, _, tally in first.writer.hours.rows()] == [{Outcome.SERVER_ERROR}]
         assert told == judged and first.following.must_renew
+
+
+async def test_states_are_found_anew_where_another_monitor_has_judged_again(postgres_url: str, tmp_path: Path) -> None:
+    async with pair(postgres_url, tmp_path, FakeClock(MIDNIGHT + 600)) as (first, second):
+        await second.begin()
+        wrong = [row(0, number, outcome=Outcome.SERVER_ERROR, ttft_seconds=None) for number in range(4)]
+        well = [row(1, number) for number in range(4)]
+        await first.write(*wrong, *well)
+        await second.follow()
+        before = second.board.standing(wrong[0].endpoint, "test")
+        unusable: dict[str, bool] = {}
+        told: list[Transition] = []
+        ended: list[IncidentEvent] = []
+        rooms = SimpleNamespace(
+            board=second.board,
+            history=second.history,
+            dispatcher=SimpleNamespace(set_unusable=unusable.__setitem__),
+            ledger=IncidentLedger(
+                [Incident(wrong[0].endpoint, "test", before.state, before.cause, before.since or 0.0)]
+            ),
+        )
+
+        async def relive() -> None:
+            await relive_rewritten(rooms, second.settings, second.clock, told.append, ended.extend)  # type: ignore[arg-type]
+
+        await relive()
+        assert (before.state, told, unusable) == (State.DOWN, [], {})
+        judged = [Change(as_stored(one), Outcome.QUOTA) for one in wrong]
+        names = first.database.names
+        await alone(first.database)(lambda connection: apply(connection, names, judged), lambda _: None)
+        for _ in range(2):
+            await relive()
+            standing = second.board.standing(wrong[0].endpoint, "test")
+            assert (standing.state, standing.usable, unusable) == (State.UNKNOWN, False, {wrong[0].endpoint: True})
+            assert [(one.previous, one.state) for one in told] == [(State.DOWN, State.UNKNOWN)]
+            assert [one.change for one in ended] == ["closed"]
 
 
 async def test_what_was_begun_in_a_view_reads_for_itself_when_that_is_over(postgres_url: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import asyncpg
+import pytest
 from daemon_stage import running, settings_from, until
 
 from monitor.daemon import Daemon
@@ -49,6 +50,7 @@ def stands(daemon: Daemon) -> list[tuple[State, str | None, bool]]:
     return [(one.state, one.cause, one.usable) for one in standings]
 
 
+@pytest.mark.prove
 async def test_states_and_incidents_follow_at_every_monitor(postgres_url: str, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         connection = await asyncpg.connect(postgres_url)
