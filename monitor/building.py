@@ -58,7 +58,7 @@ async def build_rooms(
         prober=prober,
         suspicion=suspicion,
         dispatcher=dispatcher,
-        chronicle=Chronicle(writer, database.names),
+        chronicle=Chronicle(writer, database.names, lambda: sharing.life),
         progress=progress,
         incident_log=IncidentLog(writer.submit, database.names),
         sharing=sharing,

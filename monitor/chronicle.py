@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,13 +21,16 @@ _WAITING_LIMIT = 1000  # the oldest go first: an outage a minute for most of a d
 
 
 class Chronicle:
-    """`own_outage` when one begins or ends; `write` every few seconds. Use from one loop."""
+    """`own_outage` when one begins or ends; `write` every few seconds. `life_of()` is the number of this monitor's life
+    among others, None without any. Use from one loop."""
 
-    def __init__(self, writer: Writer, names: Names) -> None:
+    def __init__(self, writer: Writer, names: Names, life_of: Callable[[], int | None] = lambda: None) -> None:
         self._writer = writer
         self._names = names
+        self._life_of = life_of
         # By key, since a row is written whole: that it ended is all there is to say of one that began meanwhile.
         self._waiting: dict[tuple[str, str, float], OwnOutage] = {}
+        self._lasting: dict[tuple[str, str, float], tuple[OwnOutage, int | None]] = {}  # on record, and in which life
         self._writing = asyncio.Lock()
         self._is_failing = False
 
@@ -44,25 +48,36 @@ class Chronicle:
         await self.write()
 
     async def write(self) -> None:
-        """Write what waits, oldest first; what the database does not take goes on waiting."""
+        """Write what waits, oldest first; what the database does not take goes on waiting. What outlives the life in
+        which it was written ended with that for all others: it is written anew."""
         async with self._writing:
+            life = self._life_of()
+            for key, (outage, author) in self._lasting.items():
+                if life is not None and author != life:
+                    self._waiting.setdefault(key, outage)
             for key, outage in list(self._waiting.items()):
                 try:
-                    await self._record(key[0], outage)
+                    await self._record(key[0], outage, life)
                 except StorageError as error:
                     if not self._is_failing:
                         log.error("own_outages_wait outages=%d error=%s", len(self._waiting), error)
                     self._is_failing = True
                     return
+                self._lasting.pop(key, None)
+                if outage.ended_at is None:
+                    self._lasting[key] = outage, life
                 if self._waiting.get(key) is outage:
                     del self._waiting[key]
             self._is_failing = False
 
     async def location_suspect(self, location: str, reason: str, since: float, until: float | None) -> None:
         """That a location fails alone; `until` is None while it does."""
+        life = self._life_of()
         try:
             await self._writer.submit(
-                lambda connection: record_location_suspect(connection, self._names, location, reason, since, until)
+                lambda connection: record_location_suspect(
+                    connection, self._names, location, reason, since, until, life
+                )
             )
         except StorageError as error:
             log.error("location_suspect_not_written location=%s error=%s", location, error)
@@ -75,10 +90,10 @@ class Chronicle:
         if closed:
             log.warning("own_outages_left_open closed=%d", closed)
 
-    async def _record(self, location: str, outage: OwnOutage) -> None:
+    async def _record(self, location: str, outage: OwnOutage, life: int | None) -> None:
         async def job(connection: AsyncConnection) -> None:
             await record_own_outage(
-                connection, self._names, location, outage.cause, outage.reason, outage.started_at, outage.ended_at
+                connection, self._names, location, outage.cause, outage.reason, outage.started_at, outage.ended_at, life
             )
 
         await self._writer.submit(job)

@@ -24,7 +24,7 @@ from monitor.learning import learn_secrets
 from monitor.listening import address_text, cannot_listen
 from monitor.opening import Opening, check_not_held
 from monitor.probing.redaction import Redactor
-from monitor.reclassification import reclassify_here
+from monitor.reclassification import reclassify_here, relive_rewritten
 from monitor.reload import Reloader
 from monitor.rooms import RESTORING, Progress, Rooms
 from monitor.scheduling.lag import LagSampler
@@ -162,6 +162,9 @@ class Daemon:
             self._housekeeping = Housekeeping(
                 rooms, self.clock, lambda: self.settings, self._notifier, self._intake.on_transition,
                 Survey(rooms, self.metrics, self.clock, lambda: self.settings).look,
+                lambda: relive_rewritten(
+                    rooms, self.settings, self.clock, self._intake.on_transition, self._intake.write_incidents
+                ),
             )  # fmt: skip
             self._tasks.pillar("writer", rooms.writer.run())
             self._app[ROOM].furnish(rooms.board, rooms.history)

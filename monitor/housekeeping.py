@@ -43,6 +43,7 @@ class Housekeeping:
         notifier: Notifier,
         on_transition: Callable[[Transition], None],
         look_at_locations: Callable[[], Awaitable[None]],
+        relive: Callable[[], Awaitable[None]],
     ) -> None:
         self._rooms = rooms
         self._clock = clock
@@ -51,6 +52,7 @@ class Housekeeping:
         self._on_transition = on_transition
         self._waiting: set[str] = set()  # chores that the database has kept from their work
         self._look_at_locations = look_at_locations
+        self._relive = relive
         self._chores = Chores(clock, rooms.dispatcher.tick)
         self._garbage = Garbage(clock)
 
@@ -78,6 +80,13 @@ class Housekeeping:
     async def turn_hours(self) -> None:
         rooms = self._rooms
         await turn_hours(rooms.writer, rooms.history, rooms.board, self._clock.now(), rooms.sharing)
+        if rooms.sharing.must_relive:
+            rooms.sharing.must_relive = False
+            try:
+                await self._relive()
+            except BaseException:
+                rooms.sharing.must_relive = True
+                raise
 
     async def prune(self) -> Pruned:
         """Drop what is older than the retention; what was dropped, by table."""

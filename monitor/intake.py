@@ -5,16 +5,18 @@ report -> board.observe (state) -> writer.put -> committed -> board.record (wind
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 from monitor.clock import Clock
-from monitor.health.incidents import IncidentEvent
+from monitor.health.incidents import Incident, IncidentEvent
 from monitor.health.state import Transition, is_about_our_key
 from monitor.observation import Observation, ObservationKey
 from monitor.probing.report import ProbeReport
 from monitor.scheduling.shards import shard_of
 from monitor.settings import Settings
+from monitor.storage.errors import StorageError
 from monitor.storage.restore import still_open
 from monitor.suspicion.outages import OwnOutage
 from monitor.tasks import Tasks
@@ -22,6 +24,10 @@ from monitor.telling import tell_ours, tell_probe, tell_transition
 
 if TYPE_CHECKING:
     from monitor.rooms import Rooms
+
+log = logging.getLogger(__name__)
+
+_AGAIN_SECONDS = 1.0
 
 
 class Intake:
@@ -64,7 +70,7 @@ class Intake:
         rooms = self._rooms_of()
         ours = [one for one in events if rooms.sharing.tells_of(one.incident.endpoint, one.incident.location)]
         if ours:
-            rooms.incident_log.put(ours)
+            rooms.incident_log.put(ours, rooms.sharing.fence_of)
             self._tasks.errand(rooms.incident_log.write())
 
     def on_taken(self, shards: frozenset[int]) -> None:
@@ -72,13 +78,17 @@ class Intake:
         self._tasks.errand(self._take_up(shards))
 
     async def _take_up(self, shards: frozenset[int]) -> None:
-        rooms, now = self._rooms_of(), self._clock.now()
-        location = self._settings_of().location
+        rooms, location = self._rooms_of(), self._settings_of().location
 
         def is_taken(endpoint: str, where: str) -> bool:
             return where == location and shard_of(endpoint) in shards
 
-        recorded = [one for one in await still_open(rooms.history, now) if is_taken(one.endpoint, one.location)]
+        while (found := await self._still_open()) is None:
+            await self._clock.sleep(_AGAIN_SECONDS)
+            if not shards & rooms.sharing.held:
+                return
+        now = self._clock.now()
+        recorded = [one for one in found if is_taken(one.endpoint, one.location)]
         self.write_incidents(rooms.ledger.take_up(recorded))
         self.write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, now))
         known = [one for place, one in rooms.ledger.still_open.items() if is_taken(*place)]
@@ -86,6 +96,14 @@ class Intake:
         for standing in rooms.board.standings():
             if is_taken(standing.endpoint, standing.location):
                 self.write_incidents(rooms.ledger.apply(standing))
+
+    async def _still_open(self) -> list[Incident] | None:
+        """None if the database fails, as it may where a monitor has just died."""
+        try:
+            return await still_open(self._rooms_of().history, self._clock.now())
+        except StorageError as error:
+            log.info("incidents_not_taken_up error=%s", error)
+            return None
 
     def take_in(self, rows: Sequence[Observation], shown: Container[ObservationKey]) -> None:
         """Rows of other monitors, committed; the windows have those that are `shown` already."""

@@ -1,11 +1,12 @@
 """A running monitor judges its history again: rows and rollups through the writer, windows as each slice is committed,
-and at the end the states of those whose recent past is another one now."""
+and at the end the states of those whose recent past is another one now. Where another monitor has done so, states
+alone: windows are restored by `storage.hour_turn`."""
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from monitor.clock import Clock
 from monitor.health.incidents import IncidentEvent
@@ -13,6 +14,7 @@ from monitor.health.machine import Moment, moment_of
 from monitor.health.state import State, Transition
 from monitor.observation import Observation
 from monitor.outcome import Outcome
+from monitor.probing.rejudging import TOLD_OUTCOMES
 from monitor.rooms import Rooms
 from monitor.settings import Settings
 from monitor.storage.codec import DAY, HOUR
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 # is asked every 15 minutes at least.
 _LEAST_RECENT_SECONDS = 2.0 * HOUR
 _FEW = 16
+_SERIES_A_TURN = 250  # some 2 ms
 
 _Place = tuple[str, str]  # endpoint, location
 
@@ -40,10 +43,7 @@ async def reclassify_here(
 ) -> Reclassified:
     """Judge what started at `since` or later (None: all raw rows). See `storage.reclassify`."""
     board, now = rooms.board, clock.now()
-    forget = {
-        (view.endpoint.id, view.location): view.interval_seconds * settings.state.forget_intervals
-        for view in board.views()
-    }
+    forget = _forgotten_after(rooms, settings)
     touched: dict[_Place, dict[Moment, Outcome]] = defaultdict(dict)
 
     def follow(changes: Sequence[Change]) -> None:
@@ -63,12 +63,53 @@ async def reclassify_here(
     finally:
         # Also of what is done when the rest fails.
         if touched:
-            # A day at most, as after a restart: what is older is remembered, or found out anew.
-            recent = max(max(forget.get(place, 0.0) for place in touched), _LEAST_RECENT_SECONDS)
-            await _relive(rooms, settings, clock, touched, now - min(recent, DAY), on_transition, on_incidents)
+            since = _recent_since(touched, forget, now)
+            await _relive(rooms, settings, clock, touched, since, on_transition, on_incidents)
     if done.changed and not is_dry:
         log.info("reclassified judged=%d changed=%d", done.judged, done.changed.total())
     return done
+
+
+async def relive_rewritten(
+    rooms: Rooms,
+    settings: Settings,
+    clock: Clock,
+    on_transition: Callable[[Transition], None],
+    on_incidents: Callable[[Sequence[IncidentEvent]], None],
+) -> None:
+    """Find states anew where another monitor has judged again what they were made of. Idempotent; StorageError."""
+    known: dict[_Place, dict[Moment, Outcome]] = {}
+    now = since = clock.now()
+    for number, (endpoint, location, faults) in enumerate(rooms.board.remembered_faults(), 1):
+        if faults:
+            known[endpoint, location] = {moment_of(one): one.outcome for one in faults}
+            since = min(since, *(one.started_at for one in faults))
+        if number % _SERIES_A_TURN == 0:
+            await clock.sleep(0)
+    if not known:
+        return
+    touched: dict[_Place, dict[Moment, Outcome]] = defaultdict(dict)
+    async for rows in rooms.history.stream(max(since, now - DAY), outcomes=TOLD_OUTCOMES):
+        for one in rows:
+            place, moment = (one.endpoint, one.location), moment_of(one)
+            if known.get(place, {}).get(moment, one.outcome) is not one.outcome:
+                touched[place][moment] = one.outcome
+    if touched:
+        since = _recent_since(touched, _forgotten_after(rooms, settings), now)
+        await _relive(rooms, settings, clock, touched, since, on_transition, on_incidents)
+        log.info("states_found_anew endpoints=%d: another monitor has judged again", len(touched))
+
+
+def _forgotten_after(rooms: Rooms, settings: Settings) -> dict[_Place, float]:
+    """Seconds."""
+    forget = settings.state.forget_intervals
+    return {(view.endpoint.id, view.location): view.interval_seconds * forget for view in rooms.board.views()}
+
+
+def _recent_since(places: Iterable[_Place], forget: Mapping[_Place, float], now: float) -> float:
+    """From when on rows bear on these states. A day at most, as after a restart: what is older is remembered, or found
+    out anew."""
+    return now - min(max(_LEAST_RECENT_SECONDS, *(forget.get(place, 0.0) for place in places)), DAY)
 
 
 async def _relive(

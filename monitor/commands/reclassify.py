@@ -63,7 +63,7 @@ async def _reclassify(settings: Settings, arguments: argparse.Namespace) -> int:
             )
             return 1
         except NoAnswer:
-            complain("no daemon answers here: monitors elsewhere on this database renew their windows within a minute")
+            complain("no daemon answers here: monitors elsewhere on this database follow within a minute")
         else:
             _tell(answer["reclassified"], settings, arguments.json)
             return 0

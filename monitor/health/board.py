@@ -21,7 +21,7 @@ from monitor.health.machine import Moment
 from monitor.health.restoration import Restoration
 from monitor.health.rows import TallyRows
 from monitor.health.standings import Standings
-from monitor.health.state import Standing, Transition
+from monitor.health.state import Reading, Standing, Transition
 from monitor.health.vantage import Finding, Vantages
 from monitor.health.view import EndpointView, KindView, WindowFigures
 from monitor.health.vouching import Vouchers
@@ -191,6 +191,11 @@ class Board:
         self._display.spoil(row)
         deciding = [one for one in recent if one.kind == self.kind_of(endpoint)]
         return self._standings.relive(row, deciding, changed)
+
+    def remembered_faults(self) -> Iterator[tuple[str, str, Sequence[Reading]]]:
+        """(endpoint, location, those of the readings a state is made of that were no success), reckoned one by one."""
+        for series in self._series:
+            yield series.endpoint, series.location, series.machine.faults
 
     def wants_recheck(self, observation: Observation) -> bool:
         """After `observe`: whether a quick recheck would help to settle the state."""

@@ -59,6 +59,12 @@ class StateMachine:
     def is_known(self) -> bool:
         return self.standing.state is not State.UNKNOWN
 
+    @property
+    def faults(self) -> list[Reading]:
+        """What is remembered of readings that were no success."""
+        remembered = (*self._base.countable, *self._readings)
+        return [one for one in remembered if POLICIES[self._policy][one.outcome] is not Group.OK]
+
     def configure(self, rule: StateRule, policy: str) -> None:
         """A reloaded rule: it judges from the next reading on."""
         self._rule = rule

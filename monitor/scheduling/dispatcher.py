@@ -153,6 +153,10 @@ class Dispatcher:
         watched."""
         return self.gate.stretched_seconds(self._watched[endpoint_id].endpoint, self.schedule.utc_now())
 
+    def share_caps(self, rank: int, monitors: int) -> None:
+        """See Flights.share_caps."""
+        self._departures.flights.share_caps(rank, monitors)
+
     def set_unusable(self, endpoint_id: str, unusable: bool, seen: Endpoint | None = None) -> None:
         """As Gate.set_unusable; an endpoint that is not watched, or configured otherwise than `seen`, is left alone."""
         watched = self._watched.get(endpoint_id)

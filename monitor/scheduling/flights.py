@@ -12,6 +12,7 @@ from monitor.clock import Clock
 from monitor.probing.kinds import CACHE
 from monitor.probing.report import ProbeReport, Turn
 from monitor.scheduling.claims import EVERYTHING, Claims
+from monitor.scheduling.shards import cap_share
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import ProbingSettings
 
@@ -74,6 +75,7 @@ class Flights:
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         metrics.probes_in_flight.set_function(lambda: len(self._flights))
+        self._rank, self._monitors = 0, 1
         self.configure(ProbingSettings(), {})
 
     def __len__(self) -> int:
@@ -88,8 +90,17 @@ class Flights:
     def configure(self, probing: ProbingSettings, provider_caps: Mapping[str, int | None]) -> None:
         """New caps and deadlines hold at once; what is in flight above a lower cap finishes."""
         self._concurrency = probing.concurrency
-        self._provider_caps = dict(provider_caps)
+        self._whole_caps = dict(provider_caps)
+        self.share_caps(self._rank, self._monitors)
         self.longest_seconds = probing.connect_timeout_seconds + probing.timeout_seconds + OVERRUN_SECONDS
+
+    def share_caps(self, rank: int, monitors: int) -> None:
+        """Providers' caps are for so many monitors together, of which this is the one with that rank, from 0."""
+        self._rank, self._monitors = rank, monitors
+        self._provider_caps = {
+            provider: None if cap is None else cap_share(cap, rank, monitors)
+            for provider, cap in self._whole_caps.items()
+        }
 
     def has_place(self, provider: str) -> bool:
         if len(self._flights) >= self._concurrency:

@@ -5,6 +5,8 @@ The first reason that holds is told, in this order: secret_missing, retry_after,
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -19,8 +21,7 @@ MAX_RETRY_AFTER_SECONDS = 600.0
 MAX_UNUSABLE_INTERVAL_SECONDS = 900.0
 _WHOLE = 1.0 - 1e-9  # credit is a sum of fractions: three thirds are not quite one in binary
 
-# Provider, host, and the references (never the values) of what the requests are signed with.
-Key = tuple[str, str, tuple[str, ...]]
+Key = str  # as `key_of` writes it
 
 
 def secrets_of(endpoint: Endpoint) -> tuple[Secret, ...]:
@@ -30,9 +31,11 @@ def secrets_of(endpoint: Endpoint) -> tuple[Secret, ...]:
 
 
 def key_of(endpoint: Endpoint) -> Key:
-    """What a provider's retry hint speaks of: endpoints with the same key share its limits."""
-    references = {str(secret) for secret in secrets_of(endpoint)}
-    return endpoint.provider, urlsplit(endpoint.base_url).netloc.lower(), tuple(sorted(references))
+    """What a provider's retry hint speaks of: endpoints with the same key share its limits. Provider, host, and a hash
+    of the references (never the values) of what requests are signed with: the same on every monitor."""
+    references = "\n".join(sorted({str(secret) for secret in secrets_of(endpoint)}))
+    digest = hashlib.blake2b(references.encode(), digest_size=8).hexdigest()
+    return f"{endpoint.provider} {urlsplit(endpoint.base_url).netloc.lower()} {digest}"
 
 
 @dataclass(slots=True)
@@ -54,6 +57,7 @@ class Gate:
         self.budget = budget
         self._standings: dict[str, _Standing] = {}
         self._not_before: dict[Key, float] = {}  # monotonic
+        self._new_hints: dict[Key, float] = {}  # those of our own probes, until others are told
 
     def may_send(self, turn: Turn, monotonic: float, utc: float) -> str | None:
         """None if a slot that falls due now may be probed, else the reason to skip it."""
@@ -148,6 +152,23 @@ class Gate:
     def delay_key(self, endpoint: Endpoint, seconds: float, monotonic: float) -> None:
         """Nothing with this endpoint's key is probed for `seconds`, 10 minutes at most. Shorter hints are void."""
         key = key_of(endpoint)
+        self._hold(key, seconds, monotonic)
+        self._new_hints = self.new_hints(monotonic)
+        self._new_hints[key] = self._not_before[key]
+
+    def new_hints(self, monotonic: float) -> dict[Key, float]:
+        """What other monitors with the same keys are still to be told: until when (monotonic) to leave them alone."""
+        return {key: until for key, until in self._new_hints.items() if until > monotonic}
+
+    def told_hints(self, hints: Mapping[Key, float]) -> None:
+        """The others know of these."""
+        self._new_hints = {key: until for key, until in self._new_hints.items() if hints.get(key) != until}
+
+    def hinted_elsewhere(self, key: Key, seconds: float, monotonic: float) -> None:
+        """As `delay_key`: another monitor was asked to wait."""
+        self._hold(key, seconds, monotonic)
+
+    def _hold(self, key: Key, seconds: float, monotonic: float) -> None:
         until = monotonic + min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
         self._not_before = {other: at for other, at in self._not_before.items() if at > monotonic}
         self._not_before[key] = max(until, self._not_before.get(key, until))

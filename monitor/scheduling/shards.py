@@ -13,6 +13,12 @@ def shard_of(lane: str) -> int:
     return hashlib.blake2b(lane.encode(), digest_size=8).digest()[-1]
 
 
+def cap_share(cap: int, rank: int, monitors: int) -> int:
+    """What the monitor of that rank, from 0, has of a cap that holds for all of them together. One at least, since each
+    has endpoints of every provider."""
+    return max(cap * (rank + 1) // monitors - cap * rank // monitors, 1)
+
+
 def fair_share(monitors: int) -> int:
     """How many shards a monitor holds at most where so many live. All are held if each has its share, and as soon as
     nobody has more, nothing moves."""

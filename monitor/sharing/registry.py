@@ -1,13 +1,15 @@
 """Who lives, and who holds what, as the database knows it: the tables `monitors` and `shards`.
 
 Every statement is a transaction of its own, so that a monitor which freezes holds no lock that others would wait for.
-All times of expiry are the database's clock. A monitor is buried once; whoever finds that its time is over may do it,
-and only then are its shards free. Instants in `_us` and `_ms` columns are as everywhere: UTC since the epoch.
+All times of expiry are the database's clock (which may be set: see `lease.Vigil`). A monitor is buried once; whoever
+finds that its time is over may do it, and only then are its shards free. Instants in `_us` and `_ms` columns are as
+everywhere: UTC since the epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from monitor.scheduling.shards import SHARDS
@@ -38,6 +40,7 @@ INSERT INTO shards (location_id, shard) SELECT $1, generate_series(0, $2::int - 
 _FORGET_BURIED = _sql("""
 DELETE FROM monitors WHERE buried AND expires_us < :now - $1::bigint
 AND NOT EXISTS (SELECT FROM shards WHERE holder = monitors.id OR giver = monitors.id)
+AND NOT EXISTS (SELECT FROM own_outages WHERE ended_us IS NULL AND author = monitors.id)
 """)
 _ENTER = _sql("""
 INSERT INTO monitors (location_id, name, started_us, expires_us, buried)
@@ -45,9 +48,12 @@ VALUES ($1, $2, :now, :now + $3::bigint, false) RETURNING id
 """)
 _BEAT = _sql("UPDATE monitors SET expires_us = :now + $2::bigint WHERE id = $1 AND NOT buried RETURNING id")
 _LEAVE = "UPDATE monitors SET buried = true WHERE id = $1"
+_LEASES = "SELECT id, expires_us FROM monitors WHERE location_id = $1 AND NOT buried AND id <> $2"
 _BURY_EXPIRED = _sql("""
 UPDATE monitors SET buried = true WHERE id IN (
-    SELECT id FROM monitors WHERE location_id = $1 AND NOT buried AND expires_us < :now AND id <> $2
+    SELECT id FROM monitors WHERE location_id = $1 AND NOT buried AND id <> $2
+    AND (expires_us < :now AND id <> ALL($3::bigint[])
+         OR (id, expires_us) IN (SELECT * FROM unnest($4::bigint[], $5::bigint[])))
     ORDER BY id FOR UPDATE SKIP LOCKED
 ) RETURNING id, name
 """)
@@ -62,8 +68,15 @@ UPDATE shards SET holder = NULL, freed_us = holder.expires_us,
     gaps_since_ms = LEAST(gaps_since_ms, (holder.expires_us - $3::bigint) / 1000 - $2::bigint)
 FROM monitors AS holder WHERE shards.location_id = $1 AND shards.holder = holder.id AND holder.buried
 """
-NEIGHBOURS = _sql("""
-SELECT count(*) FILTER (WHERE location_id = $1) AS here, min(id) AS first
+# Whatever one of the buried writes late, frozen in mid-write: what it left open ends with its last sign of life.
+_END_OUTAGES = """
+UPDATE own_outages SET ended_us = GREATEST(own_outages.started_us, author.expires_us - $2::bigint)
+FROM monitors AS author WHERE own_outages.location_id = $1 AND own_outages.ended_us IS NULL
+AND own_outages.author = author.id AND author.buried RETURNING own_outages.id
+"""
+_NEIGHBOURS = _sql("""
+SELECT count(*) FILTER (WHERE location_id = $1) AS here, min(id) AS first,
+    count(*) FILTER (WHERE location_id = $1 AND id < $2) AS before
 FROM monitors WHERE NOT buried AND expires_us >= :now
 """)
 _OTHERS = _sql(
@@ -95,13 +108,32 @@ AND shards.shard = known.shard AND shards.gaps_since_ms = known.since_ms
 _SUSPECT = """
 UPDATE shards SET gaps_since_ms = LEAST(gaps_since_ms, $3::bigint) WHERE location_id = $1 AND holder = $2::bigint
 """
+_TELL_HINTS = _sql("""
+INSERT INTO retry_hints (location_id, key, until_us)
+SELECT $1, key, :now + left_us FROM unnest($2::text[], $3::bigint[]) AS told(key, left_us)
+ON CONFLICT (location_id, key) DO UPDATE SET until_us = GREATEST(retry_hints.until_us, EXCLUDED.until_us)
+""")
+_HINTS = _sql(
+    "SELECT key, until_us, until_us - :now AS left_us FROM retry_hints WHERE location_id = $1 AND until_us > :now"
+)
+_FORGET_HINTS = _sql("DELETE FROM retry_hints WHERE until_us < :now")
+
+
+class Hint(NamedTuple):
+    """A key that a provider asked to be left alone, for so many seconds from now; `until_us` tells it from the next."""
+
+    key: str
+    until_us: int
+    seconds: float
 
 
 class Neighbours(NamedTuple):
-    """`here` monitors live at this location, this one among them; `is_first` of all locations' by its number."""
+    """`here` monitors live at this location, this one among them; `is_first` of all locations' by its number; `rank`,
+    from 0, of this location's."""
 
     here: int
     is_first: bool
+    rank: int
 
 
 class Held(NamedTuple):
@@ -124,6 +156,7 @@ class Registry:
         """Begin to live; the number of this life."""
         await self._connection.execute(_MAKE_SHARDS, self._here, SHARDS)
         await self._connection.execute(_FORGET_BURIED, _BURIED_KEPT_US)
+        await self._connection.execute(_FORGET_HINTS)
         number: int = await self._connection.fetchval(_ENTER, self._here, name, _LEASE_US)
         return number
 
@@ -135,9 +168,18 @@ class Registry:
         """Bury ourselves: what we hold is free, and what we gave away and did not finish is looked after."""
         await self._connection.execute(_LEAVE, me)
 
-    async def bury_expired(self, me: int) -> list[str]:
-        """The names of those whose time was over, and who are buried now."""
-        rows = await self._connection.fetch(_BURY_EXPIRED, self._here, me)
+    async def leases(self, me: int) -> dict[int, int]:
+        """When the leases of the others here end, by their lives."""
+        return {row["id"]: row["expires_us"] for row in await self._connection.fetch(_LEASES, self._here, me)}
+
+    async def bury_expired(
+        self, me: int, spared: Collection[int] = (), dead: Mapping[int, int] = MappingProxyType({})
+    ) -> list[str]:
+        """The names of those whose time was over, but for the `spared`, or whose lease is still the one told in `dead`:
+        they are buried now."""
+        rows = await self._connection.fetch(
+            _BURY_EXPIRED, self._here, me, list(spared), list(dead), list(dead.values())
+        )
         return [f"{row['name']}#{row['id']}" for row in rows]
 
     async def free(self, reach_ms: int) -> None:
@@ -146,9 +188,13 @@ class Registry:
         await self._connection.execute(_LOOK_AFTER_GIVERS, self._here, reach_ms)
         await self._connection.execute(_FREE, self._here, reach_ms, _LEASE_US)
 
+    async def end_outages(self) -> int:
+        """End the outages of their own that the buried have left open; how many."""
+        return len(await self._connection.fetch(_END_OUTAGES, self._here, _LEASE_US))
+
     async def neighbours(self, me: int) -> Neighbours:
-        row = await self._connection.fetchrow(NEIGHBOURS, self._here)
-        return Neighbours(row["here"], row["first"] in (None, me))
+        row = await self._connection.fetchrow(_NEIGHBOURS, self._here, me)
+        return Neighbours(row["here"], row["first"] in (None, me), row["before"])
 
     async def is_alone(self, name: str) -> bool:
         """Whether nobody lives here but former lives of this name's: who has its address to listen on has outlived
@@ -181,3 +227,13 @@ class Registry:
     async def suspect(self, me: int, since_ms: int) -> None:
         """We ourselves were away for a while: look after all that we hold."""
         await self._connection.execute(_SUSPECT, self._here, me, since_ms)
+
+    async def tell_hints(self, seconds: Mapping[str, float]) -> None:
+        """How long, from now, providers asked us to leave a key alone."""
+        left_us = [round(each * 1e6) for each in seconds.values()]
+        await self._connection.execute(_TELL_HINTS, self._here, list(seconds), left_us)
+
+    async def hints(self) -> list[Hint]:
+        """What any monitor of this location was asked, and still is."""
+        rows = await self._connection.fetch(_HINTS, self._here)
+        return [Hint(row["key"], row["until_us"], row["left_us"] / 1e6) for row in rows]

@@ -16,7 +16,7 @@ from monitor.scheduling.dispatcher import Dispatcher
 from monitor.scheduling.shards import fair_share, shard_of
 from monitor.self_metrics import SelfMetrics
 from monitor.sharing.gaps import REACH_SECONDS, missing, slots_in_question
-from monitor.sharing.lease import BEAT_SECONDS, LEASE_SECONDS
+from monitor.sharing.lease import ATTEMPT_SECONDS, BEAT_SECONDS, LEASE_SECONDS, Vigil
 from monitor.sharing.membership import Connect, Membership
 from monitor.sharing.registry import Held, Registry
 from monitor.storage.writer import Writer
@@ -61,6 +61,8 @@ class Shares:
         self._connection: asyncpg.Connection | None = None
         self._given: dict[int, int] = {}  # shard -> until when (due, ms) we deal with it
         self._given_by: int | None = None  # the life that gave them
+        self._heard: dict[str, int] = {}  # retry hints of all, by key
+        self._vigil = Vigil()
         self._is_ending = False
         self._one_at_a_time = asyncio.Lock()  # on the connection
         self._minding: asyncio.Task[None] | None = None
@@ -87,26 +89,31 @@ class Shares:
     async def give_all(self) -> None:
         """Before a drain: others take what falls due from now on. Never raises."""
         self._is_ending = True
-        async with self._one_at_a_time:
-            me = self._membership.number
-            held = self._membership.holdings.held
-            if me is None or not held or self._connection is None:
-                return
-            try:
-                await self._give(Registry(self._connection, self._location_id), me, sorted(held), notice_ms=0)
-            except Exception as error:
-                log.warning("shares_not_given_back error=%s: the others wait until our lease is over", error)
+        try:
+            async with asyncio.timeout(ATTEMPT_SECONDS), self._one_at_a_time:
+                me = self._membership.number
+                held = self._membership.holdings.held
+                if me is not None and held and self._connection is not None:
+                    await self._give(Registry(self._connection, self._location_id), me, sorted(held), notice_ms=0)
+        except Exception as error:
+            log.warning("shares_not_given_back error=%r: the others wait until our lease is over", error)
+            self.hang_up()
 
     async def finish(self) -> None:
         """After the last row was written: what was given away is dealt with. Never raises."""
         if self._minding is not None:
             self._minding.cancel()
             await asyncio.gather(self._minding, return_exceptions=True)
-        if self._membership.number is not None:
-            await self._mind(self._membership.number, [])
+        try:
+            async with asyncio.timeout(ATTEMPT_SECONDS):
+                if self._membership.number is not None:
+                    await self._mind(self._membership.number, [])
+        except TimeoutError:
+            self.hang_up()
 
     def hang_up(self) -> None:
         """Let go of the connection; the next round makes another."""
+        self._vigil.forget()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
@@ -118,12 +125,16 @@ class Shares:
             return
         if self._given_by != me:
             self._given, self._given_by = {}, me
-        if self._clock.monotonic() - membership.reached_since > _SETTLE_SECONDS:
-            for name in await registry.bury_expired(me):
+        self._vigil.look(await registry.leases(me), now := self._clock.monotonic())
+        if now - membership.reached_since > _SETTLE_SECONDS:
+            for name in await registry.bury_expired(me, self._vigil.heard_lately(now), self._vigil.dead(now)):
                 log.warning("buried monitor=%s: its lease is over", name)
                 self._metrics.monitors_buried.inc()
         await registry.free(round(REACH_SECONDS * 1000))
-        self.neighbours, self.is_first = await registry.neighbours(me)
+        if closed := await registry.end_outages():
+            log.warning("own_outages_left_open closed=%d: their monitor is buried", closed)
+        self.neighbours, self.is_first, rank = await registry.neighbours(me)
+        self._dispatcher.share_caps(rank, max(self.neighbours, rank + 1))
         await self._suspect_ourselves(registry, me)
         held = await registry.held(me)
         if membership.number != me or self._is_ending:
@@ -136,6 +147,7 @@ class Shares:
             held += await self._take(registry, me, wanted)
         elif wanted < 0:
             await self._give_some(registry, me, held, -wanted)
+        await self._exchange_hints(registry)
         # Beside the rounds: it waits for the writer, and what a dead monitor held must not wait for that.
         if self._minding is None or self._minding.done():
             self._minding = asyncio.create_task(self._mind(me, [one for one in held if one.gaps_since_ms is not None]))
@@ -179,6 +191,18 @@ class Shares:
         if given != set(shards):
             self._membership.begin_anew("what we held was not ours to give")
         log.info("shards_given shards=%d held=%d monitors=%d", len(given), len(holdings), self.neighbours)
+
+    async def _exchange_hints(self, registry: Registry) -> None:
+        gate, sent_at = self._dispatcher.gate, self._clock.monotonic()
+        if new := gate.new_hints(sent_at):
+            await registry.tell_hints({key: until - sent_at for key, until in new.items()})
+            gate.told_hints(new)
+        sent_at = self._clock.monotonic()
+        for key, until_us, seconds in await registry.hints():
+            # Each once: were the server's clock set back, it would hold as long as that.
+            if self._heard.get(key) != until_us:
+                self._heard[key] = until_us
+                gate.hinted_elsewhere(key, seconds, sent_at)
 
     async def _suspect_ourselves(self, registry: Registry, me: int) -> None:
         away_since = self._membership.away_since

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,11 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from monitor.observation import Observation, ObservationKey
 from monitor.scheduling.claims import EVERYTHING, Claims
 from monitor.scheduling.dispatcher import Dispatcher
+from monitor.scheduling.shards import SHARDS
 from monitor.storage.database import Job
+from monitor.storage.incidents import Fence
 from monitor.storage.writer import Writer
 from monitor.web.ports import Check
 
 T = TypeVar("T")
+
+_EVERY_SHARD = frozenset(range(SHARDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,12 @@ class Hands:
 
 
 class Sharing:
-    """As it is alone. Also `storage.others.Others`. Use from one loop."""
+    """As it is alone. Also `storage.others.Others`. Use from one loop.
+
+    `must_relive`: another monitor has rewritten history, windows are renewed, and states are still to follow. Who sees
+    to that takes it back."""
+
+    must_relive = False
 
     @property
     def claims(self) -> Claims:
@@ -51,6 +60,20 @@ class Sharing:
     def tells_of(self, endpoint: str, location: str) -> bool:
         """Whether what is found about an endpoint is ours to write down: an incident is written by one monitor."""
         return True
+
+    def fence_of(self, endpoint: str) -> Fence | None:
+        """By what it is told, when it comes to be written, whether it still is; None where it always is."""
+        return None
+
+    @property
+    def held(self) -> Set[int]:
+        """The shards whose endpoints are ours."""
+        return _EVERY_SHARD
+
+    @property
+    def life(self) -> int | None:
+        """The number of this monitor's life, as others know it."""
+        return None
 
     @property
     def is_alone(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,6 +14,7 @@ from monitor.observation import Observation
 from monitor.scheduling.shards import SHARDS, shard_of
 from monitor.self_metrics import SelfMetrics
 from monitor.sharing.following import Following
+from monitor.sharing.lease import ATTEMPT_SECONDS
 from monitor.sharing.membership import Membership
 from monitor.sharing.registry import Registry
 from monitor.sharing.shares import Shares
@@ -21,6 +22,7 @@ from monitor.sharing.sharing import Hands, Sharing, T
 from monitor.storage import turns
 from monitor.storage.database import Database, Job
 from monitor.storage.errors import StorageError
+from monitor.storage.incidents import Fence
 from monitor.web.ports import Check
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ async def sharing_of(database: Database, location: str, address: str, clock: Clo
         try:
             is_alone = await Registry(connection, ids[location]).is_alone(name)
         finally:
-            await connection.close()
+            await connection.close(timeout=ATTEMPT_SECONDS)
     except Exception as error:
         raise database.explained(error) from error
     return Together(database, location, ids[location], name, clock, metrics, is_alone=is_alone)
@@ -89,7 +91,19 @@ class Together(Sharing):
         self._following = Following(self._database, hands.writer, self._clock, self._metrics, hands.take_in)
 
     def tells_of(self, endpoint: str, location: str) -> bool:
-        return location == self._location and shard_of(endpoint) in self._membership.holdings.held
+        return location == self._location and shard_of(endpoint) in self.held
+
+    def fence_of(self, endpoint: str) -> Fence | None:
+        number = self._membership.number
+        return None if number is None else Fence(shard_of(endpoint), number)
+
+    @property
+    def held(self) -> Set[int]:
+        return self._membership.holdings.held
+
+    @property
+    def life(self) -> int | None:
+        return self._membership.number
 
     @property
     def is_alone(self) -> bool:
@@ -116,10 +130,9 @@ class Together(Sharing):
         return self._shares.is_first
 
     async def before_closing(self, connection: AsyncConnection) -> None:
-        if not self._following.has_begun:
-            # Before the first statement: it may read for longer than a transaction may stand idle, or others may wait.
-            async with self._database.one_view():
-                await self._following.begin()
+        # Before the first statement: it may read for longer than a transaction may stand idle, or others may wait.
+        async with self._database.one_view():
+            await (self._following.catch_up() if self._following.has_begun else self._following.begin())
         rolled_until = await turns.keep_rows_out(connection)
         async with self._database.one_view():
             await self._following.catch_up()
@@ -127,7 +140,7 @@ class Together(Sharing):
             self._writer.hours.closed(rolled_until)
 
     def renewed(self) -> None:
-        self._following.must_renew = False
+        self._following.must_renew, self.must_relive = False, True
 
     async def _follow(self) -> None:
         async def follow() -> None:

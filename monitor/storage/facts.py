@@ -33,6 +33,14 @@ async def read_fact(connection: AsyncConnection, name: str) -> str | None:
     return found
 
 
+async def read_held_fact(connection: AsyncConnection, name: str) -> str | None:
+    """As `read_fact`; if it is there, no other monitor changes it until the end of the transaction."""
+    found: str | None = (
+        await connection.execute(select(meta.c.value).where(meta.c.name == name).with_for_update())
+    ).scalar()
+    return found
+
+
 async def write_fact(connection: AsyncConnection, name: str, value: str | None) -> None:
     """None removes it."""
     if value is None:
@@ -71,8 +79,8 @@ async def _held_skew(connection: AsyncConnection) -> Skew:
     """The skew on record, which no other monitor changes until the end of the transaction."""
     usual = msgspec.json.encode(Skew()).decode()
     await connection.execute(insert_new(connection.dialect.name, meta).values(name=SKEW, value=usual))
-    row = (await connection.execute(select(meta.c.value).where(meta.c.name == SKEW).with_for_update())).scalar_one()
-    return msgspec.json.decode(row, type=Skew)
+    row = await read_held_fact(connection, SKEW)
+    return Skew() if row is None else msgspec.json.decode(row, type=Skew)
 
 
 async def forget_skew(connection: AsyncConnection, oldest_due_ms: int) -> None:

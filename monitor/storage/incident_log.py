@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.health.incidents import Incident, IncidentEvent
 from monitor.storage.errors import StorageError
-from monitor.storage.incidents import record_incident
+from monitor.storage.incidents import Fence, record_incident
 from monitor.storage.names import Names
 from monitor.storage.retention import Submit
 
@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 WAITING_LIMIT = 50_000  # some 20 MB: every one of 10,000 endpoints down, up and down again, and more
 _ROWS_A_JOB = 200
+
+
+_Fenced = tuple[Incident, Fence | None]
 
 
 class IncidentLog:
@@ -31,7 +34,7 @@ class IncidentLog:
         self._names = names
         self._waiting_limit = waiting_limit
         # By key, since a row is written whole: of several changes of one incident the newest is all there is to say.
-        self._waiting: dict[tuple[str, str, float], Incident] = {}
+        self._waiting: dict[tuple[str, str, float], _Fenced] = {}
         self._writing = asyncio.Lock()
         self._is_failing = False
 
@@ -39,13 +42,14 @@ class IncidentLog:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def put(self, events: Iterable[IncidentEvent]) -> None:
-        """Never blocks, never raises."""
+    def put(self, events: Iterable[IncidentEvent], fence_of: Callable[[str], Fence | None] = lambda _: None) -> None:
+        """Never blocks, never raises. `fence_of(endpoint)` is asked now: what is written when the shard is another's by
+        then is that one's to tell."""
         for event in events:
             self._waiting.pop(event.incident.key, None)
-            self._waiting[event.incident.key] = event.incident
+            self._waiting[event.incident.key] = event.incident, fence_of(event.incident.endpoint)
         while len(self._waiting) > self._waiting_limit:
-            lost = self._waiting.pop(next(iter(self._waiting)))
+            lost, _ = self._waiting.pop(next(iter(self._waiting)))
             self.lost += 1
             log.error("incident_lost endpoint=%s lost=%d: too many wait for the database", lost.endpoint, self.lost)
 
@@ -66,14 +70,15 @@ class IncidentLog:
                     if size > 1:
                         size = 1  # find the one that is at fault
                         continue
-                    log.exception("incident_refused endpoint=%s", batch[0].endpoint)
-                for incident in batch:
-                    if self._waiting.get(incident.key) is incident:
-                        del self._waiting[incident.key]
+                    log.exception("incident_refused endpoint=%s", batch[0][0].endpoint)
+                for fenced in batch:
+                    if self._waiting.get(fenced[0].key) is fenced:
+                        del self._waiting[fenced[0].key]
             if self._is_failing:
                 log.warning("incidents_written: the database takes them again")
             self._is_failing = False
 
-    async def _record(self, incidents: Sequence[Incident], connection: AsyncConnection) -> None:
-        for incident in incidents:
-            await record_incident(connection, self._names, incident)
+    async def _record(self, incidents: Sequence[_Fenced], connection: AsyncConnection) -> None:
+        for incident, fence in incidents:
+            if not await record_incident(connection, self._names, incident, fence):
+                log.info("incident_left_to_another endpoint=%s: its shard is not ours any more", incident.endpoint)

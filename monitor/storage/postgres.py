@@ -161,7 +161,7 @@ class PostgreSQL(Engine):
 
     async def connect_beside(self) -> asyncpg.Connection:
         """A connection of the caller's own, in autocommit, which asks small things and is answered soon."""
-        return await self._connect({"application_name": "llm-provider-monitor"}, _BESIDE_SECONDS)
+        return await self._connect(self._session(), _BESIDE_SECONDS)
 
     async def free_pages(self) -> tuple[int, int]:
         return 0, 0
@@ -172,15 +172,7 @@ class PostgreSQL(Engine):
     def _engine(
         self, connections: int, *, command_seconds: float | None = _COMMAND_SECONDS, **given: str
     ) -> AsyncEngine:
-        settings = {
-            "application_name": "llm-provider-monitor",
-            "timezone": "UTC",
-            "jit": "off",
-            "idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION,
-            **given,
-        }
-        if path := self.address.option("search_path"):
-            settings["search_path"] = path
+        settings = self._session(jit="off", idle_in_transaction_session_timeout=_IDLE_IN_TRANSACTION) | given
 
         async def connect(*_: Any, **__: Any) -> asyncpg.Connection[Any]:
             return await self._connect(settings, command_seconds)
@@ -198,6 +190,11 @@ class PostgreSQL(Engine):
             # One consistent view for readers; writers see what others commit, as interning needs it.
             isolation_level="REPEATABLE READ" if "default_transaction_read_only" in given else "READ COMMITTED",
         )
+
+    def _session(self, **given: str) -> dict[str, str]:
+        path = self.address.option("search_path")
+        where = {"search_path": path} if path else {}
+        return {"application_name": "llm-provider-monitor", "timezone": "UTC", **given, **where}
 
     @property
     def _caches_statements(self) -> bool:

@@ -20,12 +20,13 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 from monitor.health.sketch import FIGURES
 
 # The newest migration: a database at this revision needs no alembic to be opened. A test holds the two together.
-HEAD = "0007"
+HEAD = "0009"
 
 MILLION = 1_000_000
 PICO = 1_000_000_000_000
@@ -217,6 +218,8 @@ incidents = Table(
     Index(None, "started_us"),
 )
 
+_LASTING = text("ended_us IS NULL")
+
 # Spans in which a monitor's own network was gone.
 own_outages = Table(
     "own_outages",
@@ -227,8 +230,10 @@ own_outages = Table(
     Column("reason", Text, nullable=False),
     Column("started_us", BigInteger, nullable=False),
     Column("ended_us", BigInteger),  # null while it lasts
+    Column("author", BigInteger),  # the life in `monitors` that wrote it; null where a file has one, or many write it
     UniqueConstraint("location_id", "cause", "started_us"),
     Index(None, "started_us"),
+    Index("ix_own_outages_lasting", "location_id", sqlite_where=_LASTING, postgresql_where=_LASTING),
 )
 
 # Several monitors of one location (sharing.registry): who lives, and which shard is whose.
@@ -253,4 +258,13 @@ shards = Table(
     Column("handled_until_ms", BigInteger),
     Column("gaps_since_ms", BigInteger),  # slots due from then on may have been sent by nobody
     Column("freed_us", BigInteger),
+)
+
+# Until when a provider asked the monitors of a location to leave a key alone, by the server's clock.
+retry_hints = Table(
+    "retry_hints",
+    metadata,
+    Column("location_id", Integer, ForeignKey("locations.id"), primary_key=True, autoincrement=False),
+    Column("key", Text, primary_key=True),  # see scheduling.gate.key_of
+    Column("until_us", BigInteger, nullable=False),
 )

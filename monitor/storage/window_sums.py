@@ -8,7 +8,10 @@ has changed since: a late row or a reclassification makes the next start take th
 from __future__ import annotations
 
 import asyncio
+import logging
+import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,13 +23,16 @@ from monitor.health.spans import HOUR, LONG_WINDOWS
 from monitor.health.windows import Windows
 from monitor.storage import schema
 from monitor.storage.codec import DAY
-from monitor.storage.database import Job
-from monitor.storage.facts import read_fact, read_rolled_until, read_rollup_changes, write_fact
+from monitor.storage.database import Job, T
+from monitor.storage.facts import read_fact, read_held_fact, read_rolled_until, read_rollup_changes, write_fact
 from monitor.storage.history import History, Step
 from monitor.storage.names import Place
 from monitor.storage.retention import Submit
 
+log = logging.getLogger(__name__)
+
 _FACT = "window_sums"
+_AUTHOR = "window_sums_author"  # a word of whoever makes them now: of monitors that think so at once, the last one
 _ENDPOINTS_A_GO = 500  # bounds the memory, and how long a matrix takes to grow: some 2 MB and 1 ms
 _ROWS_A_TURN = 100  # of thirty days' bins: some 3 ms
 _ROWS_A_STEP = 250  # of one transaction: some 5 ms
@@ -72,21 +78,49 @@ async def _read(connection: AsyncConnection) -> _Records:
 
 async def renew_sums(history: History, submit: Submit, until: int) -> bool:
     """Write one window anew, as it is at the closed hour `until` (UTC seconds): another one each hour. Whether it was
-    written; it is not where closed hours changed meanwhile, or it is on record already."""
-    async with history.database.read() as connection:
-        changes = await read_rollup_changes(connection)
-        believed = await _believed(connection)
+    written; it is not where closed hours changed meanwhile, another monitor has begun to write sums, or it is on record
+    already."""
+    window = tuple(LONG_WINDOWS)[until // HOUR % len(LONG_WINDOWS)]
+    author = uuid.uuid4().hex
+
+    async def begin(connection: AsyncConnection) -> tuple[int, dict[str, int]] | None:
+        await read_held_fact(connection, _AUTHOR)
         if until > await read_rolled_until(connection):
             raise ValueError(f"sums of hours that are open: until={until}")
-    window = tuple(LONG_WINDOWS)[until // HOUR % len(LONG_WINDOWS)]
-    if believed.get(window) == until:
+        believed = await _believed(connection)
+        if believed.get(window) == until:
+            return None
+        # What another has half written by now is on no record, and it writes no more of it.
+        await write_fact(connection, _AUTHOR, author)
+        return await read_rollup_changes(connection), believed
+
+    begun = await submit(begin)
+    if begun is None:
         return False
+    changes, believed = begun
     rows: list[dict[str, Any]] = []
     ids = await history.endpoint_ids()
     for start in range(0, len(ids), _ENDPOINTS_A_GO):
         some = ids[start : start + _ENDPOINTS_A_GO]
         rows += await _summed(history, window, until, believed, (some[0], some[-1]))
-    return await _write(submit, window, _Record(until, changes, len(rows)), rows)
+    try:
+        return await _write(partial(_by_author, submit, author), window, _Record(until, changes, len(rows)), rows)
+    except _Superseded:
+        log.info("window_sums_left_to_another window=%s", window)
+        return False
+
+
+class _Superseded(Exception):
+    """Another monitor makes them."""
+
+
+async def _by_author(submit: Submit, author: str, job: Job[T]) -> T:
+    async def checked(connection: AsyncConnection) -> T:
+        if await read_held_fact(connection, _AUTHOR) != author:
+            raise _Superseded
+        return await job(connection)
+
+    return await submit(checked)
 
 
 async def _summed(

@@ -255,6 +255,27 @@ async def test_the_first_to_close_hours_reads_its_book_before_it_locks_anybody_o
         assert list(second.writer.hours.rows()) == []
 
 
+async def test_who_closes_hours_follows_before_it_locks_anybody_out(postgres_url: str, tmp_path: Path) -> None:
+    async with pair(postgres_url, tmp_path, FakeClock(MIDNIGHT + HOUR + 300)) as (first, second):
+        for one in (first, second):
+            await one.begin()
+        await second.write(*(row(0, number) for number in range(5)))
+        catch_up, looks = first.following.catch_up, 0
+
+        async def slow() -> None:
+            nonlocal looks
+            if looks == 0:
+                await second.write(row(0, 5))  # else it would wait for us, and we for it
+            looks += 1
+            await catch_up()
+
+        first.following.catch_up = slow  # type: ignore[method-assign, assignment]
+        async with asyncio.timeout(5.0):
+            assert await first.writer.close_hours(int(MIDNIGHT + HOUR), before=together_of(first).before_closing) == 1
+        assert looks == 2
+        assert len(first.others) == 6
+
+
 def raising(*_: object, **__: object) -> None:
     raise ValueError("a bad row")
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+import pytest
 
 from monitor.catalog.model import Endpoint
 from monitor.clock import SystemClock
@@ -61,8 +62,8 @@ async def test_free_shards_are_taken_once_however_many_want_them(postgres_url: s
         rest = shards(await them[0].take(lives[0], SHARDS))
         assert rest | set().union(*sets) == set(range(SHARDS))
         assert not rest & set().union(*sets)
-        assert await them[0].neighbours(lives[0]) == (4, True)
-        assert await them[1].neighbours(lives[1]) == (4, False)
+        assert await them[0].neighbours(lives[0]) == (4, True, 0)
+        assert await them[1].neighbours(lives[1]) == (4, False, 1)
 
 
 async def test_the_dead_are_buried_once_and_what_they_held_is_looked_after(postgres_url: str) -> None:
@@ -92,6 +93,29 @@ async def test_what_nobody_minded_for_long_is_not_looked_after(postgres_url: str
         await second.bury_expired(b)
         await second.free(REACH_MS)
         assert all(one.gaps_since_ms is None for one in await second.take(b, SHARDS))
+
+
+async def test_an_outage_of_its_own_ends_with_the_monitor_whenever_that_writes_it_down(postgres_url: str) -> None:
+    async with registries(postgres_url, 2) as (first, second):
+        a, b = await first.enter("a"), await second.enter("b")
+        add = (
+            "INSERT INTO own_outages (location_id, cause, reason, started_us, author) "
+            "VALUES (1, $1, '', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $2, $3)"
+        )
+        await first._connection.execute(add, "network", 60_000_000, a)
+        await first._connection.execute(add, "route", 60_000_000, b)
+        await let_expire(second, a, 20.0)
+        assert await second.end_outages() == 0
+        await second.bury_expired(b)
+        await second.free(REACH_MS)
+        assert await second.end_outages() == 1
+        await first._connection.execute(add, "resolver", 10_000_000, a)  # frozen in mid-write until now
+        assert await second.end_outages() == 1
+        rows = await first._connection.fetch(
+            "SELECT cause, ended_us - started_us AS us FROM own_outages ORDER BY cause"
+        )
+        lasted = {row["cause"]: row["us"] and row["us"] / 1e6 for row in rows}
+        assert lasted == {"network": pytest.approx(40.0 - LEASE_SECONDS, abs=1.0), "resolver": 0.0, "route": None}
 
 
 async def test_one_that_is_late_and_not_buried_lives_on(postgres_url: str) -> None:

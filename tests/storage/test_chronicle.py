@@ -13,6 +13,7 @@ from storage_samples import MIDNIGHT, stage
 from monitor.chronicle import Chronicle
 from monitor.clock import FakeClock
 from monitor.settings import DatabaseSettings
+from monitor.storage.own_outages import close_own_outages
 from monitor.suspicion.judge import Cause
 from monitor.suspicion.outages import OwnOutage
 
@@ -48,3 +49,24 @@ async def test_an_outage_that_the_database_does_not_take_is_written_when_it_is_b
             (None, "network", MIDNIGHT + 10.0, MIDNIGHT + 60.0),
             (None, "network", MIDNIGHT + 90.0, None),
         ]
+
+
+async def test_an_outage_that_outlives_the_monitors_life_is_written_in_the_next(
+    file_settings: DatabaseSettings, clock: FakeClock
+) -> None:
+    async with stage(file_settings, clock) as store:
+        lives: list[int | None] = [1]
+        chronicle = Chronicle(store.writer, store.database.names, lambda: lives[-1])
+        names = store.database.names
+
+        async def told(life: int | None) -> float | None:
+            lives.append(life)
+            await chronicle.write()
+            return (await store.history.own_outages())[0].ended_at
+
+        await chronicle.own_outage(BEGUN, "local")
+        await store.writer.submit(lambda connection: close_own_outages(connection, names, "local", MIDNIGHT + 20.0))
+        for life, ended_at in ((1, MIDNIGHT + 20.0), (None, MIDNIGHT + 20.0), (2, None)):
+            assert await told(life) == ended_at
+        await chronicle.own_outage(replace(BEGUN, ended_at=MIDNIGHT + 60.0), "local")
+        assert await told(3) == MIDNIGHT + 60.0

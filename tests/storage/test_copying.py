@@ -123,6 +123,7 @@ def test_every_table_is_copied_or_is_known_not_to_be() -> None:
         "outcomes",  # every database has this program's
         "monitors",  # who works on a server works on that one
         "shards",
+        "retry_hints",
         "window_sums",  # made anew from the rollups
     }
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from sqlalchemy.ext.asyncio import AsyncConnection
 from storage_samples import MIDNIGHT, Stage
 
 from monitor.clock import SystemClock
 from monitor.health.incidents import Incident
 from monitor.health.state import State
 from monitor.settings import RetentionSettings
+from monitor.storage import schema
 from monitor.storage.incidents import record_incident
 from monitor.storage.own_outages import close_own_outages, record_location_suspect, record_own_outage
 from monitor.storage.retention import prune
 
 
-async def told(store: Stage, cause: str, began: float, ended: float | None, location: str = "local") -> None:
+async def told(
+    store: Stage, cause: str, began: float, ended: float | None, location: str = "local", author: int | None = None
+) -> None:
     names = store.database.names
     await store.writer.submit(
-        lambda connection: record_own_outage(connection, names, location, cause, "gone\ud800", began, ended)
+        lambda connection: record_own_outage(connection, names, location, cause, "gone\ud800", began, ended, author)
     )
 
 
@@ -63,6 +67,22 @@ async def test_what_a_crash_left_open_is_closed_at_its_own_location_alone(store:
     }
 
 
+async def one_lives_one_is_buried(connection: AsyncConnection) -> None:
+    usual = {"location_id": 1, "name": "", "started_us": 0, "expires_us": 0}
+    lives = [{"id": 1, "buried": False, **usual}, {"id": 2, "buried": True, **usual}]
+    await connection.execute(schema.monitors.insert(), lives)
+
+
+async def test_what_a_living_monitor_has_open_stays_so_when_another_starts(store: Stage) -> None:
+    names = store.database.names
+    for author, cause in ((1, "network"), (2, "route"), (3, "resolver")):
+        await told(store, cause, MIDNIGHT, None, author=author)
+
+    await store.writer.submit(one_lives_one_is_buried)
+    await store.writer.submit(lambda connection: close_own_outages(connection, names, "local", MIDNIGHT + 50))
+    assert {one.cause for one in await store.history.own_outages() if one.ended_at is None} == {"network"}
+
+
 async def test_ended_outages_go_with_the_daily_rows_and_lasting_ones_stay(store: Stage) -> None:
     old = MIDNIGHT - 500 * 86_400
     await told(store, "network", old, old + 60)
@@ -72,10 +92,12 @@ async def test_ended_outages_go_with_the_daily_rows_and_lasting_ones_stay(store:
     assert [one.cause for one in await store.history.own_outages()] == ["route"]
 
 
-async def suspect(store: Stage, since: float, until: float | None, location: str = "local") -> None:
+async def suspect(
+    store: Stage, since: float, until: float | None, location: str = "local", life: int | None = None
+) -> None:
     names = store.database.names
     await store.writer.submit(
-        lambda connection: record_location_suspect(connection, names, location, "4 of 4", since, until)
+        lambda connection: record_location_suspect(connection, names, location, "4 of 4", since, until, life)
     )
 
 
@@ -107,3 +129,12 @@ async def test_monitors_of_one_location_that_find_it_out_at_once_write_one_row(s
     await suspect(store, MIDNIGHT, MIDNIGHT + 91)  # the other one, a moment later
     (one,) = await store.history.own_outages()
     assert (one.started_at, one.ended_at) == (MIDNIGHT, MIDNIGHT + 90)
+
+
+async def test_a_location_is_suspect_to_nobody_who_is_buried(store: Stage) -> None:
+    await suspect(store, MIDNIGHT, MIDNIGHT + 1)
+    await store.writer.submit(one_lives_one_is_buried)
+    await suspect(store, MIDNIGHT, None, life=2)  # frozen in mid-write until now
+    assert await store.history.own_outages() == []
+    await suspect(store, MIDNIGHT, None, life=1)
+    assert len(await store.history.own_outages()) == 1
