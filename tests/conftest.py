@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import daemon_stage
 import postgres_server
 
-
 # No property is true of quick machines only. `--hypothesis-profile=default` tries other examples than the last time.
 hypothesis_settings.register_profile(
     "same", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
