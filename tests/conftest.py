@@ -40,6 +40,16 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+@pytest.hookimpl(trylast=True)  # of what is left by -m and -k
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that wait more than they work come first and in the middle: two of the processes wait while others work,
+    and none has a long wait left when all else is done."""
+    waiting = [item for item in items if item.get_closest_marker("waits")]
+    working = [item for item in items if not item.get_closest_marker("waits")]
+    middle = max(len(items) // 2 - len(waiting[::2]), 0)
+    items[:] = [*waiting[::2], *working[:middle], *waiting[1::2], *working[middle:]]
+
+
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Every test on the daemon's own loop."""
     return {"daemon": make_loop}

@@ -25,7 +25,7 @@ from monitor.storage.database import Database
 from monitor.storage.facts import MADE_UP, write_fact
 from monitor.web.room import MADE_UP_NOTICE
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.waits]
 README = Path(__file__).parent.parent / "README.md"
 
 
