@@ -207,7 +207,7 @@ async def test_an_end_that_leaves_the_body_open_is_seen_at_once() -> None:
 
     begun = time.monotonic()
     assert (await probed(script)).outcome is Outcome.SUCCESS
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < 4.0  # the deadlines are 5 s
 
 
 async def test_an_error_in_a_stream_that_stays_open_is_seen_at_once() -> None:
@@ -219,7 +219,7 @@ async def test_an_error_in_a_stream_that_stays_open_is_seen_at_once() -> None:
 
     begun = time.monotonic()
     assert (await probed(script)).outcome is Outcome.STREAM_ERROR
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < 4.0
 
 
 async def test_a_dribble_of_single_bytes_is_taken_in_good_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,7 +171,7 @@ async def test_a_body_left_open_after_done_and_usage_is_not_waited_for() -> None
     begun = SystemClock().monotonic()
     observation = await probed(saying(text("a"), STOP, usage(), DONE, ends=False))
     assert observation.outcome is Outcome.SUCCESS
-    assert SystemClock().monotonic() - begun < 1.0
+    assert SystemClock().monotonic() - begun < 4.0  # the deadlines are 5 s
 
 
 async def test_usage_is_waited_for_no_longer_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
