@@ -64,7 +64,7 @@ async def test_endless_comments_end_at_a_cap(comment: bytes, cap: int) -> None:
 
 async def test_endless_answers_end_at_the_cap_of_a_body() -> None:
     piece = sse(text("word ")).encode() * 400
-    observation = await probed(pouring(piece, 400))
+    observation = await probed(pouring(piece, 400), timeout_seconds=50.0)
     assert observation.outcome is Outcome.MALFORMED
     assert observation.ttft_seconds is not None
 
