@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from monitor.loop import make_loop
 from monitor.simulator.server import FleetServer
@@ -18,6 +21,33 @@ sys.path.insert(0, str(Path(__file__).parent))
 # Beside this file.
 import daemon_stage
 import postgres_server
+
+# No property is true of quick machines only. `--hypothesis-profile=default` tries other examples than the last time.
+hypothesis_settings.register_profile(
+    "same", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("same")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is collected stays to the end: the garbage collector need look at it neither meanwhile nor later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(trylast=True)  # of what is left by -m and -k
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that wait more than they work come first and in the middle: two of the processes wait while others work,
+    and none has a long wait left when all else is done."""
+    waiting = [item for item in items if item.get_closest_marker("waits")]
+    working = [item for item in items if not item.get_closest_marker("waits")]
+    middle = max(len(items) // 2 - len(waiting[::2]), 0)
+    items[:] = [*waiting[::2], *working[:middle], *waiting[1::2], *working[middle:]]
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

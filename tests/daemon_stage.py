@@ -24,7 +24,7 @@ from monitor.simulator.server import FleetServer
 READY = re.compile(r"ready listen=http://([0-9.:]+)/")
 
 
-async def until(condition: Callable[[], Awaitable[Any] | Any], seconds: float = 20.0) -> Any:
+async def until(condition: Callable[[], Awaitable[Any] | Any], seconds: float = 40.0) -> Any:
     """What `condition` gives once it is true. AssertionError at the deadline."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
@@ -70,7 +70,7 @@ async def running(settings: Settings, load: Callable[[], Settings] | None = None
     life = asyncio.create_task(daemon.run())
     ready = asyncio.create_task(daemon.ready.wait())
     try:
-        await asyncio.wait({life, ready}, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+        await asyncio.wait({life, ready}, return_when=asyncio.FIRST_COMPLETED, timeout=50)
         if life.done():
             life.result()
         assert daemon.ready.is_set()
@@ -119,7 +119,7 @@ class Subprocess:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
 
-    async def start(self, seconds: float = 20.0) -> None:
+    async def start(self, seconds: float = 40.0) -> None:
         await self.begin()
         await until(lambda: self.address or self._process.returncode is not None, seconds)
         assert self.address, "\n".join(self.log)

@@ -25,7 +25,7 @@ from monitor.storage.database import Database
 from monitor.storage.facts import MADE_UP, write_fact
 from monitor.web.room import MADE_UP_NOTICE
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.waits]
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -46,11 +46,29 @@ async def off_loop(*words: str, cwd: Path, into: Path | None = None) -> subproce
     return await asyncio.to_thread(monitor, *words, cwd=cwd, into=into)
 
 
-async def here(capture: pytest.CaptureFixture[bytes], *words: str) -> subprocess.CompletedProcess[bytes]:
+Capture = pytest.CaptureFixture[bytes]
+
+
+def said(capture: Capture, *words: str) -> subprocess.CompletedProcess[bytes]:
     """The command in this process: a second of the processor less than one of its own."""
-    code = await asyncio.to_thread(main, list(words))
+    try:
+        code = main(list(words))
+    except SystemExit as ended:  # by argparse
+        code = int(str(ended.code))
     out, error = capture.readouterr()
     return subprocess.CompletedProcess(words, code, out, error)
+
+
+async def here(capture: Capture, *words: str) -> subprocess.CompletedProcess[bytes]:
+    return await asyncio.to_thread(said, capture, *words)
+
+
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that this process stands in, with room on its screen."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
 
 
 def test_the_readme_names_every_command_and_no_other() -> None:
@@ -64,21 +82,21 @@ def test_the_readme_names_every_command_and_no_other() -> None:
     build_parser()
 
 
-def test_a_wrong_word_is_a_usage_error(tmp_path: Path) -> None:
-    assert monitor("frobnicate", cwd=tmp_path).returncode == 2
-    assert monitor("export", "everything", cwd=tmp_path).returncode == 2
-    assert monitor("export", "observations", "--since", "yesterday", cwd=tmp_path).returncode == 2
+def test_a_wrong_word_is_a_usage_error(inside: Path, capfdbinary: Capture) -> None:
+    assert monitor("frobnicate", cwd=inside).returncode == 2
+    assert said(capfdbinary, "export", "everything").returncode == 2
+    assert said(capfdbinary, "export", "observations", "--since", "yesterday").returncode == 2
 
 
-def test_a_step_goes_with_rollups_alone(tmp_path: Path) -> None:
+def test_a_step_goes_with_rollups_alone(inside: Path, capfdbinary: Capture) -> None:
     for table in ("observations", "incidents"):
-        result = monitor("export", table, "--step", "day", cwd=tmp_path)
+        result = said(capfdbinary, "export", table, "--step", "day")
         assert (result.returncode, result.stderr.count(b"\n")) == (2, 1)
         assert b"monitor export rollups --step day" in result.stderr
 
 
-def test_without_a_daemon_or_a_file_status_says_what_to_start(tmp_path: Path) -> None:
-    result = monitor("status", cwd=tmp_path)
+def test_without_a_daemon_or_a_file_status_says_what_to_start(inside: Path, capfdbinary: Capture) -> None:
+    result = said(capfdbinary, "status")
     assert result.returncode == 1
     if b"nobody listens there" in result.stderr:  # or this machine has a daemon on the default port
         assert b"`make run`" in result.stderr
@@ -95,10 +113,12 @@ def plain_config(directory: Path, listen: str) -> Path:
     return path
 
 
-async def test_another_program_on_the_port_is_named_and_no_database_is_made(fleet: FleetServer, tmp_path: Path) -> None:
-    plain_config(tmp_path, fleet.url.removeprefix("http://").rstrip("/"))
+async def test_another_program_on_the_port_is_named_and_no_database_is_made(
+    fleet: FleetServer, inside: Path, capfdbinary: Capture
+) -> None:
+    plain_config(inside, fleet.url.removeprefix("http://").rstrip("/"))
     for words in (("status",), ("db", "prune"), ("run",)):
-        result = await off_loop(*words, cwd=tmp_path)
+        result = await (off_loop("run", cwd=inside) if words == ("run",) else here(capfdbinary, *words))
         assert result.returncode == 1
         assert b"Traceback" not in result.stderr
         assert b"figures of the database" not in result.stderr, "there is none"
@@ -106,51 +126,51 @@ async def test_another_program_on_the_port_is_named_and_no_database_is_made(flee
             assert b"/api/v1/routing answered 4" in result.stderr
         said = b"Address already in use" if words[0] == "run" else b"no such file"
         assert said in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["monitor.yaml"]
+    assert [path.name for path in inside.iterdir()] == ["monitor.yaml"]
 
 
-async def test_a_made_up_database_says_so_without_its_daemon_too(tmp_path: Path) -> None:
-    plain_config(tmp_path, "127.0.0.1:1")
-    database = await Database.open(DatabaseSettings(f"sqlite:///{tmp_path}/monitor.db"), SystemClock())
+async def test_a_made_up_database_says_so_without_its_daemon_too(inside: Path, capfdbinary: Capture) -> None:
+    plain_config(inside, "127.0.0.1:1")
+    database = await Database.open(DatabaseSettings(f"sqlite:///{inside}/monitor.db"), SystemClock())
     async with database.write() as connection:
         await write_fact(connection, MADE_UP, "never happened")
     await database.close()
-    assert (await off_loop("status", cwd=tmp_path)).stdout.decode().startswith(MADE_UP_NOTICE)
-    assert json.loads((await off_loop("status", "--json", cwd=tmp_path)).stdout)["notice"] == MADE_UP_NOTICE
+    assert (await here(capfdbinary, "status")).stdout.decode().startswith(MADE_UP_NOTICE)
+    assert json.loads((await here(capfdbinary, "status", "--json")).stdout)["notice"] == MADE_UP_NOTICE
     # No file can be made there, whoever asks.
-    result = await off_loop("db", "backup", "/proc/copy.db", cwd=tmp_path)
+    result = await here(capfdbinary, "db", "backup", "/proc/copy.db")
     assert (result.returncode, result.stderr.count(b"\n")) == (1, 1), result.stderr
 
 
-def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
+def test_a_missing_configuration_is_named(inside: Path, capfdbinary: Capture) -> None:
     for words in (("run",), ("probe", "a/b@c"), ("export", "observations"), ("db", "prune")):
-        result = monitor(*words, cwd=tmp_path)
+        result = said(capfdbinary, *words)
         assert result.returncode == 2, result.stderr
         assert b"monitor.yaml" in result.stderr
-    assert monitor("check", cwd=tmp_path).returncode == 1
+    assert said(capfdbinary, "check").returncode == 1
 
 
 async def test_check_tells_every_missing_secret(
-    fleet: FleetServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fleet: FleetServer, inside: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Capture
 ) -> None:
-    path = fleet_config(fleet, tmp_path)
-    assert (await off_loop("check", "-c", str(path), cwd=tmp_path)).returncode == 0
+    path = fleet_config(fleet, inside)
+    assert (await here(capfdbinary, "check", "-c", str(path))).returncode == 0
     for name in environment(fleet):
         monkeypatch.delenv(name)
-    result = await off_loop("check", "-c", str(path), cwd=tmp_path)
+    result = await here(capfdbinary, "check", "-c", str(path))
     assert result.returncode == 1
     for name in environment(fleet):
         assert f"environment variable {name}".encode() in result.stderr
 
 
-def test_check_tells_errors_missing_secrets_and_a_missing_directory_at_once(tmp_path: Path) -> None:
-    path = plain_config(tmp_path, "127.0.0.1:1")
-    text = path.read_text().replace(f"{tmp_path}/monitor.db", f"{tmp_path}/nowhere/monitor.db")
+def test_check_tells_errors_missing_secrets_and_a_missing_directory_at_once(inside: Path, capfdbinary: Capture) -> None:
+    path = plain_config(inside, "127.0.0.1:1")
+    text = path.read_text().replace(f"{inside}/monitor.db", f"{inside}/nowhere/monitor.db")
     text = text.replace("base_url:", "api_key: {env: MONITOR_TEST_NO_SUCH_KEY}, base_url:")
     path.write_text(text + "probing: {interval: soon}\n")
-    result = monitor("check", cwd=tmp_path)
+    result = said(capfdbinary, "check")
     assert result.returncode == 1
-    nowhere = tmp_path / "nowhere"
+    nowhere = inside / "nowhere"
     assert result.stderr.decode().splitlines() == [
         f"monitor: monitor.yaml: database {nowhere}/monitor.db: the directory {nowhere} does not exist; "
         f"create it: mkdir -p {nowhere}",
@@ -159,7 +179,7 @@ def test_check_tells_errors_missing_secrets_and_a_missing_directory_at_once(tmp_
         'monitor: monitor.yaml:5: probing.interval: "soon" is not a duration; write for example: interval: 60s',
     ]
     path.write_text(text)
-    assert len(monitor("check", cwd=tmp_path).stderr.splitlines()) == 2
+    assert len(said(capfdbinary, "check").stderr.splitlines()) == 2
 
 
 async def test_check_warns_of_a_limit_that_probing_would_run_into(fleet: FleetServer, tmp_path: Path) -> None:
@@ -170,33 +190,35 @@ async def test_check_warns_of_a_limit_that_probing_would_run_into(fleet: FleetSe
     assert b"warning: 150 open files are allowed" in result.stderr
 
 
-async def test_a_probe_draws_its_timeline_and_exits_by_its_verdict(fleet: FleetServer, tmp_path: Path) -> None:
-    path = fleet_config(fleet, tmp_path)
+async def test_a_probe_draws_its_timeline_and_exits_by_its_verdict(
+    fleet: FleetServer, inside: Path, capfdbinary: Capture
+) -> None:
+    path = fleet_config(fleet, inside)
     endpoint = "openai/gpt-4o-mini@northwind"
-    drawn = await off_loop("probe", endpoint, "-c", str(path), cwd=tmp_path)
+    drawn = await here(capfdbinary, "probe", endpoint, "-c", str(path))
     assert drawn.returncode == 0, drawn.stderr
     for word in ("headers", "first event", "first token", "ttft", "output_tokens_per_second"):
         assert word in drawn.stdout.decode()
-    shown = await off_loop("probe", endpoint, "--json", "-c", str(path), cwd=tmp_path)
+    shown = await here(capfdbinary, "probe", endpoint, "--json", "-c", str(path))
     row = json.loads(shown.stdout)
     assert list(row) == list(EXPORT_FIELDS)
     assert row["answer_ok"] is True
-    long = await off_loop("probe", endpoint, "--kind", "long", "--json", "-c", str(path), cwd=tmp_path)
+    long = await here(capfdbinary, "probe", endpoint, "--kind", "long", "--json", "-c", str(path))
     row = json.loads(long.stdout)
     assert (row["kind"], row["outcome"]) == ("long", "success")
-    account = await off_loop("probe", "openai/gpt-4o-mini@atoll", "-c", str(path), cwd=tmp_path)
+    account = await here(capfdbinary, "probe", "openai/gpt-4o-mini@atoll", "-c", str(path))
     assert account.returncode == 1
     rows = dict(line.split(maxsplit=1) for line in account.stdout.decode().splitlines() if line.startswith("  "))
     assert rows["http_status"].strip() == "401"
     assert not {"ttft", "latency", "first_token_shared"} & set(rows), "what does not exist has no row"
-    unknown = await off_loop("probe", "openai/gpt-4o-mini@northwynd", "-c", str(path), cwd=tmp_path)
+    unknown = await here(capfdbinary, "probe", "openai/gpt-4o-mini@northwynd", "-c", str(path))
     assert unknown.returncode == 2
     assert b"did you mean openai/gpt-4o-mini@northwind" in unknown.stderr
-    assert not (tmp_path / "monitor.db").exists(), "a probe by hand is not recorded"
+    assert not (inside / "monitor.db").exists(), "a probe by hand is not recorded"
 
 
 async def test_status_and_export_tell_the_same_history_with_and_without_a_daemon(
-    fleet: FleetServer, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+    fleet: FleetServer, tmp_path: Path, capfdbinary: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     path = fleet_config(fleet, tmp_path)
@@ -211,9 +233,9 @@ async def test_status_and_export_tell_the_same_history_with_and_without_a_daemon
             return sum(one["windows"]["30d"]["samples"] for one in json.loads(body)["endpoints"] if one["windows"]) > 40
 
         await until(enough, 40)
-        live = json.loads((await off_loop("status", "--json", "-c", str(asking), cwd=tmp_path)).stdout)
+        live = json.loads((await here(capfdbinary, "status", "--json", "-c", str(asking))).stdout)
         assert live["source"] == "daemon"
-        upgraded = await off_loop("db", "upgrade", "-c", str(asking), cwd=tmp_path)
+        upgraded = await here(capfdbinary, "db", "upgrade", "-c", str(asking))
         assert (upgraded.returncode, b"up to date" in upgraded.stdout) == (0, True), upgraded.stderr
         second = await off_loop("run", "-c", str(asking), cwd=tmp_path)
         assert second.returncode == 1
@@ -261,7 +283,7 @@ async def test_status_and_export_tell_the_same_history_with_and_without_a_daemon
 
 
 async def test_prune_goes_through_the_running_daemon_and_spares_what_is_young(
-    fleet: FleetServer, tmp_path: Path
+    fleet: FleetServer, tmp_path: Path, capfdbinary: Capture
 ) -> None:
     path = fleet_config(fleet, tmp_path, interval="1h")
     settings = settings_from(path)
@@ -284,10 +306,10 @@ async def test_prune_goes_through_the_running_daemon_and_spares_what_is_young(
             )
         await daemon.rooms.writer.flush()
         before = daemon.rooms.board.figures([endpoint], None, "30d").samples
-        pruned = await off_loop("db", "prune", "-c", str(asking), cwd=tmp_path)
+        pruned = await here(capfdbinary, "db", "prune", "-c", str(asking))
         assert pruned.returncode == 0, pruned.stderr
         assert b"observations=3 " in pruned.stdout
-        left = (await off_loop("export", "observations", "--endpoint", endpoint, "-c", str(path), cwd=tmp_path)).stdout
+        left = (await here(capfdbinary, "export", "observations", "--endpoint", endpoint, "-c", str(path))).stdout
         slots = [row["slot"] for row in map(json.loads, left.splitlines()) if row["outcome"] == "server_error"]
         assert sorted(slots) == [300, 690]
         assert daemon.rooms.board.figures([endpoint], None, "30d").samples == before, "rollups outlive raw rows"

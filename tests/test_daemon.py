@@ -31,7 +31,7 @@ from monitor.probing.redaction import Redactor
 from monitor.simulator.faults import Fault
 from monitor.simulator.server import FleetServer
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.waits]
 
 
 async def written(daemon: Daemon | str, at_least: int) -> int:
@@ -335,7 +335,7 @@ async def kill_and_look(fleet: FleetServer, directory: Path, kills: int) -> None
 
 
 async def test_kill_9_loses_no_acknowledged_observation(fleet: FleetServer, tmp_path: Path) -> None:
-    await kill_and_look(fleet, tmp_path, kills=3)
+    await kill_and_look(fleet, tmp_path, kills=2)
 
 
 @pytest.mark.prove

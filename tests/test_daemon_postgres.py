@@ -16,7 +16,7 @@ from monitor.cli import main
 from monitor.daemon import Daemon
 from monitor.simulator.server import FleetServer
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.waits]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from daemon_stage import Subprocess, command, get, until
+from daemon_stage import Subprocess, get, until
+
+from monitor.cli import main
 
 # By the environment variable that holds it, and the header in which it is sent; "" = it signs and is never sent.
 PLANTED = {
@@ -101,19 +103,16 @@ models:
     return path
 
 
-async def printed(path: Path, *words: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *command(*words, "-c", str(path)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env={**VALUES, "PATH": ""},
-        cwd=path.parent,
-    )
-    out, _ = await process.communicate()
-    return out.decode()
+async def printed(capture: pytest.CaptureFixture[str], path: Path, *words: str) -> str:
+    await asyncio.to_thread(main, [*words, "-c", str(path)])
+    return "".join(capture.readouterr())
 
 
-async def test_a_planted_key_appears_nowhere(provider: tuple[str, set[str]], tmp_path: Path) -> None:
+async def test_a_planted_key_appears_nowhere(
+    provider: tuple[str, set[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in VALUES.items():
+        monkeypatch.setenv(name, value)
     url, sent = provider
     path = config(tmp_path, url)
     daemon = Subprocess(path, VALUES)
@@ -141,7 +140,7 @@ async def test_a_planted_key_appears_nowhere(provider: tuple[str, set[str]], tmp
         "/no/such/page",
     )
     seen = {route: (await get(daemon.address, route))[1] for route in routes}
-    seen["status"] = await printed(path, "status")
+    seen["status"] = await printed(capfd, path, "status")
     assert await daemon.end(signal.SIGTERM) == 0
     seen["log"] = "\n".join(daemon.log)
     for words in (
@@ -152,7 +151,7 @@ async def test_a_planted_key_appears_nowhere(provider: tuple[str, set[str]], tmp
         ("export", "observations"),
         ("export", "incidents"),
     ):
-        seen[" ".join(words)] = await printed(path, *words)
+        seen[" ".join(words)] = await printed(capfd, path, *words)
     for file in tmp_path.iterdir():
         if file != path:
             seen[file.name] = file.read_bytes().decode("latin-1")

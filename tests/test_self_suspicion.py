@@ -17,6 +17,8 @@ from monitor.simulator.faults import Fault
 from monitor.simulator.members import Profile, SimEndpoint, SimProvider, fleet_of
 from monitor.simulator.server import FleetServer
 
+pytestmark = pytest.mark.waits
+
 PROVIDERS = tuple(
     SimProvider(slug, slug, "steady", loopback=number) for slug, number in (("one", 31), ("two", 32), ("three", 33))
 )

@@ -30,7 +30,7 @@ from monitor.daemon import Daemon
 from monitor.simulator.server import FleetServer
 from monitor.storage.errors import NotADatabase, SchemaTooNew
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.waits]
 
 # SQLSTATE and the server's words.
 KEPT_OUT = {

@@ -23,6 +23,8 @@ from monitor.outcome import Outcome
 from monitor.settings import Settings
 from monitor.slot import Cadence, Era
 
+pytestmark = pytest.mark.waits
+
 PLACES = ("iad", "nrt")
 # As unrelated as four hosts on one machine can be.
 HOSTS = {"acme": "127.0.1.1", "beta": "127.0.1.2", "coda": "127.0.1.3", "delta": "127.0.1.4"}

@@ -23,7 +23,7 @@ async def test_the_process_ends_when_a_pillar_dies(caplog: pytest.LogCaptureFixt
     died = asyncio.Event()
     tasks = Tasks(died.set)
     tasks.pillar("writer", fail())
-    await asyncio.wait_for(died.wait(), 5)
+    await asyncio.wait_for(died.wait(), 20)
     assert "task_died name=writer" in caplog.text
     await tasks.cancel()
 

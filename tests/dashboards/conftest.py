@@ -30,7 +30,8 @@ def promtool() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+# Not for the session: it would go on scraping beside all other tests.
+@pytest.fixture(scope="module")
 def monitors() -> Iterator[list[str]]:
     """Two servers' addresses, `host:port`. One speaks the text format alone, the other what Prometheus likes better."""
     started_at = time.time() - 3600
@@ -65,7 +66,7 @@ def _handler_of(monitor: Monitor, format_of: Callable[[str], Format]) -> type[Ba
     return Handler
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prometheus(monitors: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not there: deploy/install-test-packages")

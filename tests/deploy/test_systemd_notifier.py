@@ -17,7 +17,7 @@ from monitor.systemd import Notifier, watchdog_interval_seconds
 def systemd(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
-        listener.settimeout(1)
+        listener.settimeout(10)
         yield listener
 
 
@@ -61,7 +61,7 @@ def test_an_abstract_socket_is_reached() -> None:
     name = f"monitor-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind("\0" + name)
-        listener.settimeout(1)
+        listener.settimeout(10)
         notifier = Notifier(FakeClock(), {"NOTIFY_SOCKET": "@" + name})
         assert notifier.ready()
         assert heard(listener) == ["READY=1"]
@@ -102,7 +102,7 @@ def test_a_ready_that_was_not_delivered_never_follows_the_stop(tmp_path: Path) -
     assert not notifier.ready()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "later"))
-        listener.settimeout(1)
+        listener.settimeout(10)
         assert notifier.stopping("draining")
         assert heard(listener) == ["STOPPING=1", "STATUS=draining"]
     notifier.close()

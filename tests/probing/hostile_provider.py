@@ -10,6 +10,7 @@ import gzip
 import json
 import struct
 import zlib
+from collections.abc import Callable
 from itertools import repeat
 
 from provider_process import listen
@@ -23,17 +24,17 @@ _PRELUDE = struct.pack("!II", 16, 0)
 _HEAD = _PRELUDE + struct.pack("!I", zlib.crc32(_PRELUDE))
 EMPTY_MESSAGE = _HEAD + struct.pack("!I", zlib.crc32(_HEAD))
 
-# path: (dialect, what comes first, what comes again and again, seconds between)
-POURERS: dict[str, tuple[str, bytes, bytes, float]] = {
+# path: (dialect, what comes first, what comes again and again (or what makes it: some take long), seconds between)
+POURERS: dict[str, tuple[str, bytes, bytes | Callable[[], bytes], float]] = {
     "tokens": ("openai-chat", PLAIN, TOKEN * 500, 0.0),
     "line": ("openai-chat", PLAIN, b"x" * 65536, 0.0),
     "event": ("openai-chat", PLAIN, b"data: ab\n" * 7000, 0.0),
     "comments": ("anthropic", PLAIN, b":\n" * 30_000, 0.0),
     "dribble": ("openai-chat", PLAIN, b"d", 0.001),
-    "bomb": ("anthropic", GZIP, gzip.compress(b"\n" * (64 << 20)), 0.0),
-    "lines-in-gzip": ("openai-chat", GZIP, gzip.compress(b"data: ab\n" * 900_000), 0.0),
+    "bomb": ("anthropic", GZIP, lambda: gzip.compress(b"\n" * (64 << 20)), 0.0),
+    "lines-in-gzip": ("openai-chat", GZIP, lambda: gzip.compress(b"data: ab\n" * 900_000), 0.0),
     "values": ("ollama", PLAIN, b"{}" * 30_000, 0.0),
-    "values-in-gzip": ("ollama", GZIP, gzip.compress(b"{}\n" * 2_700_000), 0.0),
+    "values-in-gzip": ("ollama", GZIP, lambda: gzip.compress(b"{}\n" * 2_700_000), 0.0),
     "value": ("ollama", PLAIN + b'{"x": "', b"y" * 65536, 0.0),
     "array": ("gemini", PLAIN + b"[", b"{}," * 20_000, 0.0),
     "messages": ("bedrock", PLAIN, EMPTY_MESSAGE * 4000, 0.0),
@@ -42,6 +43,8 @@ POURERS: dict[str, tuple[str, bytes, bytes, float]] = {
     "headers": ("openai-chat", OK, b"x: y\r\n" * 10_000, 0.0),
     "refusal": ("openai-chat", b"HTTP/1.1 429 X\r\n\r\n", b"<title" * 10_000, 0.0),
 }
+
+_pieces: dict[str, bytes] = {}
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -52,9 +55,9 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             await reader.read()
             await reader.read()
             return
-        _, first, piece, pause = POURERS[kind]
+        _, first, _, pause = POURERS[kind]
         writer.write(first)
-        for one in repeat(piece):
+        for one in repeat(_pieces[kind]):
             writer.write(one)
             await writer.drain()
             await asyncio.sleep(pause)
@@ -65,4 +68,5 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 if __name__ == "__main__":
+    _pieces |= {kind: piece() if callable(piece) else piece for kind, (_, _, piece, _) in POURERS.items()}
     listen(serve)

@@ -119,7 +119,7 @@ def pair() -> Iterator[tuple[StampedSocket, socket.socket]]:
 
 
 async def until(done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while not done():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)
 
@@ -156,7 +156,7 @@ async def test_what_comes_for_a_sleeper_is_in_its_basket_and_asyncio_hears_nothi
     await until(lambda: bool(basket.reads))
     assert not ear.woken.is_set()
     pair[1].send(b"the end of it")
-    await asyncio.wait_for(ear.woken.wait(), 2)
+    await asyncio.wait_for(ear.woken.wait(), 20)
     assert [data for data, _, _ in basket.empty()] == [b"one two three", b"the end of it"]
     assert not ear.heard
 
@@ -172,7 +172,7 @@ async def test_the_end_of_a_connection_is_asyncios(
     if broken:
         pair[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     pair[1].close()
-    await asyncio.wait_for(ear.woken.wait(), 2)
+    await asyncio.wait_for(ear.woken.wait(), 20)
     assert not basket.reads
     assert isinstance(ear.heard[0], ConnectionResetError) if broken else ear.heard == [b""]
 

@@ -32,14 +32,19 @@ EXPECTED = dict.fromkeys(POURERS, Outcome.MALFORMED) | {
 SLACK_SECONDS = 0.25
 
 
-@pytest.fixture
-def hostile(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    monkeypatch.setenv("SHOAL_API_KEY", "a-key-of-nobodys")
+@pytest.fixture(scope="module")
+def hostile_port() -> Iterator[int]:
     script = Path(__file__).with_name("hostile_provider.py")
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         yield int(process.stdout.readline())
         process.kill()
+
+
+@pytest.fixture
+def hostile(hostile_port: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setenv("SHOAL_API_KEY", "a-key-of-nobodys")
+    return hostile_port
 
 
 def pourer(port: int, kind: str) -> Endpoint:

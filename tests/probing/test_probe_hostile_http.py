@@ -159,7 +159,7 @@ async def test_an_answer_that_came_before_it_was_asked_for_answers_nothing() -> 
 async def test_what_contradicts_http_is_malformed_at_once(answer: bytes) -> None:
     begun = time.monotonic()
     assert (await probed(sending(answer))).outcome is Outcome.MALFORMED
-    assert time.monotonic() - begun < 2.0  # the deadlines are 5 s
+    assert time.monotonic() - begun < 4.0  # the deadlines are 5 s
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ async def test_endless_framing_ends_in_good_time_and_little_memory(first: bytes,
         tracemalloc.stop()
     assert observation.outcome is Outcome.MALFORMED
     assert peak < 2 * MEGABYTE
-    assert time.monotonic() - begun < 3.0
+    assert time.monotonic() - begun < 4.5
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ async def test_a_dribble_moves_no_deadline(
     begun = time.monotonic()
     observation = await probed(pouring(first, piece, 0.005), **spans)
     assert observation.outcome is expected
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 4.0  # the whole probe's is 10 s
 
 
 @pytest.mark.parametrize("status", ["301", "302", "303", "307", "308"])
@@ -269,7 +269,7 @@ async def test_a_hostile_handshake_ends_within_the_connect_deadline(
     async with provider(script) as port:
         observation = (await stage.send(f"https://127.0.0.1:{port}/v1")).observation
     assert observation.outcome is expected, observation.detail
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 4.0  # the other deadlines are 5 s and more
 
 
 # What a refusal says

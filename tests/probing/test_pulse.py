@@ -3,8 +3,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-import pytest
-
 from monitor.clock import SystemClock
 from monitor.probing.pulse import Pulse
 
@@ -40,8 +38,10 @@ async def test_the_worst_stall_is_that_of_the_span_asked_for() -> None:
     after = clock.monotonic()
     time.sleep(0.08)
     await turns(4)
-    assert pulse.worst_since(before) == pytest.approx(0.15, abs=0.04)
-    assert pulse.worst_since(after) == pytest.approx(0.08, abs=0.04)
+    later = clock.monotonic()
+    # A busy machine sleeps longer, and not at all shorter.
+    assert 0.13 <= pulse.worst_since(before) <= max(after - before, later - after) + 0.02
+    assert 0.06 <= pulse.worst_since(after) <= later - after + 0.02
     # One that goes on has not been met by a beat yet.
     ongoing = clock.monotonic()
     time.sleep(0.3)

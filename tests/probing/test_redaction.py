@@ -165,9 +165,9 @@ def test_a_secret_at_the_edge_of_what_is_looked_at_does_not_survive(room: int) -
 def test_a_text_of_a_megabyte_is_looked_at_for_its_beginning_only() -> None:
     redactor = Redactor([PLAIN_KEY])
     for letter in ("x", "é"):
-        begun = time.perf_counter()
+        begun = time.process_time()
         assert len(redactor.detail(letter * (1 << 20))) == 500
-        assert time.perf_counter() - begun < 0.2
+        assert time.process_time() - begun < 0.2
 
 
 def test_of_a_secret_that_is_rotated_the_last_values_are_kept() -> None:
@@ -199,9 +199,9 @@ def test_many_secrets_with_one_beginning_cost_no_more_than_one() -> None:
     head = "eyJhbGciOiJSUzI1NiIs"
     redactor = Redactor(f"{head}{number:06}{'planted' * 100}" for number in range(1000))
     hostile = f"{head}XXXX " * 150
-    begun = time.perf_counter()
+    begun = time.process_time()
     told = redactor.detail(hostile)
-    assert time.perf_counter() - begun < 0.2
+    assert time.process_time() - begun < 0.2
     assert head not in told
     for number in (0, 499, 999):
         assert redactor.redact(f"<{head}{number:06}{'planted' * 100}>") == f"<{MASK}>"

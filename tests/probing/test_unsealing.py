@@ -187,7 +187,7 @@ async def test_however_it_ends_the_verdict_is_the_one_that_asyncio_alone_comes_t
 async def test_a_connection_over_tls_is_allotted_the_room_for_one_read() -> None:
     with telling([0.2], tls=server_context("good")) as truth:
         probing = asyncio.ensure_future(Stage().send(f"https://127.0.0.1:{truth.port}/v1"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not truth.request_at:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.005)
         allotted = [len(each._ssl_buffer) for each in gc.get_objects() if isinstance(each, SSLProtocol)]

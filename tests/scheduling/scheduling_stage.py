@@ -161,7 +161,7 @@ class Stage:
         return value
 
 
-async def until(is_so: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(is_so: Callable[[], bool], seconds: float = 20.0) -> None:
     """For the tests on the real loop: wait for something that nobody signals."""
     async with asyncio.timeout(seconds):
         while not is_so():  # noqa: ASYNC110

@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pydantic
 import pytest
 from google.auth.credentials import Credentials
-from google.genai import Client, errors, types
 from sdk_stage import ORANGE, serving
 from speaking_stage import KEY, MODEL, NAME, NONCE, plant_secrets, probed
+from vendors import genai, pydantic
 
 from monitor.observation import Observation
 from monitor.outcome import Outcome
@@ -40,11 +39,11 @@ class Token(Credentials):
 
 @asynccontextmanager
 async def client_of(server: FleetServer, mode: str) -> AsyncIterator[Any]:
-    options = types.HttpOptions(base_url=server.base_url(NAME), timeout=10_000)
+    options = genai.types.HttpOptions(base_url=server.base_url(NAME), timeout=10_000)
     if mode == "vertex":
-        client = Client(vertexai=True, credentials=Token(), http_options=options, **VERTEX)  # type: ignore[arg-type]
+        client = genai.Client(vertexai=True, credentials=Token(), http_options=options, **VERTEX)  # type: ignore[arg-type]
     else:
-        client = Client(api_key=KEY, http_options=options)
+        client = genai.Client(api_key=KEY, http_options=options)
     try:
         yield client.aio.models
     finally:
@@ -61,7 +60,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     plant_secrets(monkeypatch, "gemini")
 
 
-CONFIG = types.GenerateContentConfig(max_output_tokens=64, temperature=0)
+CONFIG = {"max_output_tokens": 64, "temperature": 0}
 
 
 async def streamed(models: Any, **how: Any) -> list[Any]:
@@ -109,22 +108,23 @@ async def test_thoughts_are_kept_apart_and_counted_apart() -> None:
 
 
 ERRORS = [
-    (Fault.AUTH_401, errors.ClientError, 400, "INVALID_ARGUMENT"),
-    (Fault.PERMISSION_403, errors.ClientError, 403, "PERMISSION_DENIED"),
-    (Fault.REGION_403, errors.ClientError, 400, "FAILED_PRECONDITION"),
-    (Fault.MODEL_404, errors.ClientError, 404, "NOT_FOUND"),
-    (Fault.RATE_LIMITED_429, errors.ClientError, 429, "RESOURCE_EXHAUSTED"),
-    (Fault.QUOTA_429, errors.ClientError, 429, "RESOURCE_EXHAUSTED"),
-    (Fault.PAYMENT_402, errors.ClientError, 402, "RESOURCE_EXHAUSTED"),
-    (Fault.SERVER_ERROR_500, errors.ServerError, 500, "INTERNAL"),
-    (Fault.OVERLOADED_503, errors.ServerError, 503, "UNAVAILABLE"),
-    (Fault.GATEWAY_TIMEOUT_504, errors.ServerError, 504, "DEADLINE_EXCEEDED"),
+    (Fault.AUTH_401, "ClientError", 400, "INVALID_ARGUMENT"),
+    (Fault.PERMISSION_403, "ClientError", 403, "PERMISSION_DENIED"),
+    (Fault.REGION_403, "ClientError", 400, "FAILED_PRECONDITION"),
+    (Fault.MODEL_404, "ClientError", 404, "NOT_FOUND"),
+    (Fault.RATE_LIMITED_429, "ClientError", 429, "RESOURCE_EXHAUSTED"),
+    (Fault.QUOTA_429, "ClientError", 429, "RESOURCE_EXHAUSTED"),
+    (Fault.PAYMENT_402, "ClientError", 402, "RESOURCE_EXHAUSTED"),
+    (Fault.SERVER_ERROR_500, "ServerError", 500, "INTERNAL"),
+    (Fault.OVERLOADED_503, "ServerError", 503, "UNAVAILABLE"),
+    (Fault.GATEWAY_TIMEOUT_504, "ServerError", 504, "DEADLINE_EXCEEDED"),
 ]
 
 
 async def test_an_error_is_raised_as_what_it_is() -> None:
     async with serving("gemini") as server, client_of(server, "gemini") as models:
-        for fault, kind, code, status in ERRORS:
+        for fault, name, code, status in ERRORS:
+            kind = getattr(genai.errors, name)
             await server.force(NAME, fault)
             with pytest.raises(kind) as whole:
                 await models.generate_content(model=MODEL, contents="hello", config=CONFIG)
@@ -138,7 +138,7 @@ async def test_an_error_is_raised_as_what_it_is() -> None:
 async def test_an_error_within_a_stream_is_raised_from_it(fault: Fault) -> None:
     texts: list[str] = []
     async with serving("gemini", fault) as server, client_of(server, "gemini") as models:
-        with pytest.raises(errors.ServerError) as raised:
+        with pytest.raises(genai.errors.ServerError) as raised:
             async for chunk in await models.generate_content_stream(model=MODEL, contents="hello", config=CONFIG):
                 texts.append(chunk.text or "")
     assert raised.value.code == (500 if fault is Fault.ERROR_IN_STREAM else 503)
@@ -147,13 +147,13 @@ async def test_an_error_within_a_stream_is_raised_from_it(fault: Fault) -> None:
 
 async def test_a_wrong_key_and_a_wrong_model_are_refused() -> None:
     async with serving("gemini") as server:
-        client = Client(api_key="wrong", http_options=types.HttpOptions(base_url=server.base_url(NAME)))
-        with pytest.raises(errors.ClientError, match="API_KEY_INVALID"):
+        client = genai.Client(api_key="wrong", http_options=genai.types.HttpOptions(base_url=server.base_url(NAME)))
+        with pytest.raises(genai.errors.ClientError, match="API_KEY_INVALID"):
             await client.aio.models.generate_content(model=MODEL, contents="hello")
         await client.aio.aclose()
         client.close()
         async with client_of(server, "gemini") as models:
-            with pytest.raises(errors.ClientError, match="does not exist") as missing:
+            with pytest.raises(genai.errors.ClientError, match="does not exist") as missing:
                 await models.generate_content(model="no-such-model", contents="hello")
     assert missing.value.code == 404
 
@@ -166,7 +166,7 @@ async def test_the_models_are_listed() -> None:
 
 def test_every_finish_reason_of_googles_library_was_judged() -> None:
     known = {*gemini._FINISH_KINDS, "STOP", "FINISH_REASON_UNSPECIFIED", "PUP_LIMITED_DISABLED"}
-    assert {reason.value for reason in types.FinishReason} <= known
+    assert {reason.value for reason in genai.types.FinishReason} <= known
 
 
 # ---- other kinds of question
@@ -175,18 +175,20 @@ WORD = f"{NONCE} is a code word."
 PARAMETERS = {"type": "object", "properties": {"code_word": {"type": "string"}}, "required": ["code_word"]}
 
 
-def declared(**how: Any) -> types.Tool:
-    return types.Tool(function_declarations=[types.FunctionDeclaration(name="record", description="Records.", **how)])
+def declared(**how: Any) -> Any:
+    return genai.types.Tool(
+        function_declarations=[genai.types.FunctionDeclaration(name="record", description="Records.", **how)]
+    )
 
 
 @both_modes
 @pytest.mark.parametrize("form", ["parameters_json_schema", "parameters"])
 async def test_a_function_is_called(mode: str, form: str) -> None:
-    calling = types.FunctionCallingConfig(mode=types.FunctionCallingConfigMode.ANY)
-    config = types.GenerateContentConfig(
+    calling = genai.types.FunctionCallingConfig(mode=genai.types.FunctionCallingConfigMode.ANY)
+    config = genai.types.GenerateContentConfig(
         max_output_tokens=64,
         tools=[declared(**{form: PARAMETERS})],
-        tool_config=types.ToolConfig(function_calling_config=calling),
+        tool_config=genai.types.ToolConfig(function_calling_config=calling),
     )
     async with serving("gemini") as server, client_of(server, mode) as models:
         answer = await models.generate_content(model=MODEL, contents=WORD, config=config)
@@ -196,22 +198,18 @@ async def test_a_function_is_called(mode: str, form: str) -> None:
     assert [(call.name, call.args) for call in calls] == [("record", {"code_word": NONCE})]
 
 
-class Answer(pydantic.BaseModel):
-    code_word: str
-    characters: int
-
-
-@pytest.mark.parametrize("schema", [Answer, Answer.model_json_schema()])
-async def test_json_is_written_as_its_schema_says(schema: Any) -> None:
-    kind = "response_schema" if isinstance(schema, type) else "response_json_schema"
-    config = types.GenerateContentConfig(max_output_tokens=64, response_mime_type="application/json", **{kind: schema})
+@pytest.mark.parametrize("kind", ["response_schema", "response_json_schema"])
+async def test_json_is_written_as_its_schema_says(kind: str) -> None:
+    answer_type = pydantic.create_model("Answer", code_word=str, characters=int)
+    schema = answer_type if kind == "response_schema" else answer_type.model_json_schema()
+    config = CONFIG | {"response_mime_type": "application/json", kind: schema}
     async with serving("gemini") as server, client_of(server, "gemini") as models:
         answer = await models.generate_content(model=MODEL, contents=WORD, config=config)
-    assert Answer.model_validate_json(answer.text).code_word == NONCE
+    assert answer_type.model_validate_json(answer.text).code_word == NONCE
 
 
 async def test_an_image_is_seen() -> None:
-    image = types.Part.from_bytes(data=ORANGE, mime_type="image/png")
+    image = genai.types.Part.from_bytes(data=ORANGE, mime_type="image/png")
     async with serving("gemini") as server, client_of(server, "gemini") as models:
         answer = await models.generate_content(model=MODEL, contents=[image, f"{WORD} Which colour?"], config=CONFIG)
     assert answer.text == "orange"

@@ -10,10 +10,9 @@ from typing import Any
 
 import httpx2
 import pytest
-from mistralai.client import Mistral
-from mistralai.client.errors import HTTPValidationError, MistralError, SDKError
 from sdk_stage import ORANGE, Read, Tee, read, serving, tee_client
 from speaking_stage import KEY, MODEL, NAME, NONCE
+from vendors import mistral
 
 from monitor.probing.events import Finish, Usage, Vector
 from monitor.probing.prompt import prompt_text
@@ -26,11 +25,11 @@ PARAMETERS = {"type": "object", "properties": {"code_word": {"type": "string"}},
 
 
 @asynccontextmanager
-async def talking(key: str = KEY) -> AsyncIterator[tuple[Mistral, Tee]]:
+async def talking(key: str = KEY) -> AsyncIterator[tuple[Any, Tee]]:
     # The client of its own for calls that wait is never used, and never closed by anybody else.
     with httpx2.Client(trust_env=False) as unused:
         async with serving("mistral") as server, tee_client() as (http, tee):
-            yield Mistral(api_key=key, server_url=server.base_url(NAME), client=unused, async_client=http), tee
+            yield mistral.Mistral(api_key=key, server_url=server.base_url(NAME), client=unused, async_client=http), tee
 
 
 def asking(content: Any = PROMPT, fault: Fault | str = "healthy", **more: Any) -> dict[str, Any]:
@@ -140,7 +139,7 @@ async def test_the_models_are_listed() -> None:
 )
 async def test_an_error_is_the_clients_own(fault: Fault, status: int, word: str) -> None:
     async with talking() as (client, _):
-        with pytest.raises(SDKError) as told:
+        with pytest.raises(mistral.errors.SDKError) as told:
             await client.chat.complete_async(**asking(fault=fault))
     assert told.value.status_code == status
     assert word in told.value.body
@@ -149,10 +148,10 @@ async def test_an_error_is_the_clients_own(fault: Fault, status: int, word: str)
 
 async def test_a_wrong_key_and_a_wrong_request_are_told_as_fastapi_does() -> None:
     async with talking(key="wrong") as (client, _):
-        with pytest.raises(MistralError) as told:
+        with pytest.raises(mistral.errors.MistralError) as told:
             await client.chat.complete_async(**asking())
     assert (told.value.status_code, json.loads(told.value.body)) == (401, {"detail": "Unauthorized"})
     async with talking() as (client, _):
-        with pytest.raises(HTTPValidationError) as invalid:
+        with pytest.raises(mistral.errors.HTTPValidationError) as invalid:
             await client.chat.complete_async(**asking(max_tokens=-1))
     assert invalid.value.data.detail

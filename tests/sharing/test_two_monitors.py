@@ -42,6 +42,7 @@ async def _shows(monitor: Subprocess, least: dict[str, int]) -> bool:
     return all(shown[endpoint] >= samples for endpoint, samples in least.items())
 
 
+@pytest.mark.waits
 @pytest.mark.timeout(180)
 async def test_two_monitors_share_the_slots_and_the_picture(postgres_url: str, tmp_path: Path) -> None:
     events: list[Event] = []

@@ -29,6 +29,8 @@ from monitor.simulator.recorded import observed
 from monitor.simulator.server import FAULT_HEADER, FleetServer
 from monitor.simulator.speech import SPEECHES
 
+pytestmark = pytest.mark.waits
+
 NAME = "openai/gpt-4o-mini@halcyon"
 SPEED = 4.0
 # At this speed a late first token comes after 2.1 s at most, and a crawling one every 0.5 s.

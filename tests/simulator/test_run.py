@@ -31,6 +31,6 @@ async def test_it_says_where_it_is_and_stops_when_told(number: signal.Signals | 
         stop.set()
     else:
         os.kill(os.getpid(), number)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await running
     assert told[-1] == "stopped"

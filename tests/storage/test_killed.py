@@ -80,7 +80,7 @@ async def close_everything(settings: DatabaseSettings, rows: int) -> None:
 
 
 def test_kills_lose_and_double_nothing(settings: DatabaseSettings) -> None:
-    times = 3 if settings.url.startswith("sqlite") else 1
+    times = 2 if settings.url.startswith("sqlite") else 1
     assert kill_again_and_again(settings, times, seed=11) > 30 * times
 
 

@@ -128,7 +128,7 @@ async def test_only_what_began_since_then_is_judged(store: Stage, clock: FakeClo
 async def test_a_run_that_ends_in_the_middle_leaves_whole_slices_and_the_next_one_finishes(
     store: Stage, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ROWS_A_SLICE", 7)
+    monkeypatch.setattr(module, "ROWS_A_SLICE", 30)
     rows = history()
     await store.write(rows)
     await store.writer.close_hours(MIDNIGHT + 2 * DAY + 5 * HOUR)

@@ -173,6 +173,7 @@ async def lose_and_find(daemon: Daemon, way: str, seconds: float, patience: floa
 QUICK = "  connect_timeout: 2s\n  timeout: 4s\n  first_token_timeout: 3s\n  idle_timeout: 2s\n"
 
 
+@pytest.mark.waits
 @pytest.mark.timeout(180)
 async def test_without_route_packets_or_dns_for_some_seconds_no_uptime_moves_and_who_died_meanwhile_is_seen(
     pulled: World, tmp_path: Path

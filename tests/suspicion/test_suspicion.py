@@ -15,6 +15,8 @@ from suspicion_stage import NOWHERE, House, house
 from monitor.observation import Observation
 from monitor.outcome import Group, Outcome
 
+pytestmark = pytest.mark.waits
+
 A, B, C, D = "127.0.0.21", "127.0.0.22", "127.0.0.23", "127.0.0.24"
 
 

@@ -292,11 +292,11 @@ def test_no_bytes_raise_anything_but_unreadable(body: bytes) -> None:
 def test_dribbled_bytes_of_a_huge_line_cost_no_more_than_their_number() -> None:
     def seconds_for(size: int) -> float:
         stream = EventStream()
-        begun = time.perf_counter()
+        begun = time.process_time()
         for _ in range(size):
             for _ in stream.feed(b"x"):
                 pass
-        return time.perf_counter() - begun
+        return time.process_time() - begun
 
     small = min(seconds_for(20_000) for _ in range(3))
     # Linear would be 8; quadratic 64.
@@ -319,9 +319,9 @@ def test_a_huge_line_holds_no_more_memory_than_its_cap() -> None:
 
 def test_hostile_brackets_and_quotes_cost_linear_time() -> None:
     for body in (b"[" * MAX_LINE_BYTES, b"[]" * (MAX_LINE_BYTES // 2), b'"' + b'\\"' * (MAX_LINE_BYTES // 2 - 1)):
-        begun = time.perf_counter()
+        begun = time.process_time()
         is_too_deep(body[:MAX_LINE_BYTES] + b"[" * 65)
-        assert time.perf_counter() - begun < 2.0
+        assert time.process_time() - begun < 2.0
 
 
 def test_the_errors_say_what_was_too_much() -> None:
