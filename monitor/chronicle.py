@@ -22,13 +22,14 @@ _WAITING_LIMIT = 1000  # the oldest go first: an outage a minute for most of a d
 class Chronicle:
     """`own_outage` when one begins or ends; `write` every few seconds. Use from one loop."""
 
-    def __init__(self, writer: Writer, names: Names) -> None:
+    def __init__(self, writer: Writer, names: Names, *, is_begun: bool = True) -> None:
         self._writer = writer
         self._names = names
         # By key, since a row is written whole: that it ended is all there is to say of one that began meanwhile.
         self._waiting: dict[tuple[str, str, float], OwnOutage] = {}
         self._writing = asyncio.Lock()
         self._is_failing = False
+        self._is_begun = is_begun
 
     @property
     def waiting(self) -> int:
@@ -44,9 +45,9 @@ class Chronicle:
         await self.write()
 
     async def write(self) -> None:
-        """Write what waits, oldest first; what the database does not take goes on waiting."""
+        """Write what waits, oldest first; what the database does not take goes on waiting. Nothing before `begin`."""
         async with self._writing:
-            for key, outage in list(self._waiting.items()):
+            for key, outage in list(self._waiting.items()) if self._is_begun else ():
                 try:
                     await self._record(key[0], outage)
                 except StorageError as error:
@@ -66,6 +67,10 @@ class Chronicle:
             )
         except StorageError as error:
             log.error("location_suspect_not_written location=%s error=%s", location, error)
+
+    def begin(self) -> None:
+        """What former processes left open is closed: from now on an outage that lasts is our own."""
+        self._is_begun = True
 
     async def close_left_open(self, location: str, last_seen_at: float | None) -> None:
         """Outages of our own that a crash left open end where we were last seen."""

@@ -54,6 +54,10 @@ class Housekeeping:
         self._chores = Chores(clock, rooms.dispatcher.tick)
         self._garbage = Garbage(clock)
 
+    def start_ticking(self) -> None:
+        """The schedule alone, while there is nothing restored to be kept."""
+        self._chores.start()
+
     def start(self) -> None:
         chores = self._chores
         chores.add("refresh", REFRESH_SECONDS, self._refresh)
@@ -69,7 +73,6 @@ class Housekeeping:
         beat = watchdog_interval_seconds()
         if beat is not None:
             chores.add("watchdog", beat, self._watchdog)
-        chores.start()
 
     async def stop(self, seconds: float) -> None:
         """Let what is being done come to its end, for so long at most."""

@@ -13,6 +13,7 @@ from monitor.resume import resume
 from monitor.scheduling.dispatcher import Dispatcher
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings, parse_settings
+from monitor.storage.resume_reads import LastWords
 
 MIDNIGHT = 1_699_920_000.0
 HOUR = 3600.0
@@ -52,6 +53,10 @@ class Recorded:
         at = self.due_at or 0.0
         return {("a/small@acme", "here", "chat"): at, ("a/large@acme", "there", "chat"): at}
 
+    async def last_words(self, since: float, location: str) -> dict[tuple[str, str], LastWords]:
+        self.since["words"] = since
+        return {}
+
 
 async def resumed(clock: FakeClock, history: Any) -> Dispatcher:
     settings: Settings = parse_settings(YAML, Path("monitor.yaml"))
@@ -60,9 +65,10 @@ async def resumed(clock: FakeClock, history: Any) -> Dispatcher:
     def heard(report: ProbeReport) -> None:
         raise AssertionError(report)
 
-    dispatcher = await resume(
+    taken_up = await resume(
         settings, clock, history, prober.probe, prober.cut_off, heard, SelfMetrics("test"), history.due_at
     )
+    dispatcher = taken_up.dispatcher
     dispatcher.set_catalog(settings.catalog, settings.probing)
     return dispatcher
 
@@ -80,7 +86,7 @@ async def test_the_days_spending_is_that_of_the_schedules_day_and_not_of_the_wal
 async def test_a_usual_restart_asks_since_this_mornings_midnight_and_counts_what_it_missed() -> None:
     history = Recorded(MIDNIGHT + 5 * HOUR)
     dispatcher = await resumed(FakeClock(now=MIDNIGHT + 6 * HOUR), history)
-    assert history.since == {"spent": MIDNIGHT, "mean": MIDNIGHT + 4 * HOUR}
+    assert history.since == {"spent": MIDNIGHT, "mean": MIDNIGHT + 4 * HOUR, "words": MIDNIGHT + 4.5 * HOUR}
     assert dispatcher.gate.budget.used_ratio(dispatcher.schedule.utc_now()) == 0.05
     assert dispatcher.skipped == {"missed": 60}, "the other endpoint was never probed from here"
 

@@ -1,5 +1,5 @@
-"""Many rows as one row of text: the database writes it in one step, outside the interpreter's lock. To fetch them one by
-one takes that lock for each, and waits for whoever has it.
+"""Many rows as one row of text, which the database writes in one step, outside the interpreter's lock. Row by row that
+lock is taken for each, and whoever has it is waited for.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from sqlalchemy import Row, Select, String, Subquery, cast, func, select
+from sqlalchemy import Select, String, Subquery, cast, func, select
 
 from monitor.health.columns import Ints
 
@@ -20,9 +20,10 @@ class PackedRows:
     """The one row that `packing` gives: how many there are, the last column in JSON, and each of the others as numbers
     with commas between them. All but the first are None where there are no rows."""
 
-    def __init__(self, row: Row[Any]) -> None:
-        self._numbers: Sequence[str]
-        self.rows, self._last_column, *self._numbers = row
+    def __init__(self, row: Sequence[Any]) -> None:
+        self.rows: int = row[0]
+        self._last_column: str = row[1]
+        self._numbers: Sequence[str] = row[2:]
 
     def last(self, columns: int) -> tuple[int, ...]:
         """The first so many columns of the last row."""

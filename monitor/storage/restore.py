@@ -23,6 +23,7 @@ from monitor.observation import CHAT, Observation
 from monitor.outcome import Group
 from monitor.slot import Era
 from monitor.storage.codec import DAY, HOUR
+from monitor.storage.eras import RecordedEras
 from monitor.storage.history import History, Step
 from monitor.storage.names import Place
 from monitor.storage.tail import Tail, read_tail
@@ -43,13 +44,19 @@ async def still_open(history: History, now: float) -> list[Incident]:
 
 
 async def restore_board(
-    board: Board, history: History, now: float, incidents: list[Incident] | None = None, tail: Tail | None = None
+    board: Board,
+    history: History,
+    now: float,
+    incidents: list[Incident] | None = None,
+    tail: Tail | None = None,
+    eras: RecordedEras | None = None,
 ) -> list[Transition]:
     """Fill an empty board; the standings it comes to. Gives way to others every few milliseconds. `tail` spares reading
-    the raw rows that it holds."""
-    eras, kind_eras = await history.eras(), await history.kind_eras()
-    await board.take_eras(eras)
-    board.take_kind_eras(kind_eras)
+    the raw rows that it holds; `eras` are those that the board has been given already."""
+    if eras is None:
+        eras = RecordedEras(await history.eras(), await history.kind_eras())
+        await board.take_eras(eras.endpoints)
+        board.take_kind_eras(eras.kinds)
     restoration = board.restoration()
     restoration.take_incidents(await still_open(history, now) if incidents is None else incidents)
     rolled_until = await history.rolled_until()
@@ -84,7 +91,9 @@ async def restore_board(
         successes.add(others)
         restoration.take_tail(others)
         await asyncio.sleep(0)
-    await _restore_stamps(board, restoration, history, successes, now, {**_of_deciders(board, eras), **kind_eras})
+    await _restore_stamps(
+        board, restoration, history, successes, now, {**_of_deciders(board, eras.endpoints), **eras.kinds}
+    )
     return board.finish_restore()
 
 

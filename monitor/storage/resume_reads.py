@@ -4,9 +4,9 @@ closed, since a day of raw rows may be gigabytes."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 
 from monitor.observation import CHAT
 from monitor.outcome import OUTCOME_CODES, Group, Outcome, group_of
@@ -20,6 +20,8 @@ from monitor.storage.schema import MILLION, PICO
 from monitor.storage.spending import read_spent
 
 _ALIVE = [OUTCOME_CODES[outcome] for outcome in Outcome if group_of(outcome) is Group.OK]
+_FAULTS = [OUTCOME_CODES[outcome] for outcome in Outcome if group_of(outcome) is Group.PROVIDER_FAULT]
+_ACCOUNT = [OUTCOME_CODES[outcome] for outcome in Outcome if group_of(outcome) is Group.ACCOUNT]
 _ALIVE_NAMES = [outcome.value for outcome in Outcome if group_of(outcome) is Group.OK]
 
 _raw = schema.raw_observations.c
@@ -30,7 +32,45 @@ _MOST_SLOTS = 400
 _KEYS_A_READ = 500
 
 
+class LastWords(NamedTuple):
+    """When probes of one kind of an endpoint were due, in UTC seconds: the last that succeeded, the last whose failure
+    was the provider's, the last that our account was refused; -inf for none."""
+
+    succeeded_at: float
+    failed_at: float
+    refused_at: float
+
+    @property
+    def is_well(self) -> bool:
+        return self.succeeded_at > max(self.failed_at, self.refused_at)
+
+    @property
+    def is_refused(self) -> bool:
+        return self.refused_at > self.succeeded_at
+
+
 class ResumeReads(Reader):
+    async def last_words(self, since: float, location: str) -> dict[tuple[str, str], LastWords]:
+        """Of each (endpoint, kind), as seen from a location, what was due at `since` or later."""
+        async with self._database.read() as connection:
+            conditions = await self._conditions(connection, None, None, None, location)
+            if conditions is None:
+                return {}
+            lasts = [func.max(case((_raw.outcome.in_(codes), _raw.due_ms))) for codes in (_ALIVE, _FAULTS, _ACCOUNT)]
+            query = (
+                select(_raw.endpoint_id, _raw.kind_id, *lasts)
+                .where(_raw.due_ms >= round(since * 1000), *conditions)
+                .group_by(_raw.endpoint_id, _raw.kind_id)
+            )
+            rows = (await connection.execute(query)).all()
+            await self._know_all(connection)
+        return {
+            (self._endpoints[endpoint], self._kinds[kind]): LastWords(
+                *(float("-inf") if due_ms is None else due_ms / 1000 for due_ms in dues)
+            )
+            for endpoint, kind, *dues in rows
+        }
+
     async def spent_since(self, at: float, location: str | None = None) -> float:
         """USD that probes, rechecks too, have cost which started or were due at `at` or later. Slots go by a clock that
         may be ahead of the wall, and what is spent on its day is spent."""
