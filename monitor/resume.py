@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from monitor.clock import Clock, suspended_seconds
-from monitor.health.spans import RING_SECONDS
+from monitor.observation import CHAT
 from monitor.probing.report import ProbeReport, Turn
 from monitor.scheduling.budget import DAY_SECONDS, Budget
 from monitor.scheduling.claims import EVERYTHING, Claims
@@ -25,8 +25,9 @@ _LEARNING_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """`last_probes`: when the last scheduled probe of each place was due, in UTC seconds, of those of the day before.
-    `well`: endpoints whose last word, within half an hour, was an answer, and when that was due."""
+    """`last_probes`: when the last scheduled probe of each place was due, in UTC seconds, of those of the day before; none
+    where all are chat and all were seen lately. `well`: endpoints whose last word of the last hour was an answer, and
+    when that was due."""
 
     dispatcher: Dispatcher
     last_probes: Mapping[Place, float]
@@ -51,23 +52,26 @@ async def resume(
     now = schedule.utc_now()
     recent = now if last_due_at is None else last_due_at
     endpoints = settings.catalog.endpoints
-    # Beside one another: each is a walk through an hour of rows, which the database takes off the loop.
-    mean_costs, spent_usd, places, words = await asyncio.gather(
-        history.mean_costs(recent - _LEARNING_SECONDS, location),
+    # Beside one another: the database walks through an hour of rows for each, off the loop.
+    lanes, spent_usd = await asyncio.gather(
+        history.recent_lanes(recent - _LEARNING_SECONDS, location),
         history.spent_since(now // DAY_SECONDS * DAY_SECONDS, location),
-        history.last_probes(recent - DAY_SECONDS),
-        history.last_words(recent - RING_SECONDS, location),
     )
+    places: dict[Place, float] = {}
+    if any(each.probes for each in endpoints.values()) or any((name, CHAT) not in lanes for name in endpoints):
+        places = await history.last_probes(recent - DAY_SECONDS)
+    known = {(name, kind): lane for (name, kind), lane in lanes.items() if name in endpoints}
+    mean_costs = {endpoints[name].lane(kind): lane.mean_cost_usd for (name, kind), lane in known.items()}
     budget = Budget(
         settings.probing.budget_usd_per_day,
         now,
         spent_usd,
-        {endpoints[name].lane(kind): usd for (name, kind), usd in mean_costs.items() if name in endpoints},
+        {lane: usd for lane, usd in mean_costs.items() if usd is not None},
     )
     gate = Gate(budget)
-    deciding = {name: its for (name, kind), its in words.items() if name in endpoints and kind == endpoints[name].kind}
-    for name, its in deciding.items():
-        if its.is_refused:
+    deciding = {name: lane for (name, kind), lane in known.items() if kind == endpoints[name].kind}
+    for name, lane in deciding.items():
+        if lane.is_refused:
             gate.set_unusable(name, True)
     dispatcher = Dispatcher(
         clock,
@@ -77,10 +81,9 @@ async def resume(
         gate,
         schedule=schedule,
         last_due_at=last_due_at,
-        probed_before={
-            endpoints[name].lane(kind) for name, where, kind in places if where == location and name in endpoints
-        },
+        probed_before=mean_costs.keys()
+        | {endpoints[name].lane(kind) for name, where, kind in places if where == location and name in endpoints},
         cut_off=cut_off,
         claims=claims,
     )
-    return Resumed(dispatcher, places, {name: its.succeeded_at for name, its in deciding.items() if its.is_well})
+    return Resumed(dispatcher, places, {name: lane.succeeded_at for name, lane in deciding.items() if lane.is_well})

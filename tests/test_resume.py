@@ -13,7 +13,7 @@ from monitor.resume import resume
 from monitor.scheduling.dispatcher import Dispatcher
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings, parse_settings
-from monitor.storage.resume_reads import LastWords
+from monitor.storage.resume_reads import RecentLane
 
 MIDNIGHT = 1_699_920_000.0
 HOUR = 3600.0
@@ -45,17 +45,14 @@ class Recorded:
         self.since["spent"] = at
         return 0.0 if self.due_at is None else max(self.due_at - at, 0.0) / HOUR / 100
 
-    async def mean_costs(self, since: float, location: str) -> dict[tuple[str, str], float]:
+    async def recent_lanes(self, since: float, location: str) -> dict[tuple[str, str], RecentLane]:
         self.since["mean"] = since
-        return {("a/small@acme", "chat"): self.mean, ("a/gone@acme", "chat"): 1.0}
+        dear = RecentLane(cost_pusd=10**12, priced=1)
+        return {("a/small@acme", "chat"): RecentLane(round(self.mean * 1e12), 1), ("a/gone@acme", "chat"): dear}
 
     async def last_probes(self, since: float) -> dict[tuple[str, str, str], float]:
         at = self.due_at or 0.0
         return {("a/small@acme", "here", "chat"): at, ("a/large@acme", "there", "chat"): at}
-
-    async def last_words(self, since: float, location: str) -> dict[tuple[str, str], LastWords]:
-        self.since["words"] = since
-        return {}
 
 
 async def resumed(clock: FakeClock, history: Any) -> Dispatcher:
@@ -86,7 +83,7 @@ async def test_the_days_spending_is_that_of_the_schedules_day_and_not_of_the_wal
 async def test_a_usual_restart_asks_since_this_mornings_midnight_and_counts_what_it_missed() -> None:
     history = Recorded(MIDNIGHT + 5 * HOUR)
     dispatcher = await resumed(FakeClock(now=MIDNIGHT + 6 * HOUR), history)
-    assert history.since == {"spent": MIDNIGHT, "mean": MIDNIGHT + 4 * HOUR, "words": MIDNIGHT + 4.5 * HOUR}
+    assert history.since == {"spent": MIDNIGHT, "mean": MIDNIGHT + 4 * HOUR}
     assert dispatcher.gate.budget.used_ratio(dispatcher.schedule.utc_now()) == 0.05
     assert dispatcher.skipped == {"missed": 60}, "the other endpoint was never probed from here"
 

@@ -33,7 +33,6 @@ _SLOW_SECONDS = 0.1
 _raw = schema.raw_observations.c
 _KEY = (_raw.due_ms, _raw.endpoint_id, _raw.location_id, _raw.kind_id, _raw.recheck)
 _COLUMNS_A_READ = 20_000  # rows of columns in one transaction: some 35 ms of the database's, 5 ms of the loop's
-_COLUMNS_A_TURN = 5000
 _PAGES_AHEAD = 2
 _COLUMNS = (
     _raw.delay_us,
@@ -108,10 +107,8 @@ class RawReads(Reader):
                     await self._know_all(connection)
                 self._number_places(ids, place_of, places)
             own = np.array([place_of[id_] for id_ in ids.tolist()], dtype=np.int64)[place]
-            for start in range(0, packed.rows, _COLUMNS_A_TURN):
-                some = slice(start, start + _COLUMNS_A_TURN)
-                yield _as_columns(places, own[some], [each[some] for each in numbers], details[some])
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            yield _as_columns(places, own, numbers, details)
 
     async def _packed_pages(self, page: Select[Any], first_ms: int) -> AsyncIterator[PackedRows]:
         """What `page` gives of everything that was due at `first_ms` or later, by the ten thousand."""

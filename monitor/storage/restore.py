@@ -32,6 +32,7 @@ from monitor.storage.window_sums import note_alive, sums_on_record
 _ROWS_A_TURN = 250  # rollup rows between two turns of the event loop: some 3 ms
 _SUMS_A_TURN = 100  # which have more bins
 _OTHERS_A_TURN = 250
+_COLUMNS_A_TURN = 5000
 
 
 async def still_open(history: History, now: float) -> list[Incident]:
@@ -82,7 +83,9 @@ async def restore_board(
         tail = await read_tail(history, ranges.tail_since)
     async for columns in tail.columns(ranges.tail_since):
         successes.add_columns(columns)
-        restoration.take_columns(columns)
+        for some in columns.parts(_COLUMNS_A_TURN):
+            restoration.take_columns(some)
+            await asyncio.sleep(0)
     successes.end_columns()
     for _ in restoration.retell():
         await asyncio.sleep(0)
@@ -111,7 +114,9 @@ async def renewed_windows(board: Board, history: History, now: float) -> Windows
         (windows.restore_days if width == DAY else windows.restore_hours)(rows)
         await asyncio.sleep(0)
     async for columns in history.chat_columns(ranges.tail_since):
-        windows.restore_columns(columns, now)
+        for some in columns.parts(_COLUMNS_A_TURN):
+            windows.restore_columns(some, now)
+            await asyncio.sleep(0)
     for _ in windows.fill_rings():
         await asyncio.sleep(0)
     async for observations in history.other_kinds_tail(ranges.tail_since):
