@@ -25,7 +25,7 @@ _LEARNING_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """`last_probes`: when the last scheduled probe of each place was due, in UTC seconds, of those of the day before; none
+    """`last_probes`: when the last scheduled probe of each place was due, in UTC seconds, of the day before; none
     where all are chat and all were seen lately. `well`: endpoints whose last word of the last hour was an answer, and
     when that was due."""
 
