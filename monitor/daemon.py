@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 from aiohttp import web
 
-from monitor import __version__
+from monitor import __version__, memory
 from monitor.building import build_rooms
 from monitor.clock import Clock, SystemClock
 from monitor.descriptors import provide_descriptors
@@ -222,9 +222,10 @@ class Daemon:
     async def _show(self) -> None:
         """What is restored, to everybody; and keep it."""
         rooms = self.rooms
-        await rooms.board.refresh()
-        rooms.progress.windows_restored = True
-        await self._app[ROOM].refresh()  # ready means that there is something to see
+        with memory.undisturbed():
+            await rooms.board.refresh()
+            rooms.progress.windows_restored = True
+            await self._app[ROOM].refresh()  # ready means that there is something to see
         rooms.remember_who_was_well(self.settings.location, self.clock.now())
         for view in rooms.board.views():
             if not view.usable and view.location == self.settings.location:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -33,6 +33,7 @@ _ROWS_A_TURN = 250  # rollup rows between two turns of the event loop: some 3 ms
 _SUMS_A_TURN = 100  # which have more bins
 _OTHERS_A_TURN = 250
 _COLUMNS_A_TURN = 5000
+_STAMPS_A_TURN = 2500
 
 
 async def still_open(history: History, now: float) -> list[Incident]:
@@ -63,7 +64,8 @@ async def restore_board(
     rolled_until = await history.rolled_until()
     ranges = restoration.ranges(rolled_until, rolled_until // DAY * DAY, await sums_on_record(history))
     successes = _Successes()
-    for window in ranges.sums:
+    # The longest first: it has the widest spread of bins, and what is wider than all before moves everything.
+    for window in sorted(ranges.sums, key=LONG_WINDOWS.__getitem__, reverse=True):
         async for rows, alive in history.sum_rows(LONG_WINDOWS[window]):
             successes.add_sums(rows, alive)
             for part in rows.parts(_SUMS_A_TURN):
@@ -86,7 +88,8 @@ async def restore_board(
         for some in columns.parts(_COLUMNS_A_TURN):
             restoration.take_columns(some)
             await asyncio.sleep(0)
-    successes.end_columns()
+    for _ in successes.end_columns():
+        await asyncio.sleep(0)
     for _ in restoration.retell():
         await asyncio.sleep(0)
     for start in range(0, len(tail.others), _OTHERS_A_TURN):
@@ -159,10 +162,12 @@ class _Successes:
     def add_columns(self, columns: Columns) -> None:
         self._last_seen.add(columns, np.arange(len(columns)))
 
-    def end_columns(self) -> None:
-        for stamp in self._last_seen.stamps():
+    def end_columns(self) -> Iterator[None]:
+        for number, stamp in enumerate(self._last_seen.stamps()):
             if stamp.last_success_at is not None:
                 self._met((stamp.endpoint, stamp.location, CHAT), stamp.last_success_at)
+            if number % _STAMPS_A_TURN == 0:
+                yield
 
     def add(self, observations: Iterable[Observation]) -> None:
         for one in observations:
