@@ -51,12 +51,14 @@ class Housekeeping:
         self._on_transition = on_transition
         self._waiting: set[str] = set()  # chores that the database has kept from their work
         self._look_at_locations = look_at_locations
+        self.is_ticking = False
         self._chores = Chores(clock, rooms.dispatcher.tick)
         self._garbage = Garbage(clock)
 
     def start_ticking(self) -> None:
         """The schedule alone, while there is nothing restored to be kept."""
         self._chores.start()
+        self.is_ticking = True
 
     def start(self) -> None:
         chores = self._chores

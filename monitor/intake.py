@@ -8,6 +8,7 @@ of what was before. Rows that are committed meanwhile are found by the restore.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ class Intake:
         self.rooms: Rooms | None = None
         self._clock = clock
         self._is_recording = False
-        self._held: list[ProbeReport] | None = []  # what came in before the board was restored
+        self._held: dict[str, deque[ProbeReport]] | None = {}  # by lane: what came in before the board was restored
         self._held_shards: frozenset[int] = frozenset()
         self._unshown: set[ObservationKey] = set()  # went to the spill before anything was recorded
         self._settings_of = settings_of
@@ -56,17 +57,28 @@ class Intake:
 
     async def let_go(self) -> None:
         """The states are restored too: let what was held back move them, in slices."""
+        moved = 0
         while self._held:
-            held, self._held = self._held, []
-            newest = {report.turn.lane: number for number, report in enumerate(held)}
-            for number, report in enumerate(held):
+            lane, reports = self._held.popitem()
+            while reports:
+                report = reports.popleft()
                 # Soon after a failure a recheck is of use: not if something newer is known.
-                self._move(report, is_newest=newest[report.turn.lane] == number)
-                if number % _HELD_A_TURN == 0:
-                    await self._clock.sleep(0)
+                self._move(report, is_newest=not reports and lane not in self._held)
+                moved += 1
+            if moved >= _HELD_A_TURN:
+                moved = 0
+                await self._clock.sleep(0)
         self._held = None
         if self._held_shards:
             self.on_taken(self._held_shards)
+
+    def _hold(self, held: dict[str, deque[ProbeReport]], report: ProbeReport) -> None:
+        """Of a lane no more than a state is made of: a database may be away for hours in mid-restore."""
+        lane = report.turn.lane
+        if lane not in held:
+            rule = self._settings_of().state
+            held[lane] = deque(maxlen=2 * max(rule.down_of, rule.up_of))
+        held[lane].append(report)
 
     def on_report(self, report: ProbeReport) -> None:
         rooms, observation = self._open_rooms, report.observation
@@ -77,7 +89,7 @@ class Intake:
         if self._held is None:
             self._move(report)
         else:
-            self._held.append(report)
+            self._hold(self._held, report)
 
     def _move(self, report: ProbeReport, *, is_newest: bool = True) -> None:
         """States, and what follows from them."""

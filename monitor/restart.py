@@ -28,8 +28,8 @@ _TOLD_A_TURN = 250
 
 
 class Restart:
-    """`begun_at`: when probing began, in UTC seconds. `show(board)` makes it the one that is served. Once
-    `should_exit` is set an attempt is cut short, and nothing is restored."""
+    """`show(board)` makes it the one that is served. Once `should_exit` is set an attempt is cut short, and nothing is
+    restored."""
 
     def __init__(
         self,
@@ -38,7 +38,6 @@ class Restart:
         clock: Clock,
         intake: Intake,
         should_exit: asyncio.Event,
-        begun_at: float,
         show: Callable[[Board], None],
     ) -> None:
         self._rooms = rooms
@@ -46,7 +45,7 @@ class Restart:
         self._clock = clock
         self._intake = intake
         self._should_exit = should_exit
-        self._begun_at = begun_at
+        self._begun_at = clock.now()
         self._show = show
         self._is_first = True
 

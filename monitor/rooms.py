@@ -26,7 +26,8 @@ from monitor.web.ports import Check
 
 OPENING = "the database is being opened"
 WAITING = "the database does not answer yet: /readyz says why"
-RESTORING = "windows are being restored, and probing has begun"
+RESTORING = "windows are being restored"
+PROBING_MEANWHILE = f"{RESTORING}, and probing has begun"
 
 
 @dataclass(slots=True)

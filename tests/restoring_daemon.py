@@ -9,6 +9,7 @@ from typing import Any
 
 from daemon_stage import until
 
+import monitor.daemon
 import monitor.restart
 from monitor.daemon import Daemon
 from monitor.settings import load_settings
@@ -20,6 +21,7 @@ async def never(*_what: Any) -> None:
 
 async def live(path: Path) -> None:
     monitor.restart.restore_board = never  # type: ignore[assignment]
+    monitor.daemon.HEAD_START_SECONDS = 0.0
     settings = load_settings(path)
     daemon = Daemon(settings, lambda: settings)
     life = asyncio.create_task(daemon.run())
