@@ -122,7 +122,6 @@ class Daemon:
         await self._serve()
         await self._opening.insist(self._move_in)
         await self._restore_and_probe()
-        await self._show()
         catalog = self.settings.catalog
         log.info(
             "ready listen=http://%s/ endpoints=%d models=%d providers=%d location=%s database=%s",
@@ -152,7 +151,7 @@ class Daemon:
         self._notifier.status("opening the database")
 
     async def _move_in(self) -> None:
-        """Open the database, build every room upon it and restore what it knows: all of it, or nothing is left."""
+        """Open the database and build every room upon it: all of it, or nothing is left."""
         listen = address_text(self.settings.listen_host, self.settings.listen_port)
         database = await Database.open(self.settings.database, self.clock, listen=listen)
         writer = Writer(database, self.clock, self.metrics, self._intake.on_committed, self._intake.on_spilled)
@@ -210,7 +209,7 @@ class Daemon:
             rooms, self.settings, self.clock, self._intake, self.should_exit,
             lambda board: self._app[ROOM].furnish(board, rooms.history),
         )  # fmt: skip
-        restoring = asyncio.create_task(self._opening.insist(restart.attempt))
+        restoring = asyncio.create_task(self._bring_back(restart))
         try:
             await first_of(asyncio.wait({restoring}), self.clock.sleep(HEAD_START_SECONDS))
             if restoring.done():
@@ -232,9 +231,10 @@ class Daemon:
         self.housekeeping.start_ticking()
         self._progress.waiting_for = PROBING_MEANWHILE
 
-    async def _show(self) -> None:
-        """What is restored, to everybody; and keep it."""
+    async def _bring_back(self, restart: Restart) -> None:
+        """What the last process knew; to be seen by everybody, and kept."""
         rooms = self.rooms
+        await self._opening.insist(restart.attempt)
         with memory.undisturbed():
             await rooms.board.refresh()
             rooms.progress.windows_restored = True
