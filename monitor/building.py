@@ -9,6 +9,7 @@ from monitor.intake import Intake
 from monitor.probing.probe import Prober
 from monitor.probing.redaction import Redactor
 from monitor.probing.resolver import Resolver
+from monitor.recall import Recall
 from monitor.resume import resume
 from monitor.rooms import Progress, Rooms
 from monitor.self_metrics import SelfMetrics
@@ -24,6 +25,7 @@ from monitor.suspicion.suspicion import Suspicion
 
 async def build_rooms(
     database: Database,
+    writer: Writer,
     settings: Settings,
     clock: Clock,
     metrics: SelfMetrics,
@@ -32,22 +34,21 @@ async def build_rooms(
     progress: Progress,
     address: str,
 ) -> Rooms:
-    """Nothing runs yet, and nothing is restored. `address` is where this monitor listens, as others are told it."""
-    history = History(database)
-    writer = Writer(database, clock, metrics, intake.on_committed, intake.on_spilled)
+    """Nothing runs yet but the writer, and nothing is restored. `address` is where this monitor listens, as others are
+    told it."""
+    history, recall = History(database), Recall(database)
     board = Board(settings, clock)
     resolver = Resolver(clock)
-    prober = Prober(settings.probing, settings.location, clock, redactor, board.worked_before, resolver=resolver)
+    prober = Prober(settings.probing, settings.location, clock, redactor, recall.worked_before, resolver=resolver)
     suspicion = Suspicion(prober.probe, resolver, clock, metrics, intake.on_own_outage)
     suspicion.configure(settings.probing.canaries)
     last_due_at = await history.last_due_at(settings.location)
     sharing = await sharing_of(database, settings.location, address, clock, metrics)
-    dispatcher = await resume(
-        settings, clock, history, suspicion.probe, prober.cut_off, intake.on_report, metrics, last_due_at,
-        lambda probes: board.kinds.restore_probes(probes.items()),
-        sharing.claims,
+    resumed = await resume(
+        settings, clock, history, recall.around(suspicion.probe), prober.cut_off, intake.on_report, metrics,
+        last_due_at, sharing.claims,
     )  # fmt: skip
-    sharing.use(Hands(dispatcher, writer, intake.take_in, intake.on_taken))
+    sharing.use(Hands(resumed.dispatcher, writer, intake.take_in, intake.on_taken))
     progress.of_sharing = sharing.checks
     progress.moved_in(database, writer, lambda: suspicion.reason)
     return Rooms(
@@ -57,10 +58,13 @@ async def build_rooms(
         board=board,
         prober=prober,
         suspicion=suspicion,
-        dispatcher=dispatcher,
-        chronicle=Chronicle(writer, database.names, lambda: sharing.life),
+        dispatcher=resumed.dispatcher,
+        chronicle=Chronicle(writer, database.names, lambda: sharing.life, is_begun=False),
         progress=progress,
         incident_log=IncidentLog(writer.submit, database.names),
         sharing=sharing,
+        recall=recall,
         last_due_at=last_due_at,
+        last_probes=resumed.last_probes,
+        well=resumed.well,
     )

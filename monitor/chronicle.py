@@ -24,7 +24,14 @@ class Chronicle:
     """`own_outage` when one begins or ends; `write` every few seconds. `life_of()` is the number of this monitor's life
     among others, None without any. Use from one loop."""
 
-    def __init__(self, writer: Writer, names: Names, life_of: Callable[[], int | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        names: Names,
+        life_of: Callable[[], int | None] = lambda: None,
+        *,
+        is_begun: bool = True,
+    ) -> None:
         self._writer = writer
         self._names = names
         self._life_of = life_of
@@ -33,6 +40,7 @@ class Chronicle:
         self._lasting: dict[tuple[str, str, float], tuple[OwnOutage, int | None]] = {}  # on record, and in which life
         self._writing = asyncio.Lock()
         self._is_failing = False
+        self._is_begun = is_begun
 
     @property
     def waiting(self) -> int:
@@ -49,7 +57,9 @@ class Chronicle:
 
     async def write(self) -> None:
         """Write what waits, oldest first; what the database does not take goes on waiting. What outlives the life in
-        which it was written ended with that for all others: it is written anew."""
+        which it was written ended with that for all others: it is written anew. Nothing before `begin`."""
+        if not self._is_begun:
+            return
         async with self._writing:
             life = self._life_of()
             for key, (outage, author) in self._lasting.items():
@@ -81,6 +91,10 @@ class Chronicle:
             )
         except StorageError as error:
             log.error("location_suspect_not_written location=%s error=%s", location, error)
+
+    def begin(self) -> None:
+        """What former processes left open is closed: from now on an outage that lasts is our own."""
+        self._is_begun = True
 
     async def close_left_open(self, location: str, last_seen_at: float | None) -> None:
         """Outages of our own that a crash left open end where we were last seen."""

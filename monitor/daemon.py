@@ -1,6 +1,6 @@
 """One process's life: startup, main loop, drain, shutdown. With `building` the one place that knows every room.
 
-serve (503) -> open the database -> build the rooms -> restore -> probe -> ready
+serve (503) -> open the database -> build the rooms -> probe -> restore meanwhile -> ready
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from monitor import __version__, memory
 from monitor.building import build_rooms
 from monitor.clock import Clock, SystemClock
 from monitor.descriptors import provide_descriptors
-from monitor.health.state import Transition
 from monitor.housekeeping import Housekeeping
 from monitor.intake import Intake
 from monitor.learning import learn_secrets
@@ -26,7 +25,8 @@ from monitor.opening import Opening, check_not_held
 from monitor.probing.redaction import Redactor
 from monitor.reclassification import reclassify_here, relive_rewritten
 from monitor.reload import Reloader
-from monitor.rooms import RESTORING, Progress, Rooms
+from monitor.restart import Restart
+from monitor.rooms import PROBING_MEANWHILE, RESTORING, Progress, Rooms
 from monitor.scheduling.lag import LagSampler
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
@@ -34,13 +34,11 @@ from monitor.signals import handled_signals
 from monitor.storage.database import Database
 from monitor.storage.eras import adopt_catalog
 from monitor.storage.errors import StorageError, WriterClosed
-from monitor.storage.hour_turn import close_hours
 from monitor.storage.reclassify import Reclassified
-from monitor.storage.restore import restore_board, still_open
 from monitor.storage.writer import Writer
 from monitor.survey import Survey
 from monitor.systemd import Notifier
-from monitor.tasks import Tasks, unless
+from monitor.tasks import Tasks, first_of, unless
 from monitor.telling import tell_unusable
 from monitor.web.app import create_app
 from monitor.web.errors import Unavailable
@@ -50,6 +48,9 @@ from monitor.web.room import ROOM
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 20.0  # less than TimeoutStopSec of the unit
+# How long a restore has the loop to itself. Thirty days of 10,000 endpoints take four seconds alone, and eight beside
+# the probes: as long as that every figure is missing.
+HEAD_START_SECONDS = 5.0
 
 
 class DaemonError(Exception):
@@ -83,7 +84,7 @@ class Daemon:
         self._redactor = redactor or Redactor(())
         self._reloader = Reloader(load, lambda: self.settings, self._adopt, self.metrics, self.clock)
         self._tasks = Tasks(on_death=self.should_exit.set)
-        self._intake = Intake(lambda: self.rooms, lambda: self.settings, self._tasks, self.clock)
+        self._intake = Intake(lambda: self.settings, self._tasks, self.clock)
         self._opening = Opening(self.clock, self._notifier, self.metrics)
         self._progress = Progress(self._opening.trouble)
         self._housekeeping: Housekeeping | None = None
@@ -120,8 +121,7 @@ class Daemon:
         await learn_secrets(self.settings, self._redactor)
         await self._serve()
         await self._opening.insist(self._move_in)
-        await self._start_probing()
-        memory.settle()
+        await self._restore_and_probe()
         catalog = self.settings.catalog
         log.info(
             "ready listen=http://%s/ endpoints=%d models=%d providers=%d location=%s database=%s",
@@ -151,14 +151,19 @@ class Daemon:
         self._notifier.status("opening the database")
 
     async def _move_in(self) -> None:
-        """Open the database, build every room upon it and restore what it knows: all of it, or nothing is left."""
+        """Open the database and build every room upon it: all of it, or nothing is left."""
         listen = address_text(self.settings.listen_host, self.settings.listen_port)
         database = await Database.open(self.settings.database, self.clock, listen=listen)
+        writer = Writer(database, self.clock, self.metrics, self._intake.on_committed, self._intake.on_spilled)
+        writer.is_following = database.is_shared
         try:
+            # It reads the raw tail before it writes anything: beside what is read of the schedule.
+            self._tasks.pillar("writer", writer.run())
             rooms = self._rooms = await build_rooms(
-                database, self.settings, self.clock, self.metrics, self._redactor, self._intake, self._progress,
-                self.address,
+                database, writer, self.settings, self.clock, self.metrics, self._redactor, self._intake,
+                self._progress, self.address,
             )  # fmt: skip
+            self._intake.rooms = rooms
             self._housekeeping = Housekeeping(
                 rooms, self.clock, lambda: self.settings, self._notifier, self._intake.on_transition,
                 Survey(rooms, self.metrics, self.clock, lambda: self.settings).look,
@@ -166,29 +171,26 @@ class Daemon:
                     rooms, self.settings, self.clock, self._intake.on_transition, self._intake.write_incidents
                 ),
             )  # fmt: skip
-            self._tasks.pillar("writer", rooms.writer.run())
             self._app[ROOM].furnish(rooms.board, rooms.history)
             await self._make_up_a_past()
-            self._progress.waiting_for = RESTORING
-            await self._restore()
         except StorageError:
-            await self._move_out(database)
+            await self._move_out(database, writer)
             raise
         except BaseException:
             if self._rooms is None:
-                await database.close()
+                async with AsyncExitStack() as last_first:
+                    last_first.push_async_callback(database.close)
+                    last_first.push_async_callback(self._tasks.cancel)
             raise
 
-    async def _move_out(self, database: Database) -> None:
-        rooms, self._rooms, self._housekeeping = self._rooms, None, None
-        self._intake.is_recording = False
+    async def _move_out(self, database: Database, writer: Writer) -> None:
+        self._rooms = self._housekeeping = self._intake.rooms = None
         self._progress.moved_out()
         self._app[ROOM].furnish(None, None)
         async with AsyncExitStack() as last_first:  # a signal may cut any of it short
             last_first.push_async_callback(database.close)
             last_first.push_async_callback(self._tasks.cancel)
-            if rooms is not None:
-                await rooms.writer.close()
+            await writer.close()
 
     async def _make_up_a_past(self) -> None:
         if self._before_start is None:
@@ -201,60 +203,50 @@ class Daemon:
             raise DaemonError(f"the past could not be made up: {error}") from error
         self._before_start = None
 
-    async def _restore(self) -> None:
-        """Windows, states and incidents as they were, from rollups and the raw tail."""
+    async def _restore_and_probe(self) -> None:
+        """The restore goes first, for a while: then beside it."""
         rooms = self.rooms
-        await self._record_catalog(self.settings)
-        await close_hours(rooms.writer, self.clock.now(), rooms.sharing)
-        if rooms.sharing.is_alone:
-            await rooms.chronicle.close_left_open(self.settings.location, rooms.last_due_at)
-        self._intake.write_incidents(rooms.ledger.take_up(await still_open(rooms.history, self.clock.now())))
-        self._intake.write_incidents(rooms.ledger.close_unwatched(rooms.board.is_watched, self.clock.now()))
-        incidents = list(rooms.ledger.still_open.values())
-
-        async def restore() -> list[Transition] | None:
-            # In the writer's task: no row may be committed between what is read here and what is recorded after.
-            async with rooms.database.one_view():
-                await rooms.sharing.begin_following()
-                return await unless(
-                    self.should_exit,
-                    restore_board(rooms.board, rooms.history, self.clock.now(), incidents, rooms.writer.tail),
-                )
-
-        def from_now_on(_standings: object) -> None:
-            self._intake.is_recording = True
-            rooms.writer.tail = None
-
-        for transition in await rooms.writer.stand_still(restore, from_now_on) or ():
-            self._intake.on_transition(transition)
-        await rooms.board.refresh()
-        rooms.progress.windows_restored = True
-        await self._app[ROOM].refresh()  # ready means that there is something to see
-
-    async def _record_catalog(self, settings: Settings) -> None:
-        """Which cadence is in force from now on, for coverage; and the same to the board."""
-        rooms = self.rooms
-        now = self.clock.now()
-        eras = await rooms.writer.submit(
-            lambda connection: adopt_catalog(rooms.database, connection, settings.location, settings.catalog, now)
-        )
-        await rooms.board.take_eras(eras.endpoints)
-        rooms.board.take_kind_eras(eras.kinds)
-        rooms.progress.catalog_loaded = True
+        rooms.dispatcher.set_catalog(self.settings.catalog, self.settings.probing)
+        self._progress.waiting_for = RESTORING
+        restart = Restart(
+            rooms, self.settings, self.clock, self._intake, self.should_exit,
+            lambda board: self._app[ROOM].furnish(board, rooms.history),
+        )  # fmt: skip
+        restoring = asyncio.create_task(self._bring_back(restart))
+        try:
+            await first_of(asyncio.wait({restoring}), self.clock.sleep(HEAD_START_SECONDS))
+            if restoring.done():
+                restoring.result()
+            await self._start_probing()
+            await restoring
+        finally:
+            restoring.cancel()
+            await asyncio.wait({restoring})
 
     async def _start_probing(self) -> None:
+        """With what is known of the schedule; what the probes find waits for the restore."""
         rooms = self.rooms
         await rooms.prober.start()
-        rooms.recall_who_was_well(self.settings.location, self.clock.now())
+        rooms.remember_who_answered(self.settings.catalog, self.clock.now())
         rooms.suspicion.start()
-        rooms.dispatcher.set_catalog(self.settings.catalog, self.settings.probing)
-        rooms.board.interval_of = rooms.dispatcher.interval_seconds
+        await rooms.sharing.start()
+        self._tasks.pillar("lag", LagSampler(self.clock, self.metrics).run())
+        self.housekeeping.start_ticking()
+        self._progress.waiting_for = PROBING_MEANWHILE
+
+    async def _bring_back(self, restart: Restart) -> None:
+        """What the last process knew; to be seen by everybody, and kept."""
+        rooms = self.rooms
+        await self._opening.insist(restart.attempt)
+        with memory.undisturbed():
+            await rooms.board.refresh()
+            rooms.progress.windows_restored = True
+            await self._app[ROOM].refresh()  # ready means that there is something to see
+        rooms.remember_who_was_well(self.settings.location, self.clock.now())
         for view in rooms.board.views():
             if not view.usable and view.location == self.settings.location:
                 rooms.dispatcher.set_unusable(view.endpoint.id, True)
                 tell_unusable(view.endpoint.id, view.location, view.unusable_cause)
-        await rooms.sharing.start()
-        self._tasks.pillar("lag", LagSampler(self.clock, self.metrics).run())
         self.housekeeping.start()
 
     # --- what is asked for
@@ -298,6 +290,16 @@ class Daemon:
             return await self._reloader.reload()
         finally:
             self._notifier.ready(f"probing {len(self.settings.catalog.endpoints)} endpoints")
+
+    async def _record_catalog(self, settings: Settings) -> None:
+        """Which cadence is in force from now on, for coverage; and the same to the board."""
+        rooms = self.rooms
+        now = self.clock.now()
+        eras = await rooms.writer.submit(
+            lambda connection: adopt_catalog(rooms.database, connection, settings.location, settings.catalog, now)
+        )
+        await rooms.board.take_eras(eras.endpoints)
+        rooms.board.take_kind_eras(eras.kinds)
 
     async def _adopt(self, settings: Settings) -> None:
         rooms = self.rooms

@@ -53,8 +53,14 @@ class Housekeeping:
         self._waiting: set[str] = set()  # chores that the database has kept from their work
         self._look_at_locations = look_at_locations
         self._relive = relive
+        self.is_ticking = False
         self._chores = Chores(clock, rooms.dispatcher.tick)
         self._garbage = Garbage(clock)
+
+    def start_ticking(self) -> None:
+        """The schedule alone, while there is nothing restored to be kept."""
+        self._chores.start()
+        self.is_ticking = True
 
     def start(self) -> None:
         chores = self._chores
@@ -71,7 +77,6 @@ class Housekeeping:
         beat = watchdog_interval_seconds()
         if beat is not None:
             chores.add("watchdog", beat, self._watchdog)
-        chores.start()
 
     async def stop(self, seconds: float) -> None:
         """Let what is being done come to its end, for so long at most."""

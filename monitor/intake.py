@@ -1,11 +1,15 @@
 """What comes into a running monitor, and where it goes.
 
 report -> board.observe (state) -> writer.put -> committed -> board.record (windows) -> views -> metrics and API
+
+Until the board is restored, reports go to the writer alone, and what they mean for states is held back: a state is made
+of what was before. Rows that are committed meanwhile are found by the restore.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
@@ -30,44 +34,90 @@ log = logging.getLogger(__name__)
 _AGAIN_SECONDS = 1.0
 
 
-class Intake:
-    """Use from one loop."""
+# Reports between two turns of the event loop: some 3 ms.
+_HELD_A_TURN = 50
 
-    def __init__(
-        self, rooms_of: Callable[[], Rooms], settings_of: Callable[[], Settings], tasks: Tasks, clock: Clock
-    ) -> None:
+
+class Intake:
+    """`rooms` from when they are built: nothing is reported before, and what is committed then is found by the restore.
+    Use from one loop."""
+
+    def __init__(self, settings_of: Callable[[], Settings], tasks: Tasks, clock: Clock) -> None:
+        self.rooms: Rooms | None = None
         self._clock = clock
-        self.is_recording = False  # what is committed before the restore is found by it
-        self._rooms_of = rooms_of
+        self._is_recording = False
+        self._held: dict[str, deque[ProbeReport]] | None = {}  # by lane: what came in before the board was restored
+        self._held_shards: frozenset[int] = frozenset()
+        self._unshown: set[ObservationKey] = set()  # went to the spill before anything was recorded
         self._settings_of = settings_of
         self._tasks = tasks
 
+    @property
+    def _open_rooms(self) -> Rooms:
+        assert self.rooms is not None, "the database is not open yet"
+        return self.rooms
+
+    def start_recording(self) -> None:
+        """The windows are restored: what is committed from now on is theirs to count."""
+        self._is_recording = True
+
+    async def let_go(self) -> None:
+        """The states are restored too: let what was held back move them, in slices."""
+        moved = 0
+        while self._held:
+            lane, reports = self._held.popitem()
+            while reports:
+                report = reports.popleft()
+                # Soon after a failure a recheck is of use: not if something newer is known.
+                self._move(report, is_newest=not reports and lane not in self._held)
+                moved += 1
+            if moved >= _HELD_A_TURN:
+                moved = 0
+                await self._clock.sleep(0)
+        self._held = None
+        if self._held_shards:
+            self.on_taken(self._held_shards)
+
+    def _hold(self, held: dict[str, deque[ProbeReport]], report: ProbeReport) -> None:
+        """Of a lane no more than a state is made of: a database may be away for hours in mid-restore."""
+        lane = report.turn.lane
+        if lane not in held:
+            rule = self._settings_of().state
+            held[lane] = deque(maxlen=2 * max(rule.down_of, rule.up_of))
+        held[lane].append(report)
+
     def on_report(self, report: ProbeReport) -> None:
-        rooms, observation = self._rooms_of(), report.observation
+        rooms, observation = self._open_rooms, report.observation
+        rooms.writer.put(observation)
+        if report.turn.decides and is_about_our_key(observation.outcome):
+            rooms.dispatcher.set_unusable(observation.endpoint, True, report.turn.endpoint)
+        tell_probe(observation)
+        if self._held is None:
+            self._move(report)
+        else:
+            self._hold(self._held, report)
+
+    def _move(self, report: ProbeReport, *, is_newest: bool = True) -> None:
+        """States, and what follows from them."""
+        rooms, observation = self._open_rooms, report.observation
         if not report.turn.decides:
             rooms.board.observe(observation)
-            rooms.writer.put(observation)
-            tell_probe(observation)
             return
         before = rooms.board.standing(observation.endpoint, observation.location)
         transition = rooms.board.observe(observation)
         tell_ours(observation, before, rooms.board.standing(observation.endpoint, observation.location))
-        rooms.writer.put(observation)
-        if is_about_our_key(observation.outcome):
-            rooms.dispatcher.set_unusable(observation.endpoint, True, report.turn.endpoint)
-        if rooms.board.wants_recheck(observation):
+        if is_newest and rooms.board.wants_recheck(observation):
             rooms.dispatcher.recheck(report.turn, self._settings_of().state.recheck_seconds)
-        tell_probe(observation)
         if transition is not None:
             self.on_transition(transition)
 
     def on_transition(self, transition: Transition) -> None:
         tell_transition(transition)
-        self.write_incidents(self._rooms_of().ledger.apply(transition))
+        self.write_incidents(self._open_rooms.ledger.apply(transition))
 
     def write_incidents(self, events: Sequence[IncidentEvent]) -> None:
         """Those that are ours to tell of: of several monitors one writes."""
-        rooms = self._rooms_of()
+        rooms = self._open_rooms
         ours = [one for one in events if rooms.sharing.tells_of(one.incident.endpoint, one.incident.location)]
         if ours:
             rooms.incident_log.put(ours, rooms.sharing.fence_of)
@@ -75,10 +125,13 @@ class Intake:
 
     def on_taken(self, shards: frozenset[int]) -> None:
         """Endpoints of another monitor's are ours to tell of: what it may not have written any more is written now."""
-        self._tasks.errand(self._take_up(shards))
+        if self._held is None:
+            self._tasks.errand(self._take_up(shards))
+        else:
+            self._held_shards |= shards
 
     async def _take_up(self, shards: frozenset[int]) -> None:
-        rooms, location = self._rooms_of(), self._settings_of().location
+        rooms, location = self._open_rooms, self._settings_of().location
 
         def is_taken(endpoint: str, where: str) -> bool:
             return where == location and shard_of(endpoint) in shards
@@ -100,16 +153,16 @@ class Intake:
     async def _still_open(self) -> list[Incident] | None:
         """None if the database fails, as it may where a monitor has just died."""
         try:
-            return await still_open(self._rooms_of().history, self._clock.now())
+            return await still_open(self._open_rooms.history, self._clock.now())
         except StorageError as error:
             log.info("incidents_not_taken_up error=%s", error)
             return None
 
     def take_in(self, rows: Sequence[Observation], shown: Container[ObservationKey]) -> None:
         """Rows of other monitors, committed; the windows have those that are `shown` already."""
-        if not self.is_recording:
+        if not self._is_recording:
             return
-        rooms, location = self._rooms_of(), self._settings_of().location
+        rooms, location = self._open_rooms, self._settings_of().location
         catalog = self._settings_of().catalog
         for one in rows:
             transition = rooms.board.observe(one, foreign=True)
@@ -121,14 +174,23 @@ class Intake:
         rooms.board.record([one for one in rows if one.key not in shown])
 
     def on_own_outage(self, outage: OwnOutage) -> None:
-        self._tasks.errand(self._rooms_of().chronicle.own_outage(outage, self._settings_of().location))
+        self._tasks.errand(self._open_rooms.chronicle.own_outage(outage, self._settings_of().location))
 
     def on_committed(self, rows: Sequence[Observation], already_shown: bool) -> None:
-        self._rooms_of().sharing.note_own(rows)
-        if self.is_recording and not already_shown:
-            self._rooms_of().board.record(rows)
+        rooms = self.rooms
+        if rooms is None:
+            return
+        rooms.sharing.note_own(rows)
+        if self._is_recording and not already_shown:
+            rooms.board.record(rows)
+        elif self._is_recording and self._unshown:
+            rooms.board.record([one for one in rows if one.key in self._unshown])
+        if self._unshown:
+            self._unshown.difference_update(one.key for one in rows)
 
     def on_spilled(self, rows: Sequence[Observation]) -> None:
-        self._rooms_of().sharing.note_shown(rows)
-        if self.is_recording:
-            self._rooms_of().board.record(rows)
+        if self._is_recording:
+            self._open_rooms.sharing.note_shown(rows)
+            self._open_rooms.board.record(rows)
+        else:
+            self._unshown.update(one.key for one in rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from monitor.clock import Clock
 
@@ -34,10 +36,16 @@ def give_back() -> None:
         mallopt(_M_ARENA_MAX, _ARENAS)
 
 
-def settle() -> None:
-    """What has been built stays: the collector need not look at it again."""
-    gc.collect()
-    gc.freeze()
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """For work that builds what stays, beside probes that a look through all of it would hold up: nothing is looked at
+    before, and what is there at the end never is; nothing is frozen if it fails."""
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 class Garbage:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from monitor.catalog.model import Catalog
 from monitor.chronicle import Chronicle
 from monitor.health.board import Board
 from monitor.health.incidents import IncidentLedger
 from monitor.health.state import State
 from monitor.probing.probe import Prober
+from monitor.recall import Recall
 from monitor.scheduling.dispatcher import Dispatcher
 from monitor.sharing.sharing import Sharing
 from monitor.storage.database import Database
 from monitor.storage.errors import StorageError
 from monitor.storage.history import History
 from monitor.storage.incident_log import IncidentLog
+from monitor.storage.names import Place
 from monitor.storage.trouble import Trouble
 from monitor.storage.writer import Writer
 from monitor.suspicion.suspicion import Suspicion
@@ -24,6 +27,7 @@ from monitor.web.ports import Check
 OPENING = "the database is being opened"
 WAITING = "the database does not answer yet: /readyz says why"
 RESTORING = "windows are being restored"
+PROBING_MEANWHILE = f"{RESTORING}, and probing has begun"
 
 
 @dataclass(slots=True)
@@ -52,7 +56,9 @@ class Progress:
     def starting(self) -> str:
         if self.windows_restored:
             return ""
-        return WAITING if self.opening and self.database is None else self.waiting_for
+        if not self.opening:
+            return self.waiting_for
+        return WAITING if self.database is None else f"{self.waiting_for}; begun again after: {self.opening}"
 
     async def checks(self) -> Sequence[Check]:
         return (
@@ -96,11 +102,19 @@ class Rooms:
     progress: Progress
     incident_log: IncidentLog
     sharing: Sharing
+    recall: Recall
     last_due_at: float | None  # when the last process's last slot fell due
+    last_probes: Mapping[Place, float]  # as `resume.Resumed` has them
+    well: Mapping[str, float]
     ledger: IncidentLedger = field(default_factory=IncidentLedger)
 
-    def recall_who_was_well(self, location: str, now: float) -> None:
+    def remember_who_answered(self, catalog: Catalog, now: float) -> None:
         """Started in the middle of an outage, self-suspicion has nobody else to ask."""
+        for name, at in self.well.items():
+            self.suspicion.remember(catalog.endpoints[name], now - at)
+
+    def remember_who_was_well(self, location: str, now: float) -> None:
+        """The same of everybody, by the restored board."""
         for view in self.board.views():
             if view.location == location and view.state is not State.DOWN and view.last_success_at is not None:
                 self.suspicion.remember(view.endpoint, now - view.last_success_at)

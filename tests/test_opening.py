@@ -93,7 +93,7 @@ async def test_a_database_that_goes_away_in_the_middle_of_the_restore_is_begun_w
             raise DatabaseUnavailable("the server is gone")
         return await restore_board(board, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("monitor.daemon.restore_board", lost_once)
+    monkeypatch.setattr("monitor.restart.restore_board", lost_once)
     async with starting(settings_from(config(tmp_path, f"sqlite:///{tmp_path}/monitor.db"))) as daemon:
         await until(daemon.ready.is_set)
         assert "error=the server is gone" in caplog.text
@@ -288,7 +288,7 @@ async def test_a_term_while_a_failed_start_is_cleared_away_leaves_no_database_op
         await close(database)
         closed.set()
 
-    monkeypatch.setattr(Daemon, "_restore", fail)
+    monkeypatch.setattr(Daemon, "_make_up_a_past", fail)
     monkeypatch.setattr(Writer, "close", hang)
     monkeypatch.setattr(Database, "close", noted)
     async with starting(settings_from(config(tmp_path, f"sqlite:///{tmp_path}/monitor.db"))):

@@ -13,6 +13,7 @@ from monitor.resume import resume
 from monitor.scheduling.dispatcher import Dispatcher
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings, parse_settings
+from monitor.storage.resume_reads import RecentLane
 
 MIDNIGHT = 1_699_920_000.0
 HOUR = 3600.0
@@ -44,9 +45,10 @@ class Recorded:
         self.since["spent"] = at
         return 0.0 if self.due_at is None else max(self.due_at - at, 0.0) / HOUR / 100
 
-    async def mean_costs(self, since: float, location: str) -> dict[tuple[str, str], float]:
+    async def recent_lanes(self, since: float, location: str) -> dict[tuple[str, str], RecentLane]:
         self.since["mean"] = since
-        return {("a/small@acme", "chat"): self.mean, ("a/gone@acme", "chat"): 1.0}
+        dear = RecentLane(cost_pusd=10**12, priced=1)
+        return {("a/small@acme", "chat"): RecentLane(round(self.mean * 1e12), 1), ("a/gone@acme", "chat"): dear}
 
     async def last_probes(self, since: float) -> dict[tuple[str, str, str], float]:
         at = self.due_at or 0.0
@@ -60,9 +62,10 @@ async def resumed(clock: FakeClock, history: Any) -> Dispatcher:
     def heard(report: ProbeReport) -> None:
         raise AssertionError(report)
 
-    dispatcher = await resume(
+    taken_up = await resume(
         settings, clock, history, prober.probe, prober.cut_off, heard, SelfMetrics("test"), history.due_at
     )
+    dispatcher = taken_up.dispatcher
     dispatcher.set_catalog(settings.catalog, settings.probing)
     return dispatcher
 

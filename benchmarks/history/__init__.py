@@ -8,6 +8,8 @@ Makes its database first (10,000 endpoints: some eight minutes and 8 GB), and re
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,14 +37,28 @@ _QUANTILES = (0.5, 0.9, 0.99)
 def main(endpoints: str = "1000", directory: str | None = None) -> None:
     place = Path(tempfile.mkdtemp(prefix="history-", dir=directory))
     try:
-        _measure(place, int(endpoints))
+        with _answering(place) as port:
+            _measure(place, int(endpoints), port)
     finally:
         shutil.rmtree(place)
 
 
-def _measure(place: Path, endpoints: int) -> None:
+@contextlib.contextmanager
+def _answering(place: Path) -> Iterator[int]:
+    """The port of who answers the probes that a start sends meanwhile."""
+    command = [sys.executable, "-m", "benchmarks.ttft.truth_server", "--host", "127.0.0.1", "--gap", "0.01"]
+    command += ["--log", str(place / "truth.jsonl"), "--life", "7200"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None
+            yield int(server.stdout.readline())
+        finally:
+            server.kill()
+
+
+def _measure(place: Path, endpoints: int, port: int) -> None:
     config = place / "monitor.yaml"
-    config.write_text(_yaml(place, endpoints))
+    config.write_text(_yaml(place, endpoints, port))
     settings = load_settings(config)
     print(f"history: {endpoints} endpoints at 60 s")
     asyncio.run(rows.main(place, replace(settings, database=DatabaseSettings(url=f"sqlite:///{place}/rows.db"))))
@@ -58,9 +74,9 @@ def _measure(place: Path, endpoints: int) -> None:
     asyncio.run(turn.measure(settings))
 
 
-def _yaml(place: Path, endpoints: int) -> str:
+def _yaml(place: Path, endpoints: int, port: int) -> str:
     lines = [f"listen: 127.0.0.1:{_PORT}", f"database: sqlite:///{place}/monitor.db", "location: here", "providers:"]
-    lines += [f"  p{each}: {{dialect: openai-chat, base_url: 'http://127.0.0.1:9/v1'}}" for each in range(20)]
+    lines += [f"  p{each}: {{dialect: openai-chat, base_url: 'http://127.0.0.1:{port}/v1'}}" for each in range(20)]
     lines.append("models:")
     for model in range(-(-endpoints // 20)):
         lines += [f"  author/model-{model}:", "    endpoints:"]
@@ -70,26 +86,32 @@ def _yaml(place: Path, endpoints: int) -> str:
 
 
 def _restart(config: Path, what: str) -> None:
-    begun = time.time()
+    begun, probing = time.time(), None
     command: Sequence[str] = (sys.executable, "-m", "benchmarks.history.run", str(config), str(past.NOW - begun))
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            while time.time() - begun < 300 and process.poll() is None and not _is_ready():
+            while time.time() - begun < 300 and process.poll() is None and (why := _why_not_ready()) != "":
+                if probing is None and why is not None and "probing has begun" in why:
+                    probing = time.time() - begun
                 time.sleep(0.05)
             took, memory = time.time() - begun, _resident_megabytes(process.pid)
             print(
-                f"  {what}: /readyz 200 after {took:.1f} s, {_cpu_seconds(process.pid):.1f} s of CPU, {memory:.0f} MB"
+                f"  {what}: probing after {probing or took:.1f} s, /readyz 200 after {took:.1f} s, "
+                f"{_cpu_seconds(process.pid):.1f} s of CPU, {memory:.0f} MB"
             )
         finally:
             process.kill()  # as a crash would: the next start finds no more than a commit
 
 
-def _is_ready() -> bool:
+def _why_not_ready() -> str | None:
+    """As /readyz tells; empty if it is, None if nobody answers."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{_PORT}/readyz", timeout=5) as answer:
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(f"http://127.0.0.1:{_PORT}/readyz", timeout=5):
+            return ""
+    except urllib.error.HTTPError as error:
+        return str(json.loads(error.read())["error"]["message"])
     except (urllib.error.URLError, OSError):
-        return False
+        return None
 
 
 def _cpu_seconds(pid: int) -> float:

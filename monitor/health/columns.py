@@ -40,6 +40,24 @@ class Columns:
     def __len__(self) -> int:
         return len(self.place)
 
+    def parts(self, rows: int) -> Iterator[Columns]:
+        """All of it, in parts of so many rows."""
+        for start in range(0, len(self), rows):
+            some = slice(start, start + rows)
+            yield Columns(
+                self.places,
+                self.place[some],
+                self.due_ms[some],
+                self.started_us[some],
+                self.recheck[some],
+                self.outcome[some],
+                {name: each[some] for name, each in self.figures.items()},
+                self.answer[some],
+                self.output_tokens[some],
+                self.cost_pusd[some],
+                self.details[some],
+            )
+
     @property
     def started_at(self) -> Values:
         """UTC seconds, as reading a single observation gives them."""

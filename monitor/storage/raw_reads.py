@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -17,6 +19,7 @@ from monitor.outcome import OUTCOME_CODES, Outcome
 from monitor.storage import schema
 from monitor.storage.codec import DAY, HOUR, READ_COLUMNS, micros, observation_of
 from monitor.storage.facts import read_skew
+from monitor.storage.packed import PackedRows, packing
 from monitor.storage.reading import Reader, started_us
 
 ROWS_A_READ = 1000  # observations in one transaction: some 15 ms of reading
@@ -29,7 +32,8 @@ _SLOW_SECONDS = 0.1
 
 _raw = schema.raw_observations.c
 _KEY = (_raw.due_ms, _raw.endpoint_id, _raw.location_id, _raw.kind_id, _raw.recheck)
-_COLUMNS_A_READ = 5000  # rows of columns in one transaction: some 10 ms of a thread's, 3 ms of the loop's
+_COLUMNS_A_READ = 20_000  # rows of columns in one transaction: some 35 ms of the database's, 5 ms of the loop's
+_PAGES_AHEAD = 2
 _COLUMNS = (
     _raw.delay_us,
     _raw.outcome,
@@ -80,8 +84,8 @@ class RawReads(Reader):
                 yield rows
 
     async def chat_columns(self, since: float) -> AsyncIterator[Columns]:
-        """The chat observations that started at `since` or later, rechecks too, oldest first, in chunks. At a tenth of
-        what `stream` costs."""
+        """The chat observations that started at `since` or later, rechecks too, oldest first, in chunks. At a fifteenth
+        of what `stream` costs; the next chunk is being read while one is worked on."""
         async with self._database.read() as connection:
             await self._know_all(connection)
             chat = next((id_ for id_, name in self._kinds.items() if name == CHAT), None)
@@ -89,31 +93,52 @@ class RawReads(Reader):
         if chat is None:
             return
         page = (
-            select(*_KEY, *_COLUMNS)
+            select(*(column.label(f"c{number}") for number, column in enumerate((*_KEY, *_COLUMNS))))
             .where(_raw.kind_id == chat, started_us >= micros(since))
             .order_by(*_KEY)
-            .limit(_COLUMNS_A_READ)
         )
-        query = page.where(_raw.due_ms >= round(since * 1000) - skew_ms)
         places: list[tuple[str, str]] = []
         place_of: dict[int, int] = {}
-        while True:
-            async with self._database.read() as connection:
-                rows = (await connection.execute(query)).all()
-                if rows:
-                    *whole, details = zip(*rows, strict=True)
-                    numbers = [np.array(column, dtype=np.int64) for column in whole]
-                    ids, place = np.unique(numbers[1] << 32 | numbers[2], return_inverse=True)
-                    if not self._number_places(ids, place_of, places):
-                        await self._know_all(connection)
-                        self._number_places(ids, place_of, places)
-            if rows:
-                own = np.array([place_of[id_] for id_ in ids.tolist()], dtype=np.int64)
-                yield _as_columns(places, own[place], numbers, details)
-            if len(rows) < _COLUMNS_A_READ:
-                return
-            after = tuple(rows[-1][:5])
-            query = page.where(_raw.due_ms >= after[0], tuple_(*_KEY) > tuple_(*after))
+        async for packed in self._packed_pages(page, round(since * 1000) - skew_ms):
+            numbers, details = packed.unpacked()
+            ids, place = np.unique(numbers[1] << 32 | numbers[2], return_inverse=True)
+            if not self._number_places(ids, place_of, places):
+                async with self._database.read() as connection:
+                    await self._know_all(connection)
+                self._number_places(ids, place_of, places)
+            own = np.array([place_of[id_] for id_ in ids.tolist()], dtype=np.int64)[place]
+            await asyncio.sleep(0)
+            yield _as_columns(places, own, numbers, details)
+
+    async def _packed_pages(self, page: Select[Any], first_ms: int) -> AsyncIterator[PackedRows]:
+        """What `page` gives of everything that was due at `first_ms` or later, by the ten thousand."""
+        ahead: deque[asyncio.Task[PackedRows]] = deque()
+        try:
+            edge: int | None = first_ms
+            while edge is not None or ahead:
+                if edge is not None and len(ahead) < _PAGES_AHEAD:
+                    first_ms, edge = edge, await self._edge_after(edge)
+                    due = [_raw.due_ms >= first_ms, *([] if edge is None else [_raw.due_ms < edge])]
+                    ahead.append(asyncio.create_task(self._packed(page.where(*due))))
+                elif (packed := await ahead.popleft()).rows:
+                    yield packed
+        finally:
+            for reading in ahead:
+                reading.cancel()
+            if ahead:
+                await asyncio.wait(ahead)
+
+    async def _edge_after(self, first_ms: int) -> int | None:
+        """Where the next page begins; None if there is none."""
+        dues = select(_raw.due_ms).where(_raw.due_ms > first_ms).order_by(_raw.due_ms)
+        async with self._database.read() as connection:
+            found: int | None = (await connection.execute(dues.offset(_COLUMNS_A_READ).limit(1))).scalar()
+        return found
+
+    async def _packed(self, page: Select[Any]) -> PackedRows:
+        async with self._database.read() as connection:
+            query = packing(page.subquery(), connection.dialect.name)
+            return PackedRows((await connection.execute(query)).one())
 
     def _number_places(self, ids: Ints, place_of: dict[int, int], places: list[tuple[str, str]]) -> bool:
         """Give every pair of endpoint's and location's ids a place; False if a name is not known yet."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from monitor.observation import CHAT, Observation
 from monitor.outcome import Group
 from monitor.slot import Era
 from monitor.storage.codec import DAY, HOUR
+from monitor.storage.eras import RecordedEras
 from monitor.storage.history import History, Step
 from monitor.storage.names import Place
 from monitor.storage.tail import Tail, read_tail
@@ -31,6 +32,8 @@ from monitor.storage.window_sums import note_alive, sums_on_record
 _ROWS_A_TURN = 250  # rollup rows between two turns of the event loop: some 3 ms
 _SUMS_A_TURN = 100  # which have more bins
 _OTHERS_A_TURN = 250
+_COLUMNS_A_TURN = 5000
+_STAMPS_A_TURN = 2500
 
 
 async def still_open(history: History, now: float) -> list[Incident]:
@@ -43,19 +46,26 @@ async def still_open(history: History, now: float) -> list[Incident]:
 
 
 async def restore_board(
-    board: Board, history: History, now: float, incidents: list[Incident] | None = None, tail: Tail | None = None
+    board: Board,
+    history: History,
+    now: float,
+    incidents: list[Incident] | None = None,
+    tail: Tail | None = None,
+    eras: RecordedEras | None = None,
 ) -> list[Transition]:
     """Fill an empty board; the standings it comes to. Gives way to others every few milliseconds. `tail` spares reading
-    the raw rows that it holds."""
-    eras, kind_eras = await history.eras(), await history.kind_eras()
-    await board.take_eras(eras)
-    board.take_kind_eras(kind_eras)
+    the raw rows that it holds; `eras` are those that the board has been given already."""
+    if eras is None:
+        eras = RecordedEras(await history.eras(), await history.kind_eras())
+        await board.take_eras(eras.endpoints)
+        board.take_kind_eras(eras.kinds)
     restoration = board.restoration()
     restoration.take_incidents(await still_open(history, now) if incidents is None else incidents)
     rolled_until = await history.rolled_until()
     ranges = restoration.ranges(rolled_until, rolled_until // DAY * DAY, await sums_on_record(history))
     successes = _Successes()
-    for window in ranges.sums:
+    # The longest first: it has the widest spread of bins, and what is wider than all before moves everything.
+    for window in sorted(ranges.sums, key=LONG_WINDOWS.__getitem__, reverse=True):
         async for rows, alive in history.sum_rows(LONG_WINDOWS[window]):
             successes.add_sums(rows, alive)
             for part in rows.parts(_SUMS_A_TURN):
@@ -75,8 +85,11 @@ async def restore_board(
         tail = await read_tail(history, ranges.tail_since)
     async for columns in tail.columns(ranges.tail_since):
         successes.add_columns(columns)
-        restoration.take_columns(columns)
-    successes.end_columns()
+        for some in columns.parts(_COLUMNS_A_TURN):
+            restoration.take_columns(some)
+            await asyncio.sleep(0)
+    for _ in successes.end_columns():
+        await asyncio.sleep(0)
     for _ in restoration.retell():
         await asyncio.sleep(0)
     for start in range(0, len(tail.others), _OTHERS_A_TURN):
@@ -84,7 +97,9 @@ async def restore_board(
         successes.add(others)
         restoration.take_tail(others)
         await asyncio.sleep(0)
-    await _restore_stamps(board, restoration, history, successes, now, {**_of_deciders(board, eras), **kind_eras})
+    await _restore_stamps(
+        board, restoration, history, successes, now, {**_of_deciders(board, eras.endpoints), **eras.kinds}
+    )
     return board.finish_restore()
 
 
@@ -102,7 +117,9 @@ async def renewed_windows(board: Board, history: History, now: float) -> Windows
         (windows.restore_days if width == DAY else windows.restore_hours)(rows)
         await asyncio.sleep(0)
     async for columns in history.chat_columns(ranges.tail_since):
-        windows.restore_columns(columns, now)
+        for some in columns.parts(_COLUMNS_A_TURN):
+            windows.restore_columns(some, now)
+            await asyncio.sleep(0)
     for _ in windows.fill_rings():
         await asyncio.sleep(0)
     async for observations in history.other_kinds_tail(ranges.tail_since):
@@ -145,10 +162,12 @@ class _Successes:
     def add_columns(self, columns: Columns) -> None:
         self._last_seen.add(columns, np.arange(len(columns)))
 
-    def end_columns(self) -> None:
-        for stamp in self._last_seen.stamps():
+    def end_columns(self) -> Iterator[None]:
+        for number, stamp in enumerate(self._last_seen.stamps()):
             if stamp.last_success_at is not None:
                 self._met((stamp.endpoint, stamp.location, CHAT), stamp.last_success_at)
+            if number % _STAMPS_A_TURN == 0:
+                yield
 
     def add(self, observations: Iterable[Observation]) -> None:
         for one in observations:

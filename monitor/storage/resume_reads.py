@@ -4,12 +4,13 @@ closed, since a day of raw rows may be gigabytes."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select
 
 from monitor.observation import CHAT
-from monitor.outcome import OUTCOME_CODES, Group, Outcome, group_of
+from monitor.outcome import OUTCOME_CODES, OUTCOMES, Group, Outcome, group_of
 from monitor.slot import Era
 from monitor.storage import schema
 from monitor.storage.codec import DAY, HOUR, counts_decoder, hour_of, micros
@@ -30,7 +31,62 @@ _MOST_SLOTS = 400
 _KEYS_A_READ = 500
 
 
+@dataclass(slots=True)
+class RecentLane:
+    """Probes of one kind of an endpoint: what they cost, and when they were due, in UTC seconds: the last that
+    succeeded, the last whose failure was the provider's, the last that our account was refused; -inf for none."""
+
+    cost_pusd: int = 0
+    priced: int = 0  # so many had a price
+    succeeded_at: float = float("-inf")
+    failed_at: float = float("-inf")
+    refused_at: float = float("-inf")
+
+    @property
+    def mean_cost_usd(self) -> float | None:
+        return self.cost_pusd / PICO / self.priced if self.priced else None
+
+    @property
+    def is_well(self) -> bool:
+        return self.succeeded_at > max(self.failed_at, self.refused_at)
+
+    @property
+    def is_refused(self) -> bool:
+        return self.refused_at > self.succeeded_at
+
+    def add(self, group: Group, due_at: float, cost_pusd: int, priced: int) -> None:
+        self.cost_pusd += cost_pusd
+        self.priced += priced
+        if group is Group.OK:
+            self.succeeded_at = max(self.succeeded_at, due_at)
+        elif group is Group.PROVIDER_FAULT:
+            self.failed_at = max(self.failed_at, due_at)
+        elif group is Group.ACCOUNT:
+            self.refused_at = max(self.refused_at, due_at)
+
+
 class ResumeReads(Reader):
+    async def recent_lanes(self, since: float, location: str) -> dict[tuple[str, str], RecentLane]:
+        """By (endpoint, kind), what was due at `since` or later at a location, rechecks too. One walk for all of it: it
+        is through a million rows."""
+        async with self._database.read() as connection:
+            conditions = await self._conditions(connection, None, None, None, location)
+            if conditions is None:
+                return {}
+            key = (_raw.endpoint_id, _raw.kind_id, _raw.outcome)
+            query = (
+                select(*key, func.max(_raw.due_ms), func.sum(_raw.cost_pusd), func.count(_raw.cost_pusd))
+                .where(_raw.due_ms >= round(since * 1000), *conditions)
+                .group_by(*key)
+            )
+            rows = (await connection.execute(query)).all()
+            await self._know_all(connection)
+        found: dict[tuple[str, str], RecentLane] = {}
+        for endpoint, kind, outcome, due_ms, cost_pusd, priced in rows:
+            lane = found.setdefault((self._endpoints[endpoint], self._kinds[kind]), RecentLane())
+            lane.add(group_of(OUTCOMES[outcome]), due_ms / 1000, int(cost_pusd or 0), priced)
+        return found
+
     async def spent_since(self, at: float, location: str | None = None) -> float:
         """USD that probes, rechecks too, have cost which started or were due at `at` or later. Slots go by a clock that
         may be ahead of the wall, and what is spent on its day is spent."""
@@ -59,22 +115,6 @@ class ResumeReads(Reader):
         async with self._database.read() as connection:
             found = (await connection.execute(select(func.sum(_raw.cost_pusd)).where(*conditions))).scalar()
         return int(found or 0)
-
-    async def mean_costs(self, since: float, location: str) -> dict[tuple[str, str], float]:
-        """(endpoint, kind) -> USD that such a probe has cost on average, of those due at `since` or later that have a
-        price."""
-        async with self._database.read() as connection:
-            conditions = await self._conditions(connection, None, None, None, location)
-            if conditions is None:
-                return {}
-            query = (
-                select(_raw.endpoint_id, _raw.kind_id, func.avg(_raw.cost_pusd).label("mean"))
-                .where(_raw.due_ms >= round(since * 1000), _raw.cost_pusd.is_not(None), *conditions)
-                .group_by(_raw.endpoint_id, _raw.kind_id)
-            )
-            rows = (await connection.execute(query)).all()
-            await self._know_all(connection)
-        return {(self._endpoints[row.endpoint_id], self._kinds[row.kind_id]): float(row.mean) / PICO for row in rows}
 
     async def last_due_at(self, location: str) -> float | None:
         """When the last recorded slot of a location was due; None if there is none."""

@@ -165,12 +165,37 @@ async def test_mean_costs_are_of_priced_probes_of_one_location_since_then(store:
     rows = [observation(number, cost_usd=None if number == 4 else number / 1000) for number in range(6)]
     other = [observation(5, location="elsewhere", cost_usd=1.0), observation(5, endpoint="m@x", cost_usd=0.0)]
     await store.write([*rows, *other])
-    costs = await store.history.mean_costs(MIDNIGHT + 120.0, "local")
-    assert costs == {
+    lanes = await store.history.recent_lanes(MIDNIGHT + 120.0, "local")
+    assert {lane: known.mean_cost_usd for lane, known in lanes.items()} == {
         (observation().endpoint, "chat"): pytest.approx((0.002 + 0.003 + 0.005) / 3),
         ("m@x", "chat"): 0.0,
     }
-    assert await store.history.mean_costs(0.0, "nowhere") == {}
+    assert await store.history.recent_lanes(0.0, "nowhere") == {}
+
+
+async def test_the_last_word_of_a_lane_tells_who_was_well_and_whose_key_was_refused(store: Stage) -> None:
+    told = {
+        "a@x": (Outcome.SERVER_ERROR, Outcome.SUCCESS),
+        "b@x": (Outcome.SUCCESS, Outcome.SERVER_ERROR),
+        "c@x": (Outcome.SUCCESS, Outcome.AUTH, Outcome.OFFLINE),
+        "d@x": (Outcome.AUTH, Outcome.SUCCESS),
+        "e@x": (Outcome.RATE_LIMITED,),
+    }
+    rows = [
+        observation(number, endpoint=endpoint, outcome=outcome)
+        for endpoint, outcomes in told.items()
+        for number, outcome in enumerate(outcomes)
+    ]
+    await store.write(rows)
+    lanes = await store.history.recent_lanes(MIDNIGHT, "local")
+    assert {endpoint: (lane.is_well, lane.is_refused) for (endpoint, _), lane in lanes.items()} == {
+        "a@x": (True, False),
+        "b@x": (False, False),
+        "c@x": (False, True),
+        "d@x": (True, False),
+        "e@x": (False, False),
+    }
+    assert lanes["a@x", "chat"].succeeded_at == MIDNIGHT + 60.0
 
 
 async def test_the_last_due_time_is_that_of_a_scheduled_probe_of_the_location(store: Stage) -> None:
