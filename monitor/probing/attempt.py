@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
+from operator import sub
 
 from monitor.clock import Clock
 from monitor.observation import ClockKind
@@ -40,9 +42,8 @@ _SLICE_BYTES, _PIECE_BYTES = 16 << 10, 4 << 10
 _HEAVY_SECONDS = 0.005
 # How long after its deadline a body that came in time is still heard.
 _PATIENCE_SECONDS = 1.0
-# Reads that are worth being taken all at once, and how many of the last are not: they hold finish, usage and the end.
+# Reads that are worth being taken all at once, but for the last, which holds the end.
 _LEAST_RUN = 8
-_ENDING = 3
 
 
 class _Expired(Exception):
@@ -207,7 +208,7 @@ class Attempt:
         while place < len(arrivals):
             if may_run and tape.answered and self.terminal_at is None:
                 may_run = False
-                place += self._take_run(arrivals[place:-_ENDING])
+                place += self._take_run(arrivals[place:-1])
                 continue
             if heard >= _SLICE_BYTES or self._clock.monotonic() - begun > _HEAVY_SECONDS:
                 self._unheard = arrivals[place:]
@@ -253,21 +254,24 @@ class Attempt:
     def _take_run(self, arrivals: Sequence[Arrival]) -> int:
         """Take at once the first of these reads that each hold a piece of the answer and came in time; how many."""
         tape, t0 = self.tape, self._t0
+        if not arrivals:
+            return 0
+        reads, ats, sinces = zip(*arrivals, strict=True)
         last, end = tape.last_payload_at or t0, t0 + self._deadlines.total
-        count = 0
-        for _, at, since in arrivals:
-            if at - last > self._deadlines.idle or at > end or since != at:
-                break
-            last = at
-            count += 1
-        reads = [read[0] for read in arrivals[:count]]
-        run = self._framer.run(reads) if reads else ()
-        texts = self._decoder.texts(run) if run else ()
+        if max(ats) > end or max(map(sub, ats, chain((last,), ats))) > self._deadlines.idle:
+            count = 0
+            for at in ats:
+                if at - last > self._deadlines.idle or at > end:
+                    break
+                last = at
+                count += 1
+            reads = reads[:count]
+        texts = self._decoder.texts(self._framer.run(reads))
         if texts:
             count = len(texts)
-            tape.add_texts(texts, [read[1] for read in arrivals[:count]])
+            tape.add_texts(texts, ats[:count], sinces[count - 1])
             self._framer.passed(reads[:count])
-            self._read_at = arrivals[count - 1][1]
+            self._read_at = ats[count - 1]
             self._deadline.at, self._deadline.outcome = self._deadlines.next_due(t0, self._read_at)
         return len(texts)
 
