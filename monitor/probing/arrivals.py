@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import aiohttp
@@ -21,11 +21,11 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from monitor.clock import Clock
-from monitor.probing.chunks import whole_chunks
+from monitor.probing.chunks import bodies_of, whole_chunks
 from monitor.probing.collector import Basket, Collector
 from monitor.probing.framings.frame import MAX_BODY_BYTES
 from monitor.probing.pulse import Pulse
-from monitor.probing.stamps import Look, StampedSocket, has_kernel_stamps
+from monitor.probing.stamps import Arrivals, Look, StampedSocket, has_kernel_stamps
 from monitor.probing.unsealing import Unsealer, underlying
 
 # (bytes, arrival of the last of them, earliest possible arrival of the first of them): monotonic seconds
@@ -60,11 +60,10 @@ class ReadLog:
     def is_of(self, body: StreamReader) -> bool:
         return self._body is body
 
-    def skip(self, body: bytes, at: float, since: float, is_kernel: bool) -> None:
-        """A read that was nothing but whole chunks, and went past aiohttp's parser."""
-        self._whole.append((body, at, since))
-        if not is_kernel:
-            self.is_kernel = False
+    def skip(self, bodies: Sequence[bytes], arrivals: Arrivals) -> None:
+        """Reads that were nothing but whole chunks, and went past aiohttp's parser."""
+        self._whole += zip(bodies, arrivals.at, arrivals.since, strict=True)
+        self.is_kernel = self.is_kernel and arrivals.is_kernel
 
     def note(self, read: _Read) -> None:
         """After the read, headers and framing included, has gone through aiohttp's parser."""
@@ -171,16 +170,13 @@ class Handler(ResponseHandler):
     def parse(self) -> None:
         """Let aiohttp have what was set aside, but for the whole chunks that it would not miss."""
         log = self.log
-        goes_past = log is not None and log.skips and not log.has_untaken
-        for data, stamp, look in self._basket.empty():
-            arrival = look.arrival(stamp)
-            if goes_past and log is not None:
-                body = whole_chunks(data)
-                if body:
-                    log.skip(body, *arrival)
-                    continue
-                goes_past = False
-            self._parse((data, *arrival))
+        reads = self._basket.empty()
+        if reads and log is not None and log.skips and not log.has_untaken:
+            bodies = bodies_of([data for data, _, _ in reads])
+            log.skip(bodies, Arrivals.of(reads[: len(bodies)]))
+            del reads[: len(bodies)]
+        for data, stamp, look in reads:
+            self._parse((data, *look.arrival(stamp)))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

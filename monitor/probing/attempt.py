@@ -1,24 +1,23 @@
-"""The exchange of one probe: connect, listen, stop. Deadlines are kept while reading and reckoned by stamps."""
+"""The exchange of one probe: connect, listen, stop, and what it has come to where it was stopped. What is said is for
+`hearing`; deadlines are kept while reading and reckoned by stamps."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from monitor.clock import Clock
 from monitor.observation import ClockKind
 from monitor.outcome import Outcome
-from monitor.probing.arrivals import Arrival
-from monitor.probing.classifier import Ending, Verdict, judge_status, judge_stream, judge_told, unreadable
+from monitor.probing.classifier import Ending, Verdict, judge_status, unreadable
 from monitor.probing.deadline import Deadline
 from monitor.probing.dialects.dialect import Decoder, Dialect, Framer, ProbeRequest
-from monitor.probing.encoding import Inflater, inflater_of, is_plain
+from monitor.probing.encoding import inflater_of, is_plain
 from monitor.probing.error_body import MAX_ERROR_BYTES
-from monitor.probing.events import END, Failed, Payload, Usage
-from monitor.probing.framings.frame import Frame, Undecodable, Unreadable
-from monitor.probing.measure import Deadlines, Tape
+from monitor.probing.framings.frame import Unreadable
+from monitor.probing.hearing import HEAVY_SECONDS, Expired, Hearing
+from monitor.probing.measure import Deadlines
 from monitor.probing.overdue import judge_overdue
 from monitor.probing.report import Journey
 from monitor.probing.timeline import timeline_of
@@ -28,25 +27,13 @@ from monitor.settings import ProbingSettings
 # A pooled connection that the provider closed before our request reached it is lost within a round trip; one that is
 # lost later had a request that may have been accepted, and paid for.
 STALE_SECONDS = 0.05
-# What a refusal's body gets to arrive, and usage after the terminal event.
+# What a refusal's body gets to arrive.
 ERROR_BODY_SECONDS = 2.0
-USAGE_SECONDS = 2.0
 # A stall of our loop from which on a probe without the kernel's clock says nothing: its figures hold the stall, and a
 # deadline noticed so late may have been kept.
 DISTURBING_SECONDS = 0.25
-# What is heard before others have their turn: 16 KiB, or pieces of 4 until 5 ms are over. Whoever needs those waits for
-# its turn among its like, so that all of them together hold up the loop no longer than one.
-_SLICE_BYTES, _PIECE_BYTES = 16 << 10, 4 << 10
-_HEAVY_SECONDS = 0.005
 # How long after its deadline a body that came in time is still heard.
 _PATIENCE_SECONDS = 1.0
-# Reads that are worth being taken all at once, and how many of the last are not: they hold finish, usage and the end.
-_LEAST_RUN = 8
-_ENDING = 3
-
-
-class _Expired(Exception):
-    pass
 
 
 def _nobody(t0: float) -> None:
@@ -73,20 +60,28 @@ class Attempt:
         prompt_bytes: int,
         on_connected: Callable[[float], None] = _nobody,
     ) -> None:
-        self.tape = Tape()
-        self.terminal_at: float | None = None
         self.prompt_bytes = prompt_bytes
         self._host, self._port = host, port
         self._request = request
         self._provider = provider
         self._dialect = dialect
-        self._framer = framer
         self._decoder = decoder
         self._probing = probing
         self._transport = transport
         self._clock = clock
         self._worked_before = worked_before
         self._deadline = Deadline(clock)
+        self._hearing = Hearing(
+            framer=framer,
+            decoder=decoder,
+            codes=dialect.codes,
+            deadline=self._deadline,
+            clock=clock,
+            worked_before=worked_before,
+            max_tokens=request.max_tokens,
+            awaits_end=probing.connection == "reuse",
+        )
+        self.tape = self._hearing.tape
         self._deadlines = Deadlines(
             probing.first_token_timeout_seconds, probing.idle_timeout_seconds, probing.timeout_seconds
         )
@@ -94,10 +89,6 @@ class Attempt:
         self._on_connected = on_connected
         self._first_t0: float | None = None
         self._wire: Wire | None = None
-        self._unreadable_lines = 0
-        self._read_at = 0.0
-        self._unheard: list[Arrival] = []
-        self._inflating: Iterator[bytes] | None = None  # the first of the unheard
         self._is_heavy = False
         self._looked_at: float | None = None  # when what is being heard was taken: a heavy body is heard for long
 
@@ -110,17 +101,17 @@ class Attempt:
                 self._wire = self._deadline.wire = await self._open()
             self._deadline.timeout = None
             return self._undisturbed(await self._listen(self._wire))
-        except (TimeoutError, _Expired) as error:
+        except (TimeoutError, Expired) as error:
             if isinstance(error, TimeoutError) and not self._deadline.has_timed_out:
                 raise
             return self._out_of_time()
         except LinkError as error:
             if self.terminal_at is not None:
-                return self._judge(Ending.TERMINAL)
+                return self._hearing.judge(Ending.TERMINAL)
             return Verdict(error.outcome, error.detail)
         except Unreadable as error:
             if self.terminal_at is not None:
-                return self._judge(Ending.TERMINAL)
+                return self._hearing.judge(Ending.TERMINAL)
             return Verdict(Outcome.MALFORMED, str(error))
         finally:
             self._deadline.disarm()
@@ -164,167 +155,35 @@ class Attempt:
         wire.wake_at(self._decoder.closers if inflater is None else None)
         # The request's true start is known only now.
         self._deadline.arm(*self._deadlines.next_due(self._t0, None))
-        self._read_at = wire.headers_at
-        self.tape.begin_read(wire.headers_at, wire.headers_at)
+        hearing = self._hearing
+        hearing.begin(self._t0, wire.headers_at, self._deadlines, inflater)
         while True:
             begun = self._clock.monotonic()
-            if not self._unheard:
+            if not hearing.is_behind:
                 self._looked_at = begun
             if self._is_heavy:
                 async with self._transport.turn:
                     await asyncio.sleep(0)
-                    verdict = self._take(wire, inflater)
+                    verdict = hearing.take(wire)
             else:
-                verdict = self._take(wire, inflater)
-                self._is_heavy = self._clock.monotonic() - begun > _HEAVY_SECONDS
+                verdict = hearing.take(wire)
+                self._is_heavy = self._clock.monotonic() - begun > HEAVY_SECONDS
             if verdict is not None:
                 return verdict
-            if self._unheard:
+            if hearing.is_behind:
                 if self._clock.monotonic() > self._deadline.at + _PATIENCE_SECONDS:
                     return Verdict(Outcome.OVERLOAD, "the monitor was too busy to hear all that came")
                 await asyncio.sleep(0)
                 continue
             if wire.ending is not None:
-                return self._ended(wire.ending)
+                return hearing.ended(wire.ending)
             now = self._clock.monotonic()
             if now >= self._deadline.at:
-                raise _Expired
+                raise Expired
             # While the first token is awaited it may come unseen, and the idle deadline may then be the nearer one.
             is_unheard = self.tape.last_payload_at is None
             self._deadline.look_at(now + self._deadlines.idle if is_unheard else self._deadline.at)
             await wire.woken()
-
-    def _take(self, wire: Wire, inflater: Inflater | None) -> Verdict | None:
-        """Hear what has come by now, or a slice of it; a verdict if that settles it. Raises _Expired where a deadline
-        lay between.
-
-        It moves the deadline with the payload; the timer is the caller's."""
-        tape, framer, deadline, t0 = self.tape, self._framer, self._deadline, self._t0
-        arrivals, self._unheard = self._unheard or wire.take(), []
-        place = heard = 0
-        begun = self._clock.monotonic()
-        may_run = inflater is None and len(arrivals) > _LEAST_RUN
-        while place < len(arrivals):
-            if may_run and tape.answered and self.terminal_at is None:
-                may_run = False
-                place += self._take_run(arrivals[place:-_ENDING])
-                continue
-            if heard >= _SLICE_BYTES or self._clock.monotonic() - begun > _HEAVY_SECONDS:
-                self._unheard = arrivals[place:]
-                return None
-            data, at, since = arrivals[place]
-            if inflater is not None:
-                self._inflating = self._inflating or inflater.feed(data)
-                data = next(self._inflating, b"")
-                if not data:
-                    self._inflating = None
-                    place += 1
-                    continue
-            else:
-                place += 1
-                if len(data) > _PIECE_BYTES and at <= deadline.at:
-                    arrivals[place:place] = [(data[_PIECE_BYTES:], at, since)]
-                    data = data[:_PIECE_BYTES]
-            heard += len(data)
-            is_late = at > deadline.at
-            if is_late and (since > deadline.at or self.terminal_at is not None):
-                raise _Expired
-            tokens_before = tape.payload_events
-            tape.begin_read(at, since)
-            self._read_at = at
-            told = self._hear(framer.feed(data), at)
-            if told is not None:
-                return told
-            # The stamp is that of the read's last byte. A token that has others or the end behind it, in a read that
-            # we were late for, may have come in time; one that stands alone did not, nor did a bare end.
-            tokens = tape.payload_events - tokens_before
-            if is_late and (tokens == 0 or (tokens == 1 and self.terminal_at is None)):
-                self.terminal_at = None
-                raise _Expired
-            if self.terminal_at is not None:
-                if not self._await_rest(wire, at):
-                    return self._judge(Ending.TERMINAL)
-            elif tape.last_payload_at == at:
-                deadline.at, deadline.outcome = self._deadlines.next_due(t0, at)
-            elif framer.is_markup and tape.first_event_at is None:
-                return unreadable("HTML or XML where a stream was due", self._worked_before)
-        return None
-
-    def _take_run(self, arrivals: Sequence[Arrival]) -> int:
-        """Take at once the first of these reads that each hold a piece of the answer and came in time; how many."""
-        tape, t0 = self.tape, self._t0
-        last, end = tape.last_payload_at or t0, t0 + self._deadlines.total
-        count = 0
-        for _, at, since in arrivals:
-            if at - last > self._deadlines.idle or at > end or since != at:
-                break
-            last = at
-            count += 1
-        reads = [read[0] for read in arrivals[:count]]
-        run = self._framer.run(reads) if reads else ()
-        texts = self._decoder.texts(run) if run else ()
-        if texts:
-            count = len(texts)
-            tape.add_texts(texts, [read[1] for read in arrivals[:count]])
-            self._framer.passed(reads[:count])
-            self._read_at = arrivals[count - 1][1]
-            self._deadline.at, self._deadline.outcome = self._deadlines.next_due(t0, self._read_at)
-        return len(texts)
-
-    def _ended(self, ending: Ending) -> Verdict:
-        tape = self.tape
-        if ending is Ending.CLEAN:
-            told = self._hear(self._framer.close(), self._read_at)
-            if told is not None:
-                return told
-            if tape.first_event_at is None and (self._framer.unknown_lines or self._unreadable_lines):
-                return unreadable("a body that is neither a stream nor JSON", self._worked_before)
-        if self.terminal_at is not None:
-            return self._judge(Ending.TERMINAL)
-        if ending is Ending.CLEAN and self._decoder.close_ends:
-            self.terminal_at = tape.finish_at
-        return self._judge(ending)
-
-    def _hear(self, frames: Iterable[Frame], at: float) -> Verdict | None:
-        """Put the frames on the tape; a verdict only if they tell an error."""
-        tape, decode = self.tape, self._decoder.decode
-        for frame in frames:
-            may_go_on = self.terminal_at is not None and self._decoder.expects_more
-            try:
-                for event in decode(frame):
-                    if may_go_on and isinstance(event, Payload | Failed):
-                        may_go_on, self.terminal_at = False, None
-                        self._deadline.at, self._deadline.outcome = self._deadlines.next_due(self._t0, at)
-                    if self.terminal_at is not None:
-                        # Nothing but usage matters any more.
-                        if isinstance(event, Usage):
-                            tape.add(event)
-                    elif isinstance(event, Failed):
-                        tape.add(event)
-                        any_token = tape.payload_events > 0
-                        return judge_told(event.facts, any_token, self._worked_before, self._dialect.codes)
-                    else:
-                        tape.add(event)
-                        if event is END:
-                            self.terminal_at = at
-                            tape.is_streamed = not self._decoder.is_whole
-            except Undecodable:
-                # What was cut off, or never was an event, does not spoil the stream.
-                if self.terminal_at is None:
-                    if not (frame.cut or frame.bare):
-                        raise
-                    self._unreadable_lines += 1
-        return None
-
-    def _await_rest(self, wire: Wire, at: float) -> bool:
-        """After the terminal event: whether to read on for usage, or to the end that a pooled connection needs."""
-        is_all = self.tape.usage is not None and not self._decoder.expects_more
-        if is_all and self._probing.connection != "reuse":
-            return False
-        if self._deadline.outcome is not Outcome.SUCCESS:
-            self._deadline.arm(at + USAGE_SECONDS, Outcome.SUCCESS)
-            wire.wake_at(None)
-        return True
 
     async def _error_body(self, wire: Wire) -> bytes:
         """What the refusal says, as far as it comes within its caps."""
@@ -352,9 +211,6 @@ class Attempt:
             pass
         return bytes(body[:MAX_ERROR_BYTES])
 
-    def _judge(self, ending: Ending) -> Verdict:
-        return judge_stream(self.tape, ending, close_ends=self._decoder.close_ends, max_tokens=self._request.max_tokens)
-
     def _await_connection(self) -> None:
         due_at = self._clock.monotonic() + self._probing.connect_timeout_seconds
         self._deadline.arm(due_at, Outcome.TIMEOUT_CONNECT)
@@ -368,12 +224,10 @@ class Attempt:
 
     def _out_of_time(self) -> Verdict:
         if self.terminal_at is None and self._wire is not None and self.tape.first_event_at is None:
-            # A whole answer whose body was left open: no newline and no end ever told that it was all.
-            with contextlib.suppress(Unreadable):
-                told = self._hear((frame for frame in self._framer.close() if frame.bare), self._read_at)
-                if told is not None:
-                    return told
-        return self._overdue() if self.terminal_at is None else self._undisturbed(self._judge(Ending.TERMINAL))
+            told = self._hearing.last_words()
+            if told is not None:
+                return told
+        return self._overdue() if self.terminal_at is None else self._undisturbed(self._hearing.judge(Ending.TERMINAL))
 
     def _overdue(self) -> Verdict:
         outcome = self._deadline.outcome
@@ -404,13 +258,17 @@ class Attempt:
         return self._wire is not None and self._wire.clock == "kernel"
 
     @property
+    def terminal_at(self) -> float | None:
+        return self._hearing.terminal_at
+
+    @property
     def _t0(self) -> float:
         assert self.exchange.t0 is not None
         return self.exchange.t0
 
     def journey(self, begun_at: float, ended_at: float) -> Journey:
         exchange, wire = self.exchange, self._wire
-        heard_at = None if wire is None else max(wire.headers_at, self._read_at)
+        heard_at = None if wire is None else max(wire.headers_at, self._hearing.read_at)
         return Journey(
             self._host, self._port, begun_at, ended_at,
             exchange.resolved_at, exchange.t0, heard_at, exchange.is_reused,

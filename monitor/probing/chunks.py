@@ -4,10 +4,35 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 
 _HEX_DIGITS = b"0123456789ABCDEFabcdef"
 _MOST_HEAD_BYTES = 8
 _HEAD = re.compile(rb"([0-9A-Fa-f]{1,6})\r\n")
+_END = b"\r\n"
+
+
+def bodies_of(reads: Iterable[bytes]) -> list[bytes]:
+    """The body bytes of the first of these reads, up to one that is anything but whole chunks."""
+    bodies = []
+    for data in reads:
+        head = _head_of(len(data))
+        # One chunk, as nearly all such reads are.
+        body = data[len(head) : -2] if data.startswith(head) and data.endswith(_END) else whole_chunks(data)
+        if not body:
+            break
+        bodies.append(body)
+    return bodies
+
+
+@functools.lru_cache(maxsize=4096)
+def _head_of(size: int) -> bytes:
+    """How a read of that size begins if it is one chunk, as most servers write its length."""
+    for digits in range(1, _MOST_HEAD_BYTES - 1):
+        head = b"%x\r\n" % max(size - digits - 4, 0)
+        if len(head) == digits + 2:
+            return head
+    return _END  # no chunk is of that size; nor does one begin so
 
 
 def whole_chunks(data: bytes) -> bytes:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from monitor.clock import Clock
 from monitor.probing.pulse import Pulse
-from monitor.probing.stamps import ANCILLARY_BYTES, READ_BYTES, Look, StampedSocket
+from monitor.probing.stamps import ANCILLARY_BYTES, READ_BYTES, Look, Read, StampedSocket
 from monitor.probing.unsealing import Unsealer
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ WAKE_BYTES = 32 << 10
 _READ_OVERHEAD = 64
 _LAST_CHUNK = b"0\r\n\r\n"
 _SHORT = 8
+# Nearly every body ends as HTTP says it does. One that is left open behind its last event is found so much later.
+_REVIEW_SECONDS = 0.1
+_ENDING = 3  # reads that may hold the last event and what comes behind it
 
 
 def _nobody() -> None:
@@ -34,40 +37,61 @@ def _nobody() -> None:
 
 
 class Basket:
-    """What came for one sleeping reader: (bytes off the wire, their stamp, the look they were read in), in order.
+    """What came for one sleeping reader, in order.
 
-    `wake` is called when a read holds one of `closers` or what else may end a body, and when much was read."""
+    `wake` is called when a read holds one of `closers` or what else may end a body, and when much was read; `closers`
+    in what is only added are found by the next `review` but one."""
 
-    __slots__ = ("_room", "closers", "reads", "wake")
+    __slots__ = ("_is_eager", "_reviewed", "_room", "_seen", "closers", "reads", "wake")
 
     def __init__(self) -> None:
         self.closers: tuple[bytes, ...] = ()
         self.wake: Callable[[], None] = _nobody
-        self.reads: list[tuple[bytes, bytes | None, Look]] = []
+        self.reads: list[Read] = []
         self._room = WAKE_BYTES
+        self._is_eager = False  # any read wakes
+        self._seen = self._reviewed = 0  # how many reads there were at the last review, and have been searched
 
     def put(self, data: bytes, stamp: bytes | None, look: Look) -> None:
+        self.add(data, stamp, look)
+        self._search()
+
+    def add(self, data: bytes, stamp: bytes | None, look: Look) -> None:
+        """`put`, but what a read holds within is left to `review`: to search each costs half as much as to read it."""
         self.reads.append((data, stamp, look))
-        self._room -= len(data) + _READ_OVERHEAD
+        size = len(data)
+        self._room = room = self._room - size - _READ_OVERHEAD
         # A lone end of a chunk, or the end of the last one.
-        if len(data) <= _SHORT or data.endswith(_LAST_CHUNK) or self._room < 0:
+        if self._is_eager or size <= _SHORT or room < 0 or data.endswith(_LAST_CHUNK):
             self.wake()
-            return
-        for closer in self.closers:
-            if closer in data:
-                self.wake()
-                return
+
+    def review(self) -> None:
+        """Search the reads behind which nothing has come since the last review: whatever ends a stream is the last."""
+        count = len(self.reads)
+        if count > self._reviewed and count == self._seen:
+            self._search()
+        self._seen = count
+
+    def _search(self) -> None:
+        first, self._reviewed = max(self._reviewed, len(self.reads) - _ENDING), len(self.reads)
+        for data, _, _ in self.reads[first:]:
+            for closer in self.closers:
+                if closer in data:
+                    self.wake()
+                    return
 
     def lull(self, closers: tuple[bytes, ...], wake: Callable[[], None]) -> None:
         self.closers, self.wake = closers, wake
+        self._is_eager = b"" in closers
 
     def rouse(self) -> None:
         """The sleeper is awake. It holds the basket, which now holds nothing of it."""
         self.wake = _nobody
 
-    def empty(self) -> list[tuple[bytes, bytes | None, Look]]:
+    def empty(self) -> list[Read]:
         reads, self.reads = self.reads, []
         self._room = WAKE_BYTES
+        self._seen = self._reviewed = 0
         return reads
 
 
@@ -79,6 +103,7 @@ class Collector:
         self._pulse = pulse
         self._watched: dict[int, tuple[StampedSocket, Basket, Unsealer | None]] = {}
         self._selector: GatheringSelector | None = None
+        self._review_at = 0.0
 
     def open(self) -> None:
         self._selector = getattr(asyncio.get_running_loop(), "gathering", None)
@@ -129,7 +154,12 @@ class Collector:
             if not data:
                 left.append(event)
             elif unsealer is None or (data := unsealer.opened(data)):
-                basket.put(data, ancillary[0][2] if ancillary else None, look)
+                basket.add(data, ancillary[0][2] if ancillary else None, look)
+        now = self._clock.monotonic()
         if look is not None:
-            look.end(self._clock.monotonic())
+            look.end(now)
+        if now >= self._review_at:
+            self._review_at = now + _REVIEW_SECONDS
+            for _, basket, _ in watched.values():
+                basket.review()
         return left

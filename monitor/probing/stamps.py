@@ -11,6 +11,7 @@ import contextlib
 import socket
 import struct
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from monitor.clock import Clock
@@ -78,35 +79,62 @@ class StampedSocket(socket.socket):
 class Look:
     """One look at the sockets, in which any number of reads are made: the clocks around it tell their stamps' times."""
 
-    __slots__ = ("_before_last", "_earliest", "_is_late", "_latest", "_offset", "_pulse", "at")
+    __slots__ = ("_pulse", "at", "before_last", "earliest", "is_late", "latest", "offset")
 
     def __init__(self, pulse: Pulse, now: float) -> None:
         self.at = now  # monotonic seconds: the end of the look, its beginning until then
-        self._latest = now + _TOLERANCE_SECONDS
+        self.before_last = pulse.before_last
+        self.is_late = pulse.is_late(now)
+        # A stamp from before the loop's last look, or from the future, tells that the clock was set after all.
+        self.earliest = pulse.before_last - _TOLERANCE_SECONDS
+        self.latest = now + _TOLERANCE_SECONDS
+        self.offset = pulse.offset(now)  # wall minus monotonic; None if it cannot be trusted
         self._pulse = pulse
-        self._before_last = pulse.before_last
-        self._earliest = pulse.before_last - _TOLERANCE_SECONDS
-        self._is_late = pulse.is_late(now)
-        self._offset = pulse.offset(now)
 
     def end(self, now: float) -> None:
         self.at = now
-        self._latest = now + _TOLERANCE_SECONDS
+        self.latest = now + _TOLERANCE_SECONDS
         if self._pulse.offset(now) is None:
-            self._offset = None
+            self.offset = None
 
     def arrival(self, stamp: bytes | None) -> tuple[float, float, bool]:
         """(arrival, earliest possible arrival of the read's first byte, whether the kernel told): monotonic seconds."""
-        at, is_kernel = self.at, False
-        if stamp is not None and self._offset is not None:
-            seconds, nanoseconds = _unpack(stamp)
-            told = seconds - self._offset + nanoseconds * 1e-9
-            # Older than the loop's last look, or from the future: then the clock was set after all.
-            if self._earliest <= told <= self._latest:
-                is_kernel = True
-                if told < at:
+        arrivals = Arrivals.of(((b"", stamp, self),))
+        return arrivals.at[0], arrivals.since[0], arrivals.is_kernel
+
+
+# (bytes off the wire, their stamp, the look they were read in)
+Read = tuple[bytes, bytes | None, Look]
+
+
+class Arrivals:
+    """When reads came, in monotonic seconds: of many in one go, since a call for each costs more than what it reckons.
+    `since` is the earliest possible arrival of a read's first byte, `is_kernel` whether the kernel told all of them."""
+
+    __slots__ = ("at", "is_kernel", "since")
+
+    def __init__(self, at: list[float], since: list[float], is_kernel: bool) -> None:
+        self.at = at
+        self.since = since
+        self.is_kernel = is_kernel
+
+    @classmethod
+    def of(cls, reads: Iterable[Read]) -> Arrivals:
+        ats, sinces, is_kernel = [], [], True
+        for _, stamp, look in reads:
+            at = look.at
+            if stamp is None or look.offset is None:
+                is_kernel = False
+            else:
+                seconds, nanoseconds = _unpack(stamp)
+                told = seconds - look.offset + nanoseconds * 1e-9
+                if not look.earliest <= told <= look.latest:
+                    is_kernel = False
+                elif told < at:
                     at = told
-        return at, (self._before_last if self._is_late else at), is_kernel
+            ats.append(at)
+            sinces.append(look.before_last if look.is_late else at)
+        return cls(ats, sinces, is_kernel)
 
 
 class StampKeeper:

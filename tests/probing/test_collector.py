@@ -19,6 +19,7 @@ from monitor import loop
 from monitor.clock import SystemClock
 from monitor.outcome import Outcome
 from monitor.probing.arrivals import Handler
+from monitor.probing.chunks import bodies_of, whole_chunks
 from monitor.probing.collector import Basket, Collector
 from monitor.probing.pulse import Pulse
 from monitor.probing.stamps import Look, StampedSocket, has_kernel_stamps
@@ -159,6 +160,31 @@ async def test_what_comes_for_a_sleeper_is_in_its_basket_and_asyncio_hears_nothi
     await asyncio.wait_for(ear.woken.wait(), 20)
     assert [data for data, _, _ in basket.empty()] == [b"one two three", b"the end of it"]
     assert not ear.heard
+
+
+def test_what_may_end_a_stream_is_searched_once_nothing_has_come_behind_it() -> None:
+    woken: list[int] = []
+    basket = Basket()
+    basket.lull((b"end",), lambda: woken.append(len(basket.reads)))
+    look = Look(Pulse(SystemClock()), 0.0)
+    for data in (b"no word of the", b"the end", b"and what comes behind"):
+        basket.add(data + b" " * 8, None, look)
+        basket.review()
+    assert not woken, "it may flow on"
+    basket.review()
+    basket.review()
+    assert woken == [3], "and is searched once"
+    basket.lull((b"",), lambda: woken.append(0))
+    basket.add(b"whatever it is", None, look)
+    assert woken == [3, 0]
+
+
+@given(bodies, st.binary(max_size=40))
+def test_the_bodies_of_many_reads_are_those_of_each(pieces: list[bytes], other: bytes) -> None:
+    reads = [chunk(pieces[0]), *map(chunk, pieces), b"".join(map(chunk, pieces)), chunk(b"x" * 300)] if pieces else []
+    assert bodies_of(reads) == [whole_chunks(read) for read in reads]
+    assert bodies_of([*reads, other, *reads])[: len(reads)] == bodies_of(reads)
+    assert whole_chunks(other) or bodies_of([other, *reads]) == []
 
 
 @kernel_only

@@ -175,7 +175,7 @@ async def test_a_body_left_open_after_done_and_usage_is_not_waited_for() -> None
 
 
 async def test_usage_is_waited_for_no_longer_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monitor.probing.attempt.USAGE_SECONDS", 0.05)
+    monkeypatch.setattr("monitor.probing.hearing.USAGE_SECONDS", 0.05)
 
     async def script(conn: Conn) -> None:
         await conn.request()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -57,12 +58,13 @@ def shaped(data: bytes, shape: msgspec.json.Decoder[Shape]) -> Shape | None:
 
 
 def all_shaped(run: Sequence[bytes], shape: msgspec.json.Decoder[Shape]) -> Sequence[Shape]:
-    """A run in its shape, for a decoder's `texts`; nothing where one of it has another, or is no JSON."""
-    try:
+    """A run in its shape, for a decoder's `texts`, up to one that has another, or is no JSON."""
+    shapes: list[Shape] = []
+    with contextlib.suppress(msgspec.ValidationError, msgspec.DecodeError):
         # Not all in one with `decode_lines`: it heeds no newline, and a frame could end within the next.
-        return list(map(shape.decode, run))
-    except (msgspec.ValidationError, msgspec.DecodeError):
-        return ()
+        for data in run:
+            shapes.append(shape.decode(data))
+    return shapes
 
 
 def payload_of(kind: type[Payload], text: Any) -> list[Event]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -114,6 +114,37 @@ class _Chunk(msgspec.Struct, gc=False):
 
 
 _chunk_decoder = msgspec.json.Decoder(_Chunk)
+
+# Nearly all chunks are a piece of text and nothing else: what has this shape needs no second look at its parts.
+_Nothing = Literal[""] | tuple[()] | None
+
+
+class _PlainDelta(msgspec.Struct, gc=False):
+    content: str
+    reasoning: _Nothing = None
+    reasoning_content: _Nothing = None
+    reasoning_details: _Nothing = None
+    refusal: _Nothing = None
+    tool_calls: _Nothing = None
+    function_call: _Nothing = None
+
+
+class _PlainChoice(msgspec.Struct, gc=False):
+    delta: _PlainDelta
+    finish_reason: _Nothing = None
+    error: _Nothing = None
+    usage: _Nothing = None
+
+
+class _Piece(msgspec.Struct, gc=False):
+    choices: tuple[_PlainChoice]
+    object: Any = None
+    usage: _Nothing = None
+    error: _Nothing = None
+    x_groq: _Nothing = None
+
+
+_piece_decoder = msgspec.json.Decoder(_Piece)
 
 
 class OpenAIChat(Dialect):
@@ -232,27 +263,12 @@ class ChatDecoder(Decoder):
         if self.response_id is None or self.response_model is None:
             return ()
         texts: list[str] = []
-        for chunk in all_shaped(run, _chunk_decoder):
-            choices = chunk.choices
-            if not choices or len(choices) > 1 or chunk.error or chunk.object == "error" or chunk.usage or chunk.x_groq:
-                break
-            text = _plain_text(choices[0])
-            if not text:
+        for piece in all_shaped(run, _piece_decoder):
+            text = piece.choices[0].delta.content
+            if not text or piece.object == "error":
                 break
             texts.append(text)
         return texts
-
-
-def _plain_text(choice: _Choice) -> str | None:
-    """The text of a choice that is text and nothing else, as nearly all are."""
-    delta = choice.delta
-    if delta is None or choice.finish_reason or choice.error or choice.usage:
-        return None
-    if delta.reasoning or delta.reasoning_content or delta.reasoning_details or delta.refusal:
-        return None
-    if delta.tool_calls or delta.function_call or not isinstance(delta.content, str):
-        return None
-    return delta.content
 
 
 def _choice_events(choice: _Choice) -> list[Event]:

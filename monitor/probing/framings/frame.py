@@ -11,6 +11,8 @@ Unreadable          the body is not what a stream of this kind may be
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import repeat
 
 import msgspec
 
@@ -76,6 +78,12 @@ def is_too_deep(data: bytes) -> bool:
             return layers.count(b"(") > MAX_JSON_DEPTH
         layers = peeled
     return b"(" in layers
+
+
+def any_too_deep(events: Sequence[bytes]) -> bool:
+    """Whether one of them is. Brackets are counted in a loop of C's: no event of a usual stream is looked at twice."""
+    most = sum(max(map(bytes.count, events, repeat(bracket)), default=0) for bracket in (b"{", b"["))
+    return most > MAX_JSON_DEPTH and any(map(is_too_deep, events))
 
 
 def checked(data: bytes) -> bytes:

@@ -24,7 +24,7 @@ from monitor.probing.framings.frame import (
     TooDeep,
     TooManyPieces,
     Undecodable,
-    is_too_deep,
+    any_too_deep,
     text_of,
 )
 
@@ -100,7 +100,7 @@ class JsonStream:
         is_between = not (self._depth or self._in_array or self._line_size)
         if not is_between or self._size + sum(map(len, reads)) > MAX_BODY_BYTES:
             return ()
-        if not all(map(_WHOLE_LINE.fullmatch, reads)) or any(map(is_too_deep, reads)):
+        if not all(map(_WHOLE_LINE.fullmatch, reads)) or any_too_deep(reads):
             return ()
         lines = [read[:-1] for read in reads]
         try:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from functools import cache
 
 from monitor.probing.framings.frame import (
     MAX_BODY_BYTES,
@@ -15,19 +13,17 @@ from monitor.probing.framings.frame import (
     LineTooLong,
     TooManyPieces,
     Undecodable,
+    any_too_deep,
     checked,
-    is_too_deep,
     text_of,
 )
 
 _BOM = b"\xef\xbb\xbf"
+_END = b"\n\n"
 
 
-@cache
-def _whole_events(name: str) -> tuple[re.Pattern[bytes], int]:
-    """Events of this name, "" for none, with JSON on their one line; and how many bytes each has around its JSON."""
-    head = b"data: " if not name else f"event: {name}\ndata: ".encode()
-    return re.compile(re.escape(head) + rb"([{\[][^\r\n]{1,65536}+)\n\n"), len(head) + len(b"\n\n")
+# Between two reads that are looked at as one: no event on one line has it in it, and no character is left open by it.
+_CUT = b"\r"
 
 
 class EventStream:
@@ -37,7 +33,9 @@ class EventStream:
     the name of the events that a run is made of, "" where they have none."""
 
     def __init__(self, run_of: str = "") -> None:
-        self._run_of = run_of
+        # How each event of a run begins.
+        self._head = f"event: {run_of}\ndata: ".encode() if run_of else b"data: "
+        self._run_lines = self._head.count(b"\n") + len(_END)  # of each
         self.last_event_id: str | None = None
         self.unknown_lines = 0  # lines that are neither a field, a comment nor JSON
         self.is_markup = False  # the first thing in the body was a `<`: HTML or XML
@@ -101,23 +99,27 @@ class EventStream:
         self._is_idle = self._any_line and not is_pending
 
     def run(self, reads: Sequence[bytes]) -> Sequence[bytes]:
-        """The data of each of `reads`, if each is one whole event of that name with JSON on its one line. Else nothing.
-        Neither is anything read yet: feed them one by one, or tell which of them were `passed`."""
-        body = b"".join(reads)
-        if not self._is_idle or self._size + len(body) > MAX_BODY_BYTES:
+        """The data of each of `reads`, if each is one whole event of that name with its data on one line; without the
+        last ones, if those are not. Else nothing. Nothing is read yet: feed them one by one, or tell which `passed`."""
+        head, count = self._head, len(reads)
+        while count and not (reads[count - 1].startswith(head) and reads[count - 1].endswith(_END)):
+            count -= 1
+        if not count or not self._is_idle:
             return ()
-        pattern, around = _whole_events(self._run_of)
-        events: list[bytes] = pattern.findall(body)
-        if [len(read) for read in reads] != [len(event) + around for event in events]:
+        # In one go, and nothing for each read: with as many newlines in all as there are at the ends, none has another.
+        body = _CUT.join(reads[:count])
+        if body.count(b"\n") != count * self._run_lines or body.count(_CUT) != count - 1:
             return ()
-        if any(map(is_too_deep, events)) or not _is_utf8(body):
+        if not body.startswith(head) or self._size + len(body) > MAX_BODY_BYTES or not _is_utf8(body):
             return ()
-        return events
+        events = body[len(head) : -len(_END)].split(_END + _CUT + head)
+        is_regular = len(events) == count and all(map(bytes.strip, events)) and not any_too_deep(events)
+        return events if is_regular else ()
 
     def passed(self, reads: Sequence[bytes]) -> None:
         """These first reads of a run were taken in another way."""
         self._size += sum(map(len, reads))
-        self._lines += b"".join(reads).count(b"\n")
+        self._lines += len(reads) * self._run_lines
 
     def close(self) -> Iterator[Frame]:
         """What a body that ended cleanly still holds: hosts leave out the last blank line, or even the last newline.

@@ -579,7 +579,7 @@ async def test_an_error_behind_a_stop_that_was_no_end_is_one() -> None:
 async def test_an_answer_in_one_chunk_has_ended_with_it_though_the_body_stays_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("monitor.probing.attempt.USAGE_SECONDS", 0.05)
+    monkeypatch.setattr("monitor.probing.hearing.USAGE_SECONDS", 0.05)
     told = await probed(saying(said({"text": "nonce23456"}, finish="STOP", **COUNTS), ends=False), endpoint=STREAM)
     assert (told.outcome, told.answer_ok, told.output_tokens) == (Outcome.SUCCESS, True, 9)
     assert told.latency_seconds == pytest.approx(told.ttft_seconds)
