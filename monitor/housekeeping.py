@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
 
-from monitor import threads
 from monitor.clock import Clock
 from monitor.health.state import Transition
 from monitor.memory import Garbage
@@ -28,7 +27,6 @@ LOCATIONS_SECONDS = 5.0
 GARBAGE_SECONDS = 15.0  # how often to look whether it is time to collect
 INCIDENTS_SECONDS = 5.0  # how often incidents that the database did not take are tried again
 HOURS_SECONDS = 15.0  # how often to look whether an hour is to be closed
-THREADS_SECONDS = 5.0  # how often threads that are new are told to give way
 RETENTION_SECONDS = 600.0
 RETENTION_FIRST_SECONDS = 60.0
 _STALLED_SECONDS = 30.0  # no progress of the schedule for so long: let the watchdog bite
@@ -68,7 +66,6 @@ class Housekeeping:
             first_after_seconds=RETENTION_FIRST_SECONDS,
         )  # fmt: skip
         chores.add("garbage", GARBAGE_SECONDS, self._collect_garbage)
-        chores.add("threads", THREADS_SECONDS, self._have_threads_give_way)
         beat = watchdog_interval_seconds()
         if beat is not None:
             chores.add("watchdog", beat, self._watchdog)
@@ -119,9 +116,6 @@ class Housekeeping:
 
     async def _collect_garbage(self) -> None:
         self._garbage.collect()
-
-    async def _have_threads_give_way(self) -> None:
-        threads.give_way()
 
     async def _watchdog(self) -> None:
         idle = self._clock.monotonic() - self._rooms.dispatcher.progress()

@@ -1,7 +1,7 @@
-"""Threads beside the loop: work that may hang for ever, and which of them gives way to whom.
+"""Work that may hang for ever, off the loop: each piece in a daemon thread of its own.
 
-Such work has a daemon thread of its own. An executor's threads are joined when the process ends, behind a dead name
-server or file server, and a few hung ones leave no place for anybody else's work.
+An executor's threads are joined when the process ends, behind a dead name server or file server, and a few hung ones
+leave no place for anybody else's work.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -54,20 +52,3 @@ async def within(seconds: float, future: asyncio.Future[T]) -> T:
     if not done:
         raise TimeoutError
     return future.result()
-
-
-def give_way() -> None:
-    """Have every other thread of this process wait until the one that calls this, the loop's, sleeps or has had its
-    share. By itself a thread that is woken takes the processor at once: each time that the loop lets go of the
-    interpreter's lock, for the 4 ms of a tick. For the threads there are; on Linux, elsewhere nothing happens.
-
-    Their share of the processor stays as it was. A lower one would have the loop wait for whoever has the lock and does
-    not get the processor, beside other processes."""
-    if not hasattr(os, "SCHED_BATCH"):
-        return
-    own = threading.get_native_id()
-    for task in Path("/proc/self/task").iterdir():
-        thread = int(task.name)
-        with contextlib.suppress(OSError):  # it has ended
-            if thread != own and os.sched_getscheduler(thread) == os.SCHED_OTHER:
-                os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))

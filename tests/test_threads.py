@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -58,26 +56,3 @@ def test_work_that_outlives_its_loop_ends_quietly() -> None:
     release.set()
     time.sleep(0.05)
     assert not any(thread.name == "late" for thread in threading.enumerate())
-
-
-@pytest.fixture
-def as_before() -> Iterator[None]:
-    """Every thread of this process as it was."""
-    yield
-    for task in os.listdir("/proc/self/task"):
-        os.sched_setscheduler(int(task), os.SCHED_OTHER, os.sched_param(0))
-
-
-@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux only")
-@pytest.mark.usefixtures("as_before")
-def test_every_other_thread_gives_way_to_the_loops() -> None:
-    release = threading.Event()
-    other = threading.Thread(target=release.wait, args=(5,))
-    other.start()
-    assert other.native_id is not None
-    assert os.sched_getscheduler(other.native_id) == os.SCHED_OTHER
-    threads.give_way()
-    assert os.sched_getscheduler(other.native_id) == os.SCHED_BATCH
-    assert os.sched_getscheduler(0) == os.SCHED_OTHER
-    release.set()
-    other.join()
