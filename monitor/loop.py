@@ -93,20 +93,24 @@ if hasattr(select, "epoll"):
             return self._selector.readers
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-            if self.lulled:
-                return self._select_or_rouse(is_idle=timeout is None or timeout > 0)
-            if (timeout is None or timeout > 0) and sum(map(len, self.readers)) >= MANY_STREAMS:
+            is_idle, now, pause = timeout is None or timeout > 0, 0.0, 0.0
+            if is_idle and sum(map(len, self.readers)) >= MANY_STREAMS:
                 now = time.monotonic()
                 pause = self._looked_at + GATHER_SECONDS - now
-                if timeout is not None:
-                    pause = min(pause, timeout)
-                if pause > 0 and not self._overslept:
-                    if self._rest(pause):
-                        return self._look(0)
-                    self._overslept = time.monotonic() - now - pause > _OVERSLEPT_SECONDS
-                    timeout = None if timeout is None else timeout - pause
-                else:
-                    self._overslept = False
+            if self.lulled:
+                if pause > 0:  # a slice instead of a rest
+                    self._rouse()
+                    return []
+                return self._look_or_rouse(is_idle)
+            if timeout is not None:
+                pause = min(pause, timeout)
+            if pause > 0 and not self._overslept:
+                if self._rest(pause):
+                    return self._look(0)
+                self._overslept = time.monotonic() - now - pause > _OVERSLEPT_SECONDS
+                timeout = None if timeout is None else timeout - pause
+            elif now:
+                self._overslept = False
             return self._look(timeout)
 
         def hasten(self, descriptor: int) -> None:
@@ -133,15 +137,18 @@ if hasattr(select, "epoll"):
             self._looked_at = time.monotonic()
             return ready
 
-        def _select_or_rouse(self, is_idle: bool) -> list[tuple[selectors.SelectorKey, int]]:
+        def _look_or_rouse(self, is_idle: bool) -> list[tuple[selectors.SelectorKey, int]]:
             ready = self._look(0)
             if (is_idle and not ready) or self._looked_at - self.lulled[0][0] > LULL_SECONDS:
-                while self.lulled:
-                    _, waiting = self.lulled.popleft()
-                    if not waiting.done():  # else it was cancelled
-                        waiting.set_result(None)
-                        break
+                self._rouse()
             return ready
+
+        def _rouse(self) -> None:
+            while self.lulled:
+                _, waiting = self.lulled.popleft()
+                if not waiting.done():  # else it was cancelled
+                    waiting.set_result(None)
+                    return
 
     class GatheringLoop(asyncio.SelectorEventLoop):
         def __init__(self) -> None:

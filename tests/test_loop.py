@@ -223,6 +223,33 @@ def test_a_request_that_comes_in_goes_before_the_next_slice(pair: tuple[socket.s
     assert seen == ["request", "slice"]
 
 
+def test_while_much_comes_in_a_slice_takes_the_place_of_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look more often because there is such work would cost more than the work."""
+    monkeypatch.setattr(loop, "GATHER_SECONDS", 30.0)
+    looks = 0
+    look_before = loop.GatheringSelector._look
+
+    def counted(selector: loop.GatheringSelector, timeout: float | None) -> object:
+        nonlocal looks
+        looks += 1
+        return look_before(selector, timeout)
+
+    async def main() -> tuple[int, int]:
+        running = asyncio.get_running_loop()
+        assert isinstance(running, loop.GatheringLoop)
+        await asyncio.sleep(0)  # which is a look
+        running.gathering.readers.append(Crowd())
+        before = looks
+        for _ in range(10):
+            await SystemClock().sleep(0)
+        running.gathering.readers.clear()
+        return before, looks
+
+    monkeypatch.setattr(loop.GatheringSelector, "_look", counted)
+    before, after = loop.run(main())
+    assert after == before > 0
+
+
 def test_a_loop_that_is_never_idle_still_does_work_in_slices() -> None:
     async def main() -> None:
         async def busy() -> None:
