@@ -30,7 +30,8 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Return after `seconds` of monotonic time; at once (after one turn of the loop) if not positive."""
+        """Return after `seconds` of monotonic time. If not positive, once others have run: between two slices of work
+        that is in no hurry."""
         ...
 
     def call_at(self, at: float, call: Callable[[], None]) -> Timer:
@@ -45,7 +46,8 @@ class SystemClock:
     monotonic = staticmethod(time.monotonic)
 
     async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(max(seconds, 0.0))
+        lull = getattr(asyncio.get_running_loop(), "lull", None) if seconds <= 0 else None
+        await (asyncio.sleep(max(seconds, 0.0)) if lull is None else lull())
 
     def call_at(self, at: float, call: Callable[[], None]) -> Timer:
         return asyncio.get_running_loop().call_at(at, call)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from monitor import loop
+from monitor.clock import SystemClock
 from monitor.loop import GATHER_SECONDS, MANY_STREAMS
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="no epoll on this system")
@@ -116,3 +117,167 @@ async def test_a_run_is_on_such_a_loop() -> None:
         return loop.run(main())
 
     assert await asyncio.to_thread(kind) is loop.GatheringSelector
+
+
+def test_who_asks_us_is_not_kept_waiting_while_much_comes_in(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "GATHER_SECONDS", 30.0)
+    left, right = pair
+    with loop.GatheringSelector() as selector:
+        selector.readers.append(Crowd())
+        selector.register(left, select.EPOLLIN)
+        selector.hasten(left.fileno())
+        selector.select(0)
+        right.send(b"x")
+        begun = time.monotonic()
+        assert selector.select(30.0)
+        assert time.monotonic() - begun < 15.0
+
+
+def test_connections_that_are_made_to_us_are_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those that we make are none: asyncio names what the loop tells them by."""
+    hastened: list[int] = []
+    monkeypatch.setattr(loop.GatheringSelector, "hasten", lambda _, descriptor: hastened.append(descriptor))
+    accepted: list[int] = []
+
+    async def main() -> int:
+        made = asyncio.Event()
+
+        def come(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.append(writer.get_extra_info("socket").fileno())
+            writer.close()
+            made.set()
+
+        server = await asyncio.start_server(come, "127.0.0.1", 0)
+        async with server:
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            await made.wait()
+            writer.close()
+            await writer.wait_closed()
+        return len(hastened)
+
+    assert loop.run(main()) == 1
+    assert hastened == accepted
+
+
+# --- work in slices
+
+
+def test_what_is_ready_to_run_goes_before_any_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "LULL_SECONDS", 60.0)
+    seen: list[str] = []
+
+    async def request() -> None:
+        for step in range(5):
+            await asyncio.sleep(0)
+            seen.append(f"step {step}")
+
+    async def main() -> None:
+        asked = asyncio.create_task(request())
+        await SystemClock().sleep(0)
+        seen.append("slice")
+        await asked
+
+    loop.run(main())
+    assert seen == [*(f"step {step}" for step in range(5)), "slice"]
+
+
+def test_between_two_slices_the_loop_looks_at_its_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many works are done in slices, who comes in waits for one of them."""
+    looks = 0
+    select_before = loop.GatheringSelector.select
+
+    def counted(selector: loop.GatheringSelector, timeout: float | None = None) -> object:
+        nonlocal looks
+        looks += 1
+        return select_before(selector, timeout)
+
+    monkeypatch.setattr(loop.GatheringSelector, "select", counted)
+    slices: list[int] = []
+
+    async def work() -> None:
+        for _ in range(4):
+            await SystemClock().sleep(0)
+            slices.append(looks)
+
+    async def main() -> None:
+        await asyncio.gather(*(work() for _ in range(3)))
+
+    loop.run(main())
+    assert len(slices) == len(set(slices)) == 12
+
+
+def test_a_request_that_comes_in_goes_before_the_next_slice(pair: tuple[socket.socket, socket.socket]) -> None:
+    seen: list[str] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().add_reader(pair[0], lambda: seen.append(pair[0].recv(10).decode()))
+        await SystemClock().sleep(0)
+        pair[1].send(b"request")
+        await SystemClock().sleep(0)
+        seen.append("slice")
+        asyncio.get_running_loop().remove_reader(pair[0])
+
+    loop.run(main())
+    assert seen == ["request", "slice"]
+
+
+def test_while_much_comes_in_a_slice_takes_the_place_of_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look more often because there is such work would cost more than the work."""
+    monkeypatch.setattr(loop, "GATHER_SECONDS", 30.0)
+    looks = 0
+    look_before = loop.GatheringSelector._look
+
+    def counted(selector: loop.GatheringSelector, timeout: float | None) -> object:
+        nonlocal looks
+        looks += 1
+        return look_before(selector, timeout)
+
+    async def main() -> tuple[int, int]:
+        running = asyncio.get_running_loop()
+        assert isinstance(running, loop.GatheringLoop)
+        await asyncio.sleep(0)  # which is a look
+        running.gathering.readers.append(Crowd())
+        before = looks
+        for _ in range(10):
+            await SystemClock().sleep(0)
+        running.gathering.readers.clear()
+        return before, looks
+
+    monkeypatch.setattr(loop.GatheringSelector, "_look", counted)
+    before, after = loop.run(main())
+    assert after == before > 0
+
+
+def test_a_loop_that_is_never_idle_still_does_work_in_slices() -> None:
+    async def main() -> None:
+        async def busy() -> None:
+            while True:  # noqa: ASYNC110 - that is the point
+                await asyncio.sleep(0)
+
+        others = asyncio.create_task(busy())
+        async with asyncio.timeout(5):
+            for _ in range(3):
+                await SystemClock().sleep(0)
+        others.cancel()
+
+    loop.run(main())
+
+
+def test_work_that_is_given_up_between_two_slices_holds_up_no_other() -> None:
+    async def main() -> None:
+        given_up = asyncio.create_task(SystemClock().sleep(0))
+        other = asyncio.create_task(SystemClock().sleep(0))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        async with asyncio.timeout(5):
+            await other
+        assert given_up.cancelled()
+
+    loop.run(main())
+
+
+async def test_on_a_stock_loop_a_slice_waits_for_one_turn() -> None:
+    async with asyncio.timeout(5):
+        await SystemClock().sleep(0)

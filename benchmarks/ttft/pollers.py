@@ -1,4 +1,7 @@
-"""Those who ask a daemon in service: Prometheus every few seconds, a router several times a second."""
+"""Those who ask a daemon in service: Prometheus every few seconds, a router several times a second.
+
+How long a first byte took goes by the kernel's stamps at both ends, so that it is the daemon's time alone: whoever asks
+shares a core with others, and wakes up late."""
 
 from __future__ import annotations
 
@@ -6,10 +9,18 @@ import argparse
 import http.client
 import json
 import signal
+import socket
+import struct
 import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
+from urllib.parse import urlsplit
+
+from benchmarks.ttft.truth import quantile
+from monitor.clock import SystemClock
+from monitor.probing.pulse import wall_offset
+from monitor.probing.stamps import StampedSocket
 
 SCRAPE_SECONDS = 5.0
 POLL_SECONDS = 0.1
@@ -25,13 +36,45 @@ class Asked:
     body_bytes: int = 0
     slowest_seconds: float = 0.0
     slowest_first_byte_seconds: float = 0.0
+    median_first_byte_seconds: float = 0.0
     seconds: float = 0.0  # all of them
+
+
+class _Socket(StampedSocket):
+    __slots__ = ()
+
+    def sendall(self, data: bytes, flags: int = 0) -> None:  # type: ignore[override]
+        """A request is short: one send() takes it whole."""
+        if self.send(data, flags) < len(data):
+            raise OSError("the request was not taken whole")
+
+
+class StampedConnection(http.client.HTTPConnection):
+    """Knows by the kernel's stamps how long the first byte of an answer took."""
+
+    def connect(self) -> None:
+        self._stamped = _Socket(SystemClock(), socket.AF_INET, socket.SOCK_STREAM, 0)
+        self._stamped.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._stamped.connect((self.host, self.port))
+        self.sock = self._stamped
+
+    def first_byte_seconds(self, begun: float) -> float:
+        """Once the head of the answer has been read, which comes in one read; `begun` (monotonic) where there are no
+        stamps."""
+        sent_at, stamp = self._stamped.sent_at, self._stamped.stamp
+        self._stamped.sent_at = None  # the next request's is another
+        if sent_at is None or stamp is None:
+            return time.monotonic() - begun
+        seconds, nanoseconds = struct.unpack("@qq", stamp)
+        return float(seconds + nanoseconds / 1e9 - wall_offset(self._stamped.clock) - sent_at)
 
 
 class _Poller:
     def __init__(self, address: str, path: str, every_seconds: float, headers: dict[str, str]) -> None:
         self.asked = Asked()
-        self._connection = http.client.HTTPConnection(address, timeout=10)
+        self._first_bytes: list[float] = []
+        to = urlsplit(f"//{address}")
+        self._connection = StampedConnection(to.hostname or "", to.port)
         self._path = path
         self._every_seconds = every_seconds
         self._headers = headers
@@ -52,7 +95,9 @@ class _Poller:
         begun = time.monotonic()
         self._connection.request("GET", self._path, headers=self._headers)
         response = self._connection.getresponse()
-        self.asked.slowest_first_byte_seconds = max(self.asked.slowest_first_byte_seconds, time.monotonic() - begun)
+        self._first_bytes.append(self._connection.first_byte_seconds(begun))
+        self.asked.slowest_first_byte_seconds = max(self._first_bytes)
+        self.asked.median_first_byte_seconds = quantile(self._first_bytes, 0.5)
         self.asked.body_bytes += len(response.read())
         if response.status == 304:
             self.asked.not_modified += 1

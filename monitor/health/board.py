@@ -32,7 +32,9 @@ from monitor.settings import Settings
 from monitor.slot import Era, expected_slots
 
 _ERAS_PER_SLICE = 250
-# Counted at once at the latest: numpy is called as often for one observation as for all of a second.
+# Counted at once: about a millisecond. numpy is called as often for one observation as for all of them.
+_COUNTED_AT_ONCE = 60
+# How many wait to be counted at the most.
 _MOST_COMMITTED = 250
 
 
@@ -164,10 +166,10 @@ class Board:
         self._count()
         return self._windows
 
-    def _count(self) -> None:
+    def _count(self, most: int | None = None) -> None:
         if not self._committed:
             return
-        committed, self._committed = self._committed, []
+        committed, self._committed = self._committed[:most], [] if most is None else self._committed[most:]
         touched = self._windows.record(committed, self._clock.now())
         self._follow_windows()
         self._display.outdate_many(touched, self._committed_since)
@@ -263,6 +265,9 @@ class Board:
 
     def refresh_slices(self, settled_seconds: float = 0.0) -> Iterator[None]:
         """`refresh` as a generator, for callers without an event loop. One at a time."""
+        while len(self._committed) > _COUNTED_AT_ONCE:
+            self._count(_COUNTED_AT_ONCE)
+            yield
         while self.windows.settle():
             yield
         yield from self._display.renew(self.windows, self._clock.now(), settled_seconds)

@@ -89,6 +89,8 @@ class Windows:
 
     def decided_anew(self) -> list[int]:
         """The rows of which another kind of probe decides by now than what they hold."""
+        if not self._deciding and self.decided_by.count(CHAT) == len(self.decided_by):
+            return []
         rows = zip(self.keys, self.decided_by, strict=True)
         return [row for row, ((endpoint, _), kind) in enumerate(rows) if kind != self._deciding.get(endpoint, CHAT)]
 

@@ -38,7 +38,7 @@ class Pulse:
         self._users += 1
         if self._timer is None:
             self._last = self.before_last = self._clock.monotonic()
-            self._last_offset = self._offset = self._measure()
+            self._last_offset = self._offset = wall_offset(self._clock)
             self._timer = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
     def end(self) -> None:
@@ -57,7 +57,7 @@ class Pulse:
             return None
         if abs(self._clock.now() - now - self._last_offset) > _STEP_SECONDS:
             # Set just now, or we were put off the processor between the two readings.
-            return self._last_offset if abs(self._measure() - self._last_offset) <= _STEP_SECONDS else None
+            return self._last_offset if abs(wall_offset(self._clock) - self._last_offset) <= _STEP_SECONDS else None
         return self._last_offset
 
     def worst_since(self, since: float) -> float:
@@ -73,16 +73,18 @@ class Pulse:
         if late > _STALL_SECONDS:
             self._stalls.append((now, late))
         self.before_last, self._last = self._last, now
-        self._offset, self._last_offset = self._last_offset, self._measure()
+        self._offset, self._last_offset = self._last_offset, wall_offset(self._clock)
         self._timer = asyncio.get_running_loop().call_later(BEAT_SECONDS, self._beat)
 
-    def _measure(self) -> float:
-        closest = float("inf")
-        offset = 0.0
-        for _ in range(5):
-            before, wall, after = self._clock.monotonic(), self._clock.now(), self._clock.monotonic()
-            if after - before < closest:
-                closest, offset = after - before, wall - (before + after) / 2
-            if closest < _TOGETHER_SECONDS:
-                break
-        return offset
+
+def wall_offset(clock: Clock) -> float:
+    """Wall minus monotonic time at this moment, seconds."""
+    closest = float("inf")
+    offset = 0.0
+    for _ in range(5):
+        before, wall, after = clock.monotonic(), clock.now(), clock.monotonic()
+        if after - before < closest:
+            closest, offset = after - before, wall - (before + after) / 2
+        if closest < _TOGETHER_SECONDS:
+            break
+    return offset

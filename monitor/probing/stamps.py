@@ -1,7 +1,8 @@
-"""The kernel's receive stamps: the sockets that ask for them, and what a stamp is in monotonic seconds.
+"""The kernel's stamps: the sockets that ask for them, and what a stamp is in monotonic seconds.
 
-A stamp is that of the last byte of a read, on CLOCK_REALTIME; it is converted with the pair of clocks of the look at
-the sockets in which it was read. Where there is none, or the wall clock was just set, the moment of reading stands in.
+A receive stamp is that of the last byte of a read, on CLOCK_REALTIME; it is converted with the pair of clocks of the
+look at the sockets in which it was read. Where there is none, or the wall clock was just set, the moment of reading
+stands in. A transmit stamp is that of a request's leaving; where there is none, the moment before send() stands in.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from monitor.clock import Clock
-from monitor.probing.pulse import Pulse
+from monitor.probing.pulse import Pulse, wall_offset
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 # asm-generic/socket.h; Python's socket module does not name it. The old form: 64-bit seconds and nanoseconds.
@@ -25,6 +28,11 @@ SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("@qq")
 _unpack = _TIMESPEC.unpack
 ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
+# linux/net_tstamp.h. The stamp of a message alone that asks for it, without a copy of the message.
+_SO_TIMESTAMPING = 37
+_TX_SOFTWARE, _SOFTWARE, _STAMP_ALONE = 1 << 1, 1 << 4, 1 << 11
+_ASK_FOR_STAMP = ((socket.SOL_SOCKET, _SO_TIMESTAMPING, struct.pack("@I", _TX_SOFTWARE)),)
+_MSG_ERRQUEUE = 0x2000  # where transmit stamps are told
 # asyncio asks for 256 KiB at a time, which each read would allocate, at the cost of page faults. A TLS record fits.
 READ_BYTES = 16 << 10
 
@@ -39,9 +47,9 @@ def has_kernel_stamps() -> bool:
 
 
 class StampedSocket(socket.socket):
-    """Keeps the kernel's stamp of what was read last, and when the first write of the request under way began."""
+    """Keeps the kernel's stamp of what was read last, and when the first write of the request under way left."""
 
-    __slots__ = ("clock", "error", "sent_at", "stamp")
+    __slots__ = ("_tells", "clock", "error", "sent_at", "stamp")
 
     def __init__(self, clock: Clock, family: int, kind: int, protocol: int) -> None:
         super().__init__(family, kind, protocol)
@@ -50,30 +58,68 @@ class StampedSocket(socket.socket):
         self.sent_at: float | None = None
         self.error: OSError | None = None  # to be raised by the next read
         self.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        try:
+            self.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, _SOFTWARE | _STAMP_ALONE)
+        except OSError:
+            self._tells = False
+        else:
+            self._tells = True  # of what is sent as well
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         if self.error is not None:
             error, self.error = self.error, None
             raise error
-        data, ancillary, _, _ = self.recvmsg(min(size, READ_BYTES), ANCILLARY_BYTES, flags)
+        try:
+            data, ancillary, _, _ = self.recvmsg(min(size, READ_BYTES), ANCILLARY_BYTES, flags)
+        except BlockingIOError:
+            self._sent_stamp()
+            raise
         self.stamp = ancillary[0][2] if ancillary else None
         return data
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         into = memoryview(buffer)[: nbytes or READ_BYTES]
-        size, ancillary, _, _ = self.recvmsg_into([into], ANCILLARY_BYTES, flags)
+        try:
+            size, ancillary, _, _ = self.recvmsg_into([into], ANCILLARY_BYTES, flags)
+        except BlockingIOError:
+            self._sent_stamp()
+            raise
         self.stamp = ancillary[0][2] if ancillary else None
         return size
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
         if self.sent_at is None:
-            self.sent_at = self.clock.monotonic()
+            return self._send_first([data], flags)
         return super().send(data, flags)
 
     def sendmsg(self, *arguments: Any) -> int:
-        if self.sent_at is None:
-            self.sent_at = self.clock.monotonic()
+        if self.sent_at is None and len(arguments) == 1:
+            return self._send_first(arguments[0], 0)
         return super().sendmsg(*arguments)
+
+    def _send_first(self, buffers: Iterable[ReadableBuffer], flags: int) -> int:
+        """send() lets go of the interpreter's lock before it is in the kernel. Whoever waits for that lock may have the
+        processor then, for milliseconds: so only the kernel can tell when the request left."""
+        self.sent_at = before = self.clock.monotonic()
+        if not self._tells:
+            return super().sendmsg(buffers, (), flags)
+        sent = super().sendmsg(buffers, _ASK_FOR_STAMP, flags)
+        after = self.clock.monotonic()
+        if (stamp := self._sent_stamp()) is not None:
+            seconds, nanoseconds = _unpack(stamp)
+            told = seconds - wall_offset(self.clock) + nanoseconds * 1e-9
+            if before <= told <= after:  # else the wall clock was set
+                self.sent_at = told
+        return sent
+
+    def _sent_stamp(self) -> bytes | None:
+        """The oldest that has not been taken. One that comes late is no use, but as long as it lies there the socket
+        has an error to tell: so it is also taken when there is nothing to read."""
+        try:
+            _, ancillary, _, _ = self.recvmsg(0, ANCILLARY_BYTES, _MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+        except OSError:
+            return None
+        return ancillary[0][2] if ancillary and ancillary[0][1] == SO_TIMESTAMPNS else None
 
 
 class Look:

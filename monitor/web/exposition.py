@@ -22,8 +22,8 @@ from monitor.web.formats import Format
 from monitor.web.kind_lines import render_kinds
 from monitor.web.lines import Lines, render
 
-# Endpoints rendered between two turns of the loop: a millisecond and a half, so that no probe's clock notices.
-_SLICE = 32
+# Endpoints rendered between two turns of the loop: a millisecond, for which who asks meanwhile waits.
+_SLICE = 16
 # Endpoints whose lines are joined at once, of one family: up to a quarter of a megabyte, a tenth of a millisecond.
 _JOINED = 256
 _CHUNK_BYTES = 256 * 1024
@@ -78,21 +78,27 @@ class Exposition:
         self._clock = clock
         self.generation = Generation()
 
-    async def refresh(self, views: Sequence[EndpointView], export: ExportSettings) -> None:
-        """Render the views that are not the very objects of last time. Not to be run twice at once."""
+    async def refresh(
+        self, views: Sequence[EndpointView], export: ExportSettings, changed: Sequence[int] | None = None
+    ) -> None:
+        """Render the views that are not the very objects of last time: those at the places `changed`, where that is
+        known. Not to be run twice at once."""
         former = self.generation
-        rendered: list[Lines | None]
-        rendered = _kept(former, views) if export == former.export else [None] * len(views)
-        stale = [place for place, lines in enumerate(rendered) if lines is None]
-        await self._clock.sleep(0)
-        for number, place in enumerate(stale, 1):
-            rendered[place] = _lines(views[place], export)
+        rendered: list[Lines]
+        if changed is None or export != former.export:
+            known = _kept(former, views) if export == former.export else [None] * len(views)
+            changed = [place for place, lines in enumerate(known) if lines is None]
+            rendered = [lines or () for lines in known]
+        else:
+            rendered = list(former.lines)
+        for number, place in enumerate(changed):
             if number % _SLICE == 0:
                 await self._clock.sleep(0)
+            rendered[place] = _lines(views[place], export)
         await self._clock.sleep(0)
         is_alike = len(former.lines) == len(rendered)
-        gone: list[object] = [former.lines[place] for place in stale] if is_alike else list(former.lines)
-        self.generation = Generation(views, [lines for lines in rendered if lines is not None], export)
+        gone: list[object] = [former.lines[place] for place in changed] if is_alike else list(former.lines)
+        self.generation = Generation(views, rendered, export)
         del former, rendered
         for _ in let_go(gone):
             await self._clock.sleep(0)

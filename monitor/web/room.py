@@ -7,7 +7,8 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, compress
+from operator import is_not
 
 from aiohttp import web
 
@@ -158,7 +159,8 @@ class Room:
             picture = former.with_changed(seen, news)
             gone = [former.seen[place] for place in changed]
         await self.clock.sleep(0)
-        await self.exposition.refresh(seen, export)
+        is_of_former = self.exposition.generation.views is former.seen  # not where the refresh before failed midway
+        await self.exposition.refresh(seen, export, changed if is_of_former else None)
         self.picture, self._rendered_export = picture, export
         for document in self._documents.values():
             document.pass_by()
@@ -297,7 +299,7 @@ def changed_places(former: Sequence[EndpointView], seen: Sequence[EndpointView])
     """Where `seen` has another view than `former` of the same endpoint and location; None if it is of others."""
     if len(former) != len(seen):
         return None
-    places = [place for place, (before, now) in enumerate(zip(former, seen, strict=True)) if now is not before]
+    places = list(compress(range(len(seen)), map(is_not, former, seen)))
     for place in places:
         before, now = former[place], seen[place]
         if (before.endpoint.id, before.location) != (now.endpoint.id, now.location):

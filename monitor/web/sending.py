@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from monitor.clock import Clock
+from monitor.threads import giving_way
 from monitor.web.errors import Unavailable
 from monitor.web.query import shown
 
@@ -129,13 +130,15 @@ class Gzipped:
     def __init__(self, chunks: Iterator[bytes], clock: Clock) -> None:
         self._chunks = chunks
         self._clock = clock
-        self._next = next(chunks, None)
+        self._next: bytes | None = None
         self._compressor = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WINDOW)
         self._pieces: list[bytes] = []
         self._step: asyncio.Task[None] | None = None
         self.is_whole = False
 
     async def read(self) -> AsyncGenerator[bytes, None]:
+        if not self._pieces:
+            self._begin()
         number = 0
         while True:
             while number == len(self._pieces):
@@ -149,29 +152,36 @@ class Gzipped:
                 await self._clock.sleep(0)
             number += 1
 
+    def _begin(self) -> None:
+        """The first chunk, in a fraction of a millisecond and whole: a thread's answer would come some turns later."""
+        first = self._compressor.compress(next(self._chunks, b""))
+        self._pieces.append(first + self._compressor.flush(zlib.Z_SYNC_FLUSH))
+
     async def _go_on(self) -> None:
         """One more piece. It is whole as soon as there is nothing left to make: what is whole grows old."""
+        if len(self._pieces) == 1:
+            self._next = next(self._chunks, None)
         chunks = await self._batch()
         is_last = self._next is None
         self._pieces.append(await asyncio.to_thread(self._compressed, chunks, is_last))
         self._step, self.is_whole = None, is_last
 
     async def _batch(self) -> list[bytes]:
-        """What goes to the thread at once: the first chunk alone, so that it is soon on its way, then half a megabyte,
-        since each time costs as much as to compress 30 kB."""
+        """What goes to the thread at once: half a megabyte, since each time costs as much as to compress 30 kB."""
         taken: list[bytes] = []
-        size, enough = 0, _BATCH_BYTES if self._pieces else 1
-        while self._next is not None and size < enough:
+        size = 0
+        while self._next is not None and size < _BATCH_BYTES:
             taken.append(self._next)
             size += len(self._next)
             self._next = next(self._chunks, None)
-            if self._next is not None and size < enough:
+            if self._next is not None and size < _BATCH_BYTES:
                 await self._clock.sleep(0)
         return taken
 
     def _compressed(self, chunks: list[bytes], is_last: bool) -> bytes:
-        pieces = [self._compressor.compress(chunk) for chunk in chunks]
-        return b"".join([*pieces, self._compressor.flush()] if is_last else pieces)
+        with giving_way():
+            pieces = [self._compressor.compress(chunk) for chunk in chunks]
+            return b"".join([*pieces, self._compressor.flush()] if is_last else pieces)
 
 
 def accepts_gzip(header: str) -> bool:

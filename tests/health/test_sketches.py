@@ -166,6 +166,18 @@ def test_a_matrix_grows_over_series_and_bins_and_loses_nothing(cells: list[tuple
     assert np.isnan(matrix.quantiles(1, slice(0, 201), (0.5,))).all()
 
 
+def test_a_figure_that_nobody_has_had_yet_moves_nothing() -> None:
+    """To lay 10,000 series out anew would keep the loop for 100 ms, whenever somebody is slower than anybody before."""
+    matrix = BinMatrix(2, SECONDS)
+    matrix.reserve(1000)
+    counts = matrix.counts
+    for bin_ in (400, 0, SECONDS.bins - 1):
+        matrix.add(0, np.array([999]), np.array([bin_]), np.array([1]))
+    assert matrix.counts is counts
+    rows, bins, amounts = matrix.cells(0, slice(998, 1000))
+    assert (rows.tolist(), bins.tolist(), amounts.tolist()) == ([1] * 3, [0, 400, SECONDS.bins - 1], [1] * 3)
+
+
 def found_at(plain: np.ndarray[tuple[int, int], np.dtype[np.int64]], rows: list[int]) -> object:
     return quantiles_of_rows(SECONDS, plain[rows], 0, (0.5,))
 

@@ -19,6 +19,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 from web_stage import HERE, LLAMA, MINI, MINI_ACME, NOW, Stage, endpoint, probe, settings_of, stage
 
+from monitor.clock import FakeClock
 from monitor.settings import ExportSettings
 from monitor.web.formats import OPENMETRICS, TEXT, preferred
 from monitor.web.query import Query
@@ -293,6 +294,26 @@ async def test_those_who_scrape_at_once_share_what_is_compressed(monkeypatch: py
         assert len(set(pages)) == 2
         assert compressed < 2 * alone + 2
         assert not web.client.app[PAGES], "nothing is kept once it is sent"
+
+
+async def test_the_first_chunk_of_a_gzipped_answer_is_there_whole_before_any_thread_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def never(*_: object) -> bytes:
+        raise AssertionError("a thread was asked")
+
+    monkeypatch.setattr(asyncio, "to_thread", never)
+    lines = b"llm_endpoint_up 1\n" * 1000
+    reading = Gzipped(iter([lines, b"more"]), FakeClock()).read()
+    assert zlib.decompressobj(wbits=31).decompress(await anext(reading)) == lines
+    await reading.aclose()
+
+
+@pytest.mark.parametrize("chunks", [[], [b""], [b"one"], [b"one", b"two"], [b"", b"two"]])
+async def test_what_is_gzipped_is_whole_however_few_chunks_there_are(chunks: list[bytes]) -> None:
+    page = Gzipped(iter(chunks), FakeClock())
+    assert gzip.decompress(b"".join([piece async for piece in page.read()])) == b"".join(chunks)
+    assert page.is_whole
 
 
 async def test_a_later_scrape_counts_the_monitors_own_figures_anew(web: Stage) -> None:
