@@ -1,4 +1,4 @@
-"""Work off the loop. What may hang for ever has a daemon thread of its own; what computes for long gives way.
+"""Work that may hang for ever, off the loop: each piece in a daemon thread of its own.
 
 An executor's threads are joined when the process ends, behind a dead name server or file server, and a few hung ones
 leave no place for anybody else's work.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -53,20 +52,3 @@ async def within(seconds: float, future: asyncio.Future[T]) -> T:
     if not done:
         raise TimeoutError
     return future.result()
-
-
-@contextlib.contextmanager
-def giving_way() -> Iterator[None]:
-    """While this thread computes it waits until the loop's sleeps or has had its share. By itself, woken by the
-    interpreter's lock, it would take the processor from the loop at once, for a tick of 4 ms. Linux only, and not where
-    a sandbox forbids it."""
-    gives_way = False
-    with contextlib.suppress(OSError, AttributeError):
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-            gives_way = True
-    try:
-        yield
-    finally:
-        if gives_way:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 
@@ -57,28 +56,3 @@ def test_work_that_outlives_its_loop_ends_quietly() -> None:
     release.set()
     time.sleep(0.05)
     assert not any(thread.name == "late" for thread in threading.enumerate())
-
-
-@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux only")
-async def test_what_computes_for_long_gives_way_and_is_as_before_then() -> None:
-    def work() -> list[int]:
-        before = os.sched_getscheduler(0)
-        with threads.giving_way():
-            meanwhile = os.sched_getscheduler(0)
-        return [before, meanwhile, os.sched_getscheduler(0)]
-
-    assert await asyncio.to_thread(work) == [os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_OTHER]
-
-
-@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux only")
-async def test_where_giving_way_is_forbidden_the_work_is_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(*_: object) -> None:
-        raise PermissionError("not here")
-
-    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
-
-    def work() -> int:
-        with threads.giving_way():
-            return 7
-
-    assert await asyncio.to_thread(work) == 7

@@ -11,7 +11,6 @@ import msgspec
 from aiohttp import hdrs, web
 
 from monitor.routing.values import JsonObject
-from monitor.threads import giving_way
 from monitor.web.room import ROOM, Room
 from monitor.web.sending import GZIP_LEVEL, GZIP_WINDOW, READERS, Gzipped, accepts_gzip
 
@@ -78,5 +77,4 @@ async def send(request: web.Request, body: bytes, content_type: str, status: int
 
 def _gzipped(body: bytes) -> bytes:
     compressor = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WINDOW)
-    with giving_way():
-        return compressor.compress(body) + compressor.flush()
+    return compressor.compress(body) + compressor.flush()

@@ -14,7 +14,6 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from monitor.clock import Clock
-from monitor.threads import giving_way
 from monitor.web.errors import Unavailable
 from monitor.web.query import shown
 
@@ -179,9 +178,8 @@ class Gzipped:
         return taken
 
     def _compressed(self, chunks: list[bytes], is_last: bool) -> bytes:
-        with giving_way():
-            pieces = [self._compressor.compress(chunk) for chunk in chunks]
-            return b"".join([*pieces, self._compressor.flush()] if is_last else pieces)
+        pieces = [self._compressor.compress(chunk) for chunk in chunks]
+        return b"".join([*pieces, self._compressor.flush()] if is_last else pieces)
 
 
 def accepts_gzip(header: str) -> bool:
