@@ -33,5 +33,7 @@ def in_comparison(_one: Any, name: str | None, kind: str, reflected: bool, count
     if reflected:
         is_ours = kind == "table" and str(name).startswith(f"{TABLE}_")
         return not (is_ours or (kind in ("column", "index") and str(name).endswith(WRITTEN)))
+    if name == "journal":
+        return False  # SQLite's
     # Not on PostgreSQL: three look-ups a row, and a lock on each name, for names that are never deleted.
     return not (kind == "foreign_key_constraint" and _one.table.name == TABLE)

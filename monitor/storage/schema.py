@@ -25,7 +25,7 @@ from sqlalchemy import (
 from monitor.health.sketch import FIGURES
 
 # The newest migration: a database at this revision needs no alembic to be opened. A test holds the two together.
-HEAD = "0007"
+HEAD = "0008"
 
 MILLION = 1_000_000
 PICO = 1_000_000_000_000
@@ -138,6 +138,16 @@ raw_observations = Table(
     Column("told_id", Integer),  # of a told error alone: see `probing.told`
     sqlite_with_rowid=False,
     postgresql_partition_by="RANGE (due_ms)",
+)
+
+
+# Of SQLite alone: rows on their way into the raw table, and how far they have come (`journal`).
+journal = Table(
+    "journal",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("packed", LargeBinary, nullable=False),
 )
 
 

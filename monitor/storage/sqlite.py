@@ -33,6 +33,7 @@ from monitor.storage.errors import (
     explained,
 )
 from monitor.storage.facts import MADE_UP
+from monitor.storage.journal import Journal, show_waiting
 from monitor.storage.lock import FileLock
 from monitor.storage.upsert import insert_new
 from monitor.tasks import to_its_end
@@ -99,6 +100,8 @@ class SQLite(Engine):
         self.writing = write_engine(self.file, busy_timeout_ms) if can_write else None
         self._busy_timeout_ms = busy_timeout_ms
         self._lock = FileLock(self.file)
+        self._journal = Journal()
+        self.journal = self._journal if can_write else None
 
     def hold(self, owner: str, now: float, listen: str) -> None:
         self._lock.acquire(owner, now, listen)
@@ -133,6 +136,8 @@ class SQLite(Engine):
             self.reading = read_engine(self.file, self._busy_timeout_ms, immutable=True)
             revision = await migrate.revision_of(self, self.reading)
         migrate.check_readable(revision, self.name)
+        await to_its_end(self.reading.dispose())
+        _show_waiting(self.reading)
 
     async def close(self) -> None:
         await to_its_end(self.reading.dispose())
@@ -144,7 +149,9 @@ class SQLite(Engine):
         return explained(error, self.file)
 
     def patient_reading(self) -> AsyncEngine:
-        return read_engine(self.file, self._busy_timeout_ms)
+        engine = read_engine(self.file, self._busy_timeout_ms)
+        _show_waiting(engine)
+        return engine
 
     async def load(self, connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
         names = [column.name for column in table.columns]
@@ -162,6 +169,15 @@ class SQLite(Engine):
         """One table takes all."""
 
     async def insert_raw(self, connection: AsyncConnection, rows: Sequence[Row], *, can_double: bool) -> list[int]:
+        await self._journal.know(connection)
+        if self._journal.takes(len(rows)):
+            return await self._journal.add(connection, rows)
+        positions = self._journal.not_waiting(rows)
+        if len(positions) < len(rows):
+            rows = [rows[number] for number in positions]
+        return [positions[number] for number in await self._insert(connection, rows, can_double)] if rows else []
+
+    async def _insert(self, connection: AsyncConnection, rows: Sequence[Row], can_double: bool) -> list[int]:
         if can_double:
             return await _insert_and_tell(connection, rows)
         # The driver's own text and tuples: by way of named parameters SQLAlchemy's share is more than the database's.
@@ -240,6 +256,15 @@ def read_engine(path: Path, busy_timeout_ms: int = BUSY_TIMEOUT_MS, *, immutable
     engine = create_async_engine(url, pool_size=READERS, max_overflow=0)
     _prepare(engine, (f"busy_timeout={busy_timeout_ms}",), "BEGIN")
     return engine
+
+
+def _show_waiting(engine: AsyncEngine) -> None:
+    def connected(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        show_waiting(cursor)
+        cursor.close()
+
+    event.listen(engine.sync_engine, "connect", connected)
 
 
 def _prepare(engine: AsyncEngine, pragmas: tuple[str, ...], begin: str) -> None:
