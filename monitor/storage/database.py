@@ -20,11 +20,13 @@ from monitor.storage import schema
 from monitor.storage.engine import Engine, Row
 from monitor.storage.errors import CopyUnfinished, DatabaseNotWritable, StorageError, is_outage
 from monitor.storage.facts import COPY_OF, read_fact
+from monitor.storage.journal import Journal
 from monitor.storage.lock import Holder, read_holder
 from monitor.storage.names import Names
 from monitor.storage.postgres import PostgreSQL
 from monitor.storage.sqlite import BUSY_TIMEOUT_MS, SQLite, check_place, path_of
 from monitor.storage.upsert import insert_new
+from monitor.tasks import to_its_end
 
 if TYPE_CHECKING:
     import asyncpg
@@ -216,13 +218,19 @@ class Database:
                 await self._journal.move(connection, self.clock.monotonic(), everything=False)
 
     async def settle(self) -> None:
-        """Have every row that is committed by now in the raw table. To be called before it is read, in no `write`
-        block."""
-        while self._journal is not None and self.move_due_in() is not None:
+        """Have every row that is committed by now in the raw table, or shown as if. To be called before it is read, in
+        no `write` block."""
+        if self._journal is None:
+            await self._engine.look_again()
+        elif self.move_due_in() is not None:
             if self._writing_task is asyncio.current_task():
                 raise RuntimeError("raw rows are to be read before a write block, or after it")
+            await to_its_end(self._move_all(self._journal))
+
+    async def _move_all(self, journal: Journal) -> None:
+        while self.move_due_in() is not None:
             async with self.write() as connection:
-                await self._journal.move(connection, self.clock.monotonic(), everything=True)
+                await journal.move(connection, self.clock.monotonic(), everything=True)
 
     async def drop_days(self, until_ms: int) -> int:
         """Where `keeps_days`: remove the raw rows of the UTC days that end at `until_ms` or before; how many."""

@@ -58,6 +58,10 @@ class Engine(ABC):
         """Only look at the schema. SchemaTooOld or SchemaTooNew if it is not this program's."""
 
     @abstractmethod
+    async def look_again(self) -> None:
+        """Opened for reading: have `reading` show what is committed by now."""
+
+    @abstractmethod
     async def close(self) -> None:
         """Close every connection, then let go of the locks. May be called again."""
 

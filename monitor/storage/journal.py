@@ -37,6 +37,7 @@ _LATEST_MS = 5_000
 ROWS_A_TRANSACTION = 10_000  # each costs nine pages beyond those that its rows fill
 _ROWS_A_STATEMENT = 250  # some 2 ms of the database's thread
 
+TABLE = "journal"
 _KEY = 5  # due_ms, endpoint_id, location_id, kind_id, recheck: the first columns, see `engine`
 _KEY_NAMES = WRITTEN_COLUMNS[:_KEY]
 _MARK = 0  # the id of the row whose `seq` is the mark: batches up to it have been moved
@@ -164,8 +165,7 @@ class Journal:
         if self._is_known:
             return
         self._forget()
-        how_far = (await connection.exec_driver_sql(_HOW_FAR)).one()
-        self._mark, self._seq, self._last_slot = (int(number) for number in how_far)
+        self._mark, self._seq, self._last_slot = await how_far(connection)
         newest = "SELECT max(due_ms) FROM raw_observations"
         self._newest_ms = (await connection.exec_driver_sql(newest)).scalar() or 0
         found = (await connection.exec_driver_sql(_LIVE, (self._mark,))).all()
@@ -221,6 +221,12 @@ class Journal:
         self._mark = mark
         while self._slots_of and self._slots_of[0][0] <= mark:
             self._free += self._slots_of.popleft()[1]
+
+
+async def how_far(connection: AsyncConnection) -> tuple[int, int, int]:
+    """The mark, the last batch, and the last slot."""
+    row: Any = (await connection.exec_driver_sql(_HOW_FAR)).one()
+    return int(row[0]), int(row[1]), int(row[2])
 
 
 async def _in_table(connection: AsyncConnection, keys: Sequence[Row]) -> set[Row]:
@@ -283,9 +289,12 @@ def show_waiting(cursor: Cursor) -> None:
         return
     names = ", ".join(WRITTEN_COLUMNS)
     key = ", ".join(_KEY_NAMES)
-    cursor.execute(f"CREATE TEMP TABLE waiting ({names}, PRIMARY KEY ({key})) WITHOUT ROWID")
+    # Of the same types: else the planner would not take the view apart, and each page would be a look at every row.
+    cursor.execute("PRAGMA main.table_info(raw_observations)")
+    typed = ", ".join(f"{column[1]} {column[2]}" for column in cursor.fetchall() if column[1] in WRITTEN_COLUMNS)
+    cursor.execute(f"CREATE TEMP TABLE waiting ({typed}, PRIMARY KEY ({key})) WITHOUT ROWID")
     cursor.executemany(_INSERT.replace("raw_observations", "temp.waiting"), rows)
-    # What is moved meanwhile is not told twice. SQLite merges the two by their keys, page by page.
+    # What is moved meanwhile is not told twice. SQLite merges the two by their keys.
     same = " AND ".join(f"raw.{name} = waiting.{name}" for name in _KEY_NAMES)
     cursor.execute(
         f"CREATE TEMP VIEW raw_observations AS SELECT {names} FROM main.raw_observations UNION ALL "  # noqa: S608

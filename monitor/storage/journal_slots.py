@@ -58,7 +58,7 @@ def unpack(slots: Sequence[bytes]) -> list[Row]:
         if len(part) != length or zlib.crc32(part) != checksum:
             raise DamagedSlotsError(f"part {number} of {wanted} has another checksum")
         parts[number] = part
-    if sorted(parts) != list(range(wanted)):
+    if not parts or sorted(parts) != list(range(wanted)):
         raise DamagedSlotsError(f"parts {sorted(parts)} of {wanted}")
     if layout not in _COLUMNS:
         raise DamagedSlotsError(f"layout {layout}, and this program knows {sorted(_COLUMNS)}")

@@ -2,6 +2,7 @@
 
 Instants are UTC: `_ms` and `_us` columns count milliseconds and microseconds since the epoch, `hour` and `day` seconds.
 Spans are microseconds, speeds micro-tokens per second, money pico-dollars: small integers, exact to their last digit.
+SQLite has one table more, which nobody but `journal` knows.
 """
 
 from __future__ import annotations
@@ -138,16 +139,6 @@ raw_observations = Table(
     Column("told_id", Integer),  # of a told error alone: see `probing.told`
     sqlite_with_rowid=False,
     postgresql_partition_by="RANGE (due_ms)",
-)
-
-
-# Of SQLite alone: rows on their way into the raw table, and how far they have come (`journal`).
-journal = Table(
-    "journal",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("seq", BigInteger, nullable=False),
-    Column("packed", LargeBinary, nullable=False),
 )
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from monitor.clock import utc_text
 from monitor.settings import DatabaseSettings
-from monitor.storage import migrate, schema
+from monitor.storage import journal, migrate, schema
 from monitor.storage.codec import WRITTEN_COLUMNS
 from monitor.storage.engine import KEY_COLUMNS, DoublesError, Engine, Row, positions_of
 from monitor.storage.errors import (
@@ -101,6 +101,7 @@ class SQLite(Engine):
         self._busy_timeout_ms = busy_timeout_ms
         self._lock = FileLock(self.file)
         self._journal = Journal()
+        self._shown: tuple[int, ...] | None = None  # how far the journal had come
         self.journal = self._journal if can_write else None
 
     def hold(self, owner: str, now: float, listen: str) -> None:
@@ -138,6 +139,13 @@ class SQLite(Engine):
         migrate.check_readable(revision, self.name)
         await to_its_end(self.reading.dispose())
         _show_waiting(self.reading)
+
+    async def look_again(self) -> None:
+        async with self.reading.begin() as connection:
+            shown = await journal.how_far(connection)
+        if shown != self._shown:
+            self._shown = shown
+            await to_its_end(self.reading.dispose())  # who connects anew sees what waits now
 
     async def close(self) -> None:
         await to_its_end(self.reading.dispose())
