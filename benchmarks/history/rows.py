@@ -25,6 +25,7 @@ from monitor.storage.batch import commit_batch
 from monitor.storage.codec import as_stored
 from monitor.storage.database import Database
 from monitor.storage.facts import Skew
+from monitor.storage.retention import ROWS_A_STEP, delete_oldest_rows
 from monitor.storage.rollups import HourBook
 from monitor.storage.writer import FLUSH_SECONDS
 
@@ -32,6 +33,7 @@ WARMING_SECONDS = 90.0  # until the journal has its size
 SECONDS = 360.0
 _DAY = 86_400.0
 _TIMEOUT_SECONDS = 20.0
+_OLD_MS = round((NOW + WARMING_SECONDS + SECONDS) * 1000)  # all may go, the oldest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,8 @@ class Measured:
     waited: int  # rows that the journal held at most
 
 
-async def measure(path: Path, settings: Settings) -> Measured:
-    """`path` must not exist."""
+async def measure(path: Path, settings: Settings, *, prunes: bool = False) -> Measured:
+    """`path` must not exist. With `prunes` as many old rows go as new ones come, and the file does not grow."""
     clock = FakeClock(NOW)
     database = await Database.open(settings.database, clock)
     try:
@@ -63,7 +65,7 @@ async def measure(path: Path, settings: Settings) -> Measured:
         watching = asyncio.create_task(turns.watch())
         commits: list[float] = []
         moves: list[float] = []
-        many = waited = pages = log_bytes = 0
+        many = waited = pages = log_bytes = old = 0
         begun = 0.0
         for _, batch in itertools.groupby(rows, key=lambda one: _ended_at(one) // FLUSH_SECONDS):
             stored = [as_stored(one) for one in batch]
@@ -71,7 +73,7 @@ async def measure(path: Path, settings: Settings) -> Measured:
             if not begun and clock.now() > NOW + WARMING_SECONDS:
                 await database.settle()
                 pages, log_bytes, begun = (await database.free_pages())[1], log.stat().st_size, time.process_time()
-                many = 0
+                many = old = 0
                 for told in (commits, moves, turns.held):
                     told.clear()
             asked = time.perf_counter()
@@ -79,6 +81,10 @@ async def measure(path: Path, settings: Settings) -> Measured:
             commits.append(time.perf_counter() - asked)
             many += len(stored)
             waited = max(waited, database.waiting)
+            if prunes and begun:
+                old += 0 if database.let_go(_OLD_MS) else len(stored)
+                if old >= ROWS_A_STEP:
+                    old -= await database.run(lambda connection: delete_oldest_rows(connection, _OLD_MS))
             if database.move_due_in() == 0.0:
                 asked = time.perf_counter()
                 await database.move_waiting()
@@ -104,12 +110,21 @@ def _ended_at(one: Observation) -> float:
 
 
 async def main(directory: Path, settings: Settings) -> None:
-    path = directory / "rows.db"
+    rows_a_day = len(settings.catalog.endpoints) * _DAY / 60
     for what, many_rows in (("as they are", journal.MANY_ROWS), ("without a journal", journal.BULK_ROWS)):
         journal.MANY_ROWS = many_rows
-        _tell(what, await measure(path, settings), len(settings.catalog.endpoints) * _DAY / 60)
-        for name in ("rows.db", "rows.db-wal", "rows.db-shm", "rows.db.lock"):
-            (directory / name).unlink(missing_ok=True)
+        _tell(what, await _measured(directory, settings), rows_a_day)
+        pruned = (await _measured(directory, settings, prunes=True)).log_bytes
+        print(
+            f"    the log, as many old rows deleted: {pruned:.0f} bytes a row, {pruned * rows_a_day / 1e9:.2f} GB a day"
+        )
+
+
+async def _measured(directory: Path, settings: Settings, *, prunes: bool = False) -> Measured:
+    found = await measure(directory / "rows.db", settings, prunes=prunes)
+    for name in ("rows.db", "rows.db-wal", "rows.db-shm", "rows.db.lock"):
+        (directory / name).unlink(missing_ok=True)
+    return found
 
 
 def _tell(what: str, found: Measured, rows_a_day: float) -> None:

@@ -232,6 +232,20 @@ class Database:
             async with self.write() as connection:
                 await journal.move(connection, self.clock.monotonic(), everything=True)
 
+    def let_go(self, until_ms: int) -> bool:
+        """Raw rows due before `until_ms` are not wanted any more. Whether moves take them away, by and by."""
+        if self._journal is None:
+            return False
+        self._journal.let_go_ms = until_ms
+        return self._journal.is_used
+
+    def rows_let_go(self) -> int:
+        """How many of them moves have taken away since this was last asked."""
+        if self._journal is None:
+            return 0
+        gone, self._journal.gone = self._journal.gone, 0
+        return gone
+
     async def drop_days(self, until_ms: int) -> int:
         """Where `keeps_days`: remove the raw rows of the UTC days that end at `until_ms` or before; how many."""
         with self._retold():

@@ -39,6 +39,11 @@ _ROWS_A_STATEMENT = 250  # some 2 ms of the database's thread
 
 TABLE = "journal"
 _KEY = 5  # due_ms, endpoint_id, location_id, kind_id, recheck: the first columns, see `engine`
+# Of a write-ahead log every page is part that a transaction has emptied; but one that it fills again is there once.
+_LET_GO = (
+    "DELETE FROM raw_observations WHERE due_ms < ? "
+    "AND due_ms < (SELECT due_ms FROM raw_observations ORDER BY due_ms LIMIT 1 OFFSET ?)"
+)
 _KEY_NAMES = WRITTEN_COLUMNS[:_KEY]
 _MARK = 0  # the id of the row whose `seq` is the mark: batches up to it have been moved
 
@@ -69,6 +74,8 @@ class Journal:
 
     def __init__(self) -> None:
         self.is_used = False  # whether the next commit's rows go through it
+        self.let_go_ms = 0  # raw rows due before it are not wanted any more
+        self.gone = 0  # of those, how many moves have taken away
         self._is_known = False  # whether what is below is what the file says
         self._is_touched = False  # by the open transaction
         self._rows: dict[Row, tuple[int, Row]] = {}  # key -> batch, row; oldest batch first
@@ -148,6 +155,7 @@ class Journal:
             self._moving = self._chosen(everything or not self.is_used)
             self._moved_at, self._seq_at_move = now, self._seq
         left = ROWS_A_TRANSACTION
+        await self._let_go(connection, min(left, len(self._moving)))
         while self._moving and left:
             portion = [self._moving.popleft() for _ in range(min(left, _ROWS_A_STATEMENT, len(self._moving)))]
             left -= len(portion)
@@ -212,6 +220,11 @@ class Journal:
         ]
         chosen.sort(key=itemgetter(0))
         return deque(chosen)
+
+    async def _let_go(self, connection: AsyncConnection, rows: int) -> None:
+        """Of the oldest rows as many as come in, in the same transaction: their pages are filled again at once."""
+        if rows and self.let_go_ms:
+            self.gone += (await connection.exec_driver_sql(_LET_GO, (self.let_go_ms, rows))).rowcount
 
     async def _set_mark(self, connection: AsyncConnection) -> None:
         mark = min(self._rows_of, default=self._seq + 1) - 1

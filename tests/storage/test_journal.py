@@ -16,12 +16,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import sqlite
-from storage_samples import MIDNIGHT, Stage, in_order, observation, stage, stored, until, varied
+from storage_samples import DAY, HOUR, MIDNIGHT, Stage, in_order, observation, stage, stored, until, varied
 from test_migrations import alembic
+from test_retention import At
 
 from monitor.clock import FakeClock
 from monitor.observation import Observation
-from monitor.settings import DatabaseSettings
+from monitor.settings import DatabaseSettings, RetentionSettings
 from monitor.storage import journal
 from monitor.storage.batch import commit_batch
 from monitor.storage.codec import READ_COLUMNS, WRITTEN_COLUMNS, as_stored
@@ -31,6 +32,7 @@ from monitor.storage.facts import Skew
 from monitor.storage.history import History
 from monitor.storage.journal import Journal
 from monitor.storage.journal_slots import LAYOUT, SLOT_BYTES, DamagedSlotsError, pack, unpack
+from monitor.storage.retention import prune
 from monitor.storage.rollups import HourBook
 from monitor.storage.sqlite import path_of
 
@@ -183,6 +185,27 @@ async def test_slots_are_written_over_and_the_file_does_not_grow(busy: Stage, cl
         await busy.database.settle()
     assert sizes == [10, 11, 11, 11, 11, 11]  # a slot a batch, and the mark
     assert in_order(await busy.rows()) == in_order(busy.committed)
+
+
+async def test_a_move_takes_as_many_old_rows_away_as_it_brings_and_a_prune_leaves_them_to_it(
+    busy: Stage, clock: FakeClock
+) -> None:
+    rules = RetentionSettings(observations_seconds=DAY, hourly_seconds=9 * DAY, daily_seconds=90 * DAY)
+    old = [observation(number) for number in range(60)]
+    await busy.write(old)
+    await busy.writer.close_hours(MIDNIGHT + 2 * DAY)
+    await busy.database.settle()
+    now = At(MIDNIGHT + DAY + HOUR)
+
+    async def pruned() -> int:
+        return (await prune(busy.database, busy.writer.submit, now, rules)).observations
+
+    assert await pruned() == 40  # what moves should have come to by now
+    assert len(await busy.rows()) == 20
+    new = [observation(5000 + number) for number in range(8)]
+    await busy.write(new)
+    assert await busy.rows() == stored([*old[48:], *new])
+    assert await pruned() == 8
 
 
 async def test_a_clock_that_was_ahead_holds_up_no_slot(busy: Stage, clock: FakeClock) -> None:
