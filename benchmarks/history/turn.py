@@ -38,10 +38,10 @@ async def measure(settings: Settings) -> None:
     writer = Writer(database, clock, SelfMetrics("bench"), committed, lambda rows: None)
     running = asyncio.create_task(writer.run())
 
-    async def restore(_connection: object) -> None:
+    async def restore() -> None:
         await restore_board(board, history, NOW, [], writer.tail)
 
-    await writer.submit(restore)
+    await writer.stand_still(restore, lambda _: None)
     writer.tail = None
     await board.refresh()
     traffic = asyncio.create_task(_traffic(settings, writer, put_at))

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -20,11 +20,13 @@ from monitor.storage import schema
 from monitor.storage.engine import Engine, Row
 from monitor.storage.errors import CopyUnfinished, DatabaseNotWritable, StorageError, is_outage
 from monitor.storage.facts import COPY_OF, read_fact
+from monitor.storage.journal import Journal
 from monitor.storage.lock import Holder, read_holder
 from monitor.storage.names import Names
 from monitor.storage.postgres import PostgreSQL
 from monitor.storage.sqlite import BUSY_TIMEOUT_MS, SQLite, check_place, path_of
 from monitor.storage.upsert import insert_new
+from monitor.tasks import to_its_end
 
 if TYPE_CHECKING:
     import asyncpg
@@ -48,7 +50,9 @@ class Database:
         self.names = Names()
         self.write_connections = 0  # opened since the start
         self._engine = engine
+        self._journal = engine.journal
         self._one_writer = asyncio.Lock()
+        self._writing_task: asyncio.Task[Any] | None = None
         self._view: ContextVar[_View | None] = ContextVar("view", default=None)
         if engine.writing is not None:
             event.listen(engine.writing.sync_engine, "connect", self._note_connection)
@@ -71,6 +75,7 @@ class Database:
             await database._engine.upgrade(clock.now())
             await database.run(_name_outcomes)
             await database._refuse_half_a_copy()
+            await database.settle()
         except Exception as error:
             await database.close()
             database._retell(error)
@@ -168,13 +173,20 @@ class Database:
         writing = self._to_write
         async with self._one_writer:
             try:
+                self._writing_task = asyncio.current_task()
                 async with writing.begin() as connection:
                     yield connection
             except BaseException as error:
                 self.names.rolled_back()
+                if self._journal is not None:
+                    self._journal.rolled_back()
                 self._retell(error)
                 raise
+            finally:
+                self._writing_task = None
             self.names.committed()
+            if self._journal is not None:
+                self._journal.committed()
 
     async def run(self, job: Job[T]) -> T:
         """`job` in one write transaction."""
@@ -189,6 +201,50 @@ class Database:
     async def insert_raw(self, connection: AsyncConnection, rows: Sequence[Row], *, can_double: bool) -> list[int]:
         """See Engine.insert_raw."""
         return await self._engine.insert_raw(connection, rows, can_double=can_double)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are committed and not in the raw table yet."""
+        return 0 if self._journal is None else len(self._journal)
+
+    def move_due_in(self) -> float | None:
+        """Seconds until `move_waiting` has something to do; None if every committed row is in the raw table."""
+        return None if self._journal is None else self._journal.move_due_in(self.clock.monotonic())
+
+    async def move_waiting(self) -> None:
+        """To be called by the writer, where `move_due_in` says so: some of the rows that wait, in one transaction."""
+        if self._journal is not None:
+            async with self.write() as connection:
+                await self._journal.move(connection, self.clock.monotonic(), everything=False)
+
+    async def settle(self) -> None:
+        """Have every row that is committed by now in the raw table, or shown as if. To be called before it is read, in
+        no `write` block."""
+        if self._journal is None:
+            await self._engine.look_again()
+        elif self.move_due_in() is not None:
+            if self._writing_task is asyncio.current_task():
+                raise RuntimeError("raw rows are to be read before a write block, or after it")
+            await to_its_end(self._move_all(self._journal))
+
+    async def _move_all(self, journal: Journal) -> None:
+        while self.move_due_in() is not None:
+            async with self.write() as connection:
+                await journal.move(connection, self.clock.monotonic(), everything=True)
+
+    def let_go(self, until_ms: int) -> bool:
+        """Raw rows due before `until_ms` are not wanted any more. Whether moves take them away, by and by."""
+        if self._journal is None:
+            return False
+        self._journal.let_go_ms = until_ms
+        return self._journal.is_used
+
+    def rows_let_go(self) -> int:
+        """How many of them moves have taken away since this was last asked."""
+        if self._journal is None:
+            return 0
+        gone, self._journal.gone = self._journal.gone, 0
+        return gone
 
     async def drop_days(self, until_ms: int) -> int:
         """Where `keeps_days`: remove the raw rows of the UTC days that end at `until_ms` or before; how many."""
@@ -245,6 +301,8 @@ class Database:
     def _note_connection(self, *_: object) -> None:
         # Who answers anew may be another database under the same name: a backup, or a standby that lagged.
         self.names.forget()
+        if self._journal is not None:
+            self._journal.forget()
         self.write_connections += 1
 
     def _retell(self, error: BaseException) -> None:

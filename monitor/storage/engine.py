@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from monitor.storage.codec import WRITTEN_COLUMNS
 from monitor.storage.errors import StorageError
+from monitor.storage.journal import Journal
 
 Row = tuple[Any, ...]
 KEY_COLUMNS = ("due_ms", "endpoint_id", "location_id", "kind_id", "recheck")
@@ -37,6 +38,7 @@ class Engine(ABC):
     spill_path: Path
     reading: AsyncEngine
     writing: AsyncEngine | None
+    journal: Journal | None = None  # through which rows of a busy fleet go, where there is one
 
     @abstractmethod
     def hold(self, owner: str, now: float, listen: str) -> None:
@@ -54,6 +56,10 @@ class Engine(ABC):
     @abstractmethod
     async def open_read_only(self) -> None:
         """Only look at the schema. SchemaTooOld or SchemaTooNew if it is not this program's."""
+
+    @abstractmethod
+    async def look_again(self) -> None:
+        """Opened for reading: have `reading` show what is committed by now."""
 
     @abstractmethod
     async def close(self) -> None:

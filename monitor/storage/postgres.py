@@ -90,6 +90,9 @@ class PostgreSQL(Engine):
     async def open_read_only(self) -> None:
         migrate.check_readable(await migrate.revision_of(self, self.reading), self.name)
 
+    async def look_again(self) -> None:
+        """Every read does."""
+
     async def close(self) -> None:
         await to_its_end(self.reading.dispose())
         if self.writing is not None:

@@ -1,4 +1,5 @@
-"""How the tables differ on PostgreSQL from `schema`: partitions by day, and which transaction wrote a row."""
+"""How the tables differ from `schema`: on PostgreSQL by partitions and by which transaction wrote a row; SQLite has a
+journal."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import Any
 from sqlalchemy import types
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
+from monitor.storage import journal
 from monitor.storage.postgres_days import TABLE
 
 # The transaction that wrote a raw row: what lies between two snapshots can be told by it, and by nothing else, since
@@ -31,7 +33,7 @@ def in_comparison(_one: Any, name: str | None, kind: str, reflected: bool, count
     if counterpart is not None:
         return True
     if reflected:
-        is_ours = kind == "table" and str(name).startswith(f"{TABLE}_")
+        is_ours = kind == "table" and (str(name).startswith(f"{TABLE}_") or name == journal.TABLE)
         return not (is_ours or (kind in ("column", "index") and str(name).endswith(WRITTEN)))
     # Not on PostgreSQL: three look-ups a row, and a lock on each name, for names that are never deleted.
     return not (kind == "foreign_key_constraint" and _one.table.name == TABLE)

@@ -20,7 +20,7 @@ from monitor.storage import schema
 from monitor.storage.codec import DAY, HOUR, READ_COLUMNS, micros, observation_of
 from monitor.storage.facts import read_skew
 from monitor.storage.packed import PackedRows, packing
-from monitor.storage.reading import Reader, started_us
+from monitor.storage.reading import Reader, newest_due, oldest_due, started_us
 
 ROWS_A_READ = 1000  # observations in one transaction: some 15 ms of reading
 _HOUR_MS = HOUR * 1000
@@ -86,6 +86,7 @@ class RawReads(Reader):
     async def chat_columns(self, since: float) -> AsyncIterator[Columns]:
         """The chat observations that started at `since` or later, rechecks too, oldest first, in chunks. At a fifteenth
         of what `stream` costs; the next chunk is being read while one is worked on."""
+        await self._database.settle()
         async with self._database.read() as connection:
             await self._know_all(connection)
             chat = next((id_ for id_, name in self._kinds.items() if name == CHAT), None)
@@ -166,16 +167,18 @@ class RawReads(Reader):
         """Observations (of these classes and this kind) in order of due time, in lists of at most `chunk`. Rows that
         come in or go meanwhile may be seen or not; no other is missed or told twice."""
         clock = self._database.clock
+        await self._database.settle()
         async with self._database.read() as connection:
-            bounds = (await connection.execute(select(func.min(_raw.due_ms), func.max(_raw.due_ms)))).one()
+            oldest_ms = (await connection.execute(oldest_due)).scalar()
+            newest_ms = (await connection.execute(newest_due)).scalar()
             skew_ms = (await read_skew(connection)).ms + 1
             conditions = await self._conditions(connection, since, until, endpoint, location, kind)
-        if bounds[0] is None or conditions is None:
+        if oldest_ms is None or newest_ms is None or conditions is None:
             return
         if outcomes is not None:
             conditions.append(_raw.outcome.in_([OUTCOME_CODES[outcome] for outcome in outcomes]))
-        low = bounds[0] if since is None else max(bounds[0], round(since * 1000) - skew_ms)
-        high = bounds[1] + 1 if until is None else min(bounds[1] + 1, round(until * 1000) + skew_ms)
+        low = oldest_ms if since is None else max(oldest_ms, round(since * 1000) - skew_ms)
+        high = newest_ms + 1 if until is None else min(newest_ms + 1, round(until * 1000) + skew_ms)
         width = _HOUR_MS
         position = high if newest_first else low
         while low < high and (position > low if newest_first else position < high):
@@ -214,12 +217,10 @@ class RawReads(Reader):
 
     async def _next_due(self, edge: int, newest_first: bool) -> int | None:
         """Where the next slice begins that has any row; None if there is none beyond `edge`."""
-        query = select(func.max(_raw.due_ms) + 1).where(_raw.due_ms < edge)
-        if not newest_first:
-            query = select(func.min(_raw.due_ms)).where(_raw.due_ms >= edge)
+        query = newest_due.where(_raw.due_ms < edge) if newest_first else oldest_due.where(_raw.due_ms >= edge)
         async with self._database.read() as connection:
             found: int | None = (await connection.execute(query)).scalar()
-        return found
+        return found + 1 if newest_first and found is not None else found
 
     def _page(
         self, first_ms: int, last_ms: int, after: tuple[int, ...] | None, newest_first: bool, chunk: int

@@ -15,6 +15,9 @@ from monitor.storage.database import Database
 from monitor.storage.names import Place, names_by_id
 
 _raw = schema.raw_observations.c
+# By the index, in one step each; as aggregates they would be a look at every row.
+oldest_due = select(_raw.due_ms).order_by(_raw.due_ms).limit(1)
+newest_due = select(_raw.due_ms).order_by(_raw.due_ms.desc()).limit(1)
 started_us = _raw.due_ms * 1000 + _raw.delay_us
 
 

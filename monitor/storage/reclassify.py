@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
-from sqlalchemy import Table, func, select, update
+from sqlalchemy import Table, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.catalog.model import Catalog
@@ -32,6 +32,7 @@ from monitor.storage.facts import note_rollup_change, read_rolled_until
 from monitor.storage.history import History
 from monitor.storage.names import Names
 from monitor.storage.past_successes import Eras, PastSuccesses
+from monitor.storage.reading import oldest_due
 
 ROWS_A_SLICE = 200  # some 50 ms of the writer's time
 _PAUSE_SECONDS = 0.02  # between slices, for everybody else
@@ -90,8 +91,9 @@ async def reclassify(
     """Judge the told errors among the raw rows that started at `since` (UTC seconds) or later. `on_changed` is called
     right after each commit, before anything else is written. May be cancelled between any two slices."""
     history = History(database)
+    await database.settle()
     async with database.read() as connection:
-        oldest_ms = (await connection.execute(select(func.min(_raw.due_ms)))).scalar()
+        oldest_ms = (await connection.execute(oldest_due)).scalar()
     if oldest_ms is None:
         return Reclassified()
     done = Reclassified(oldest_at=oldest_ms / 1000)

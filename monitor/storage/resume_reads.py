@@ -16,7 +16,7 @@ from monitor.storage import schema
 from monitor.storage.codec import DAY, HOUR, counts_decoder, hour_of, micros
 from monitor.storage.facts import read_rolled_until, read_skew
 from monitor.storage.names import Place
-from monitor.storage.reading import Reader, started_us
+from monitor.storage.reading import Reader, oldest_due, started_us
 from monitor.storage.schema import MILLION, PICO
 from monitor.storage.spending import read_spent
 
@@ -69,6 +69,7 @@ class ResumeReads(Reader):
     async def recent_lanes(self, since: float, location: str) -> dict[tuple[str, str], RecentLane]:
         """By (endpoint, kind), what was due at `since` or later at a location, rechecks too. One walk for all of it: it
         is through a million rows."""
+        await self._database.settle()
         async with self._database.read() as connection:
             conditions = await self._conditions(connection, None, None, None, location)
             if conditions is None:
@@ -90,6 +91,7 @@ class ResumeReads(Reader):
     async def spent_since(self, at: float, location: str | None = None) -> float:
         """USD that probes, rechecks too, have cost which started or were due at `at` or later. Slots go by a clock that
         may be ahead of the wall, and what is spent on its day is spent."""
+        await self._database.settle()
         async with self._database.read() as connection:
             conditions = await self._conditions(connection, None, None, None, location)
             if conditions is None:
@@ -118,6 +120,7 @@ class ResumeReads(Reader):
 
     async def last_due_at(self, location: str) -> float | None:
         """When the last recorded slot of a location was due; None if there is none."""
+        await self._database.settle()
         async with self._database.read() as connection:
             conditions = await self._conditions(connection, None, None, None, location)
             if conditions is None:
@@ -131,6 +134,7 @@ class ResumeReads(Reader):
         of `since` or later. Of chat the hour alone, where that is closed."""
         since_hour = hour_of(since)
         key = (_hourly.endpoint_id, _hourly.location_id, _hourly.kind_id)
+        await self._database.settle()
         async with self._database.read() as connection:
             await self._know_all(connection)
             rolled_until = await read_rolled_until(connection)
@@ -171,10 +175,11 @@ class ResumeReads(Reader):
         """When each place last answered, of which it is known that it did in the bucket that starts then and is so many
         seconds wide: to the microsecond where raw rows are still kept, else the start of its hour or day. `eras` tell
         where in an hour to look."""
+        await self._database.settle()
         async with self._database.read() as connection:
             await self._know_all(connection)
             skew_ms = (await read_skew(connection)).ms + 1
-            oldest_ms = (await connection.execute(select(func.min(_raw.due_ms)))).scalar()
+            oldest_ms = (await connection.execute(oldest_due)).scalar()
         last = {place: float(start) for place, (start, _) in buckets.items()}
         hours = {place: start for place, (start, width) in buckets.items() if width == HOUR}
         hours |= await self._hours_of({place: start for place, (start, width) in buckets.items() if width == DAY})

@@ -22,6 +22,8 @@ _PAUSE_SECONDS = 0.02  # between steps, for everybody else
 # Free pages are used again by the next hour's rows: only more than this share of the file goes back.
 _FREE_SHARE = 0.1
 _DAY_MS = 86_400_000
+# Where moves of waiting rows take old ones away, a run deletes only what they have not come to within two of its turns.
+_PATIENCE_MS = 1_200_000
 
 
 class Submit(Protocol):
@@ -62,7 +64,9 @@ async def prune(database: Database, submit: Submit, clock: Clock, retention: Ret
         return min(round((now - retention.observations_seconds) * 1000), rolled_ms)
 
     async def observations(connection: AsyncConnection) -> int:
-        return await _delete_oldest_rows(connection, await kept_from_ms(connection))
+        until_ms = await kept_from_ms(connection)
+        patience_ms = _PATIENCE_MS if database.let_go(until_ms) else 0
+        return await delete_oldest_rows(connection, until_ms - patience_ms)
 
     async def days_of_observations() -> int:
         async with database.read() as connection:
@@ -97,7 +101,8 @@ async def prune(database: Database, submit: Submit, clock: Clock, retention: Ret
         return await _delete_some(connection, schema.eras, schema.eras.c.until_us < micros(daily_until))
 
     return Pruned(
-        observations=await (days_of_observations() if database.keeps_days else in_steps(observations)),
+        observations=database.rows_let_go()
+        + await (days_of_observations() if database.keeps_days else in_steps(observations)),
         hourly=await in_steps(hourly),
         daily=await in_steps(daily),
         incidents=await in_steps(incidents) + await in_steps(own_outages),
@@ -107,7 +112,7 @@ async def prune(database: Database, submit: Submit, clock: Clock, retention: Ret
     )
 
 
-async def _delete_oldest_rows(connection: AsyncConnection, until_ms: int) -> int:
+async def delete_oldest_rows(connection: AsyncConnection, until_ms: int) -> int:
     """Delete the oldest observations due before `until_ms`, ROWS_A_STEP and those due with the last of them."""
     table = schema.raw_observations
     due = table.c.due_ms

@@ -2,6 +2,7 @@
 
 Instants are UTC: `_ms` and `_us` columns count milliseconds and microseconds since the epoch, `hour` and `day` seconds.
 Spans are microseconds, speeds micro-tokens per second, money pico-dollars: small integers, exact to their last digit.
+SQLite has one table more, which nobody but `journal` knows.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from monitor.clock import utc_text
 from monitor.settings import DatabaseSettings
-from monitor.storage import migrate, schema
+from monitor.storage import journal, migrate, schema
 from monitor.storage.codec import WRITTEN_COLUMNS
 from monitor.storage.engine import KEY_COLUMNS, DoublesError, Engine, Row, positions_of
 from monitor.storage.errors import (
@@ -33,6 +33,7 @@ from monitor.storage.errors import (
     explained,
 )
 from monitor.storage.facts import MADE_UP
+from monitor.storage.journal import Journal, show_waiting
 from monitor.storage.lock import FileLock
 from monitor.storage.upsert import insert_new
 from monitor.tasks import to_its_end
@@ -99,6 +100,9 @@ class SQLite(Engine):
         self.writing = write_engine(self.file, busy_timeout_ms) if can_write else None
         self._busy_timeout_ms = busy_timeout_ms
         self._lock = FileLock(self.file)
+        self._journal = Journal()
+        self._shown: tuple[int, ...] | None = None  # how far the journal had come
+        self.journal = self._journal if can_write else None
 
     def hold(self, owner: str, now: float, listen: str) -> None:
         self._lock.acquire(owner, now, listen)
@@ -133,6 +137,15 @@ class SQLite(Engine):
             self.reading = read_engine(self.file, self._busy_timeout_ms, immutable=True)
             revision = await migrate.revision_of(self, self.reading)
         migrate.check_readable(revision, self.name)
+        await to_its_end(self.reading.dispose())
+        _show_waiting(self.reading)
+
+    async def look_again(self) -> None:
+        async with self.reading.begin() as connection:
+            shown = await journal.how_far(connection)
+        if shown != self._shown:
+            self._shown = shown
+            await to_its_end(self.reading.dispose())  # who connects anew sees what waits now
 
     async def close(self) -> None:
         await to_its_end(self.reading.dispose())
@@ -144,7 +157,9 @@ class SQLite(Engine):
         return explained(error, self.file)
 
     def patient_reading(self) -> AsyncEngine:
-        return read_engine(self.file, self._busy_timeout_ms)
+        engine = read_engine(self.file, self._busy_timeout_ms)
+        _show_waiting(engine)
+        return engine
 
     async def load(self, connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
         names = [column.name for column in table.columns]
@@ -162,6 +177,15 @@ class SQLite(Engine):
         """One table takes all."""
 
     async def insert_raw(self, connection: AsyncConnection, rows: Sequence[Row], *, can_double: bool) -> list[int]:
+        await self._journal.know(connection)
+        if self._journal.takes(len(rows)):
+            return await self._journal.add(connection, rows)
+        positions = self._journal.not_waiting(rows)
+        if len(positions) < len(rows):
+            rows = [rows[number] for number in positions]
+        return [positions[number] for number in await self._insert(connection, rows, can_double)] if rows else []
+
+    async def _insert(self, connection: AsyncConnection, rows: Sequence[Row], can_double: bool) -> list[int]:
         if can_double:
             return await _insert_and_tell(connection, rows)
         # The driver's own text and tuples: by way of named parameters SQLAlchemy's share is more than the database's.
@@ -240,6 +264,15 @@ def read_engine(path: Path, busy_timeout_ms: int = BUSY_TIMEOUT_MS, *, immutable
     engine = create_async_engine(url, pool_size=READERS, max_overflow=0)
     _prepare(engine, (f"busy_timeout={busy_timeout_ms}",), "BEGIN")
     return engine
+
+
+def _show_waiting(engine: AsyncEngine) -> None:
+    def connected(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        show_waiting(cursor)
+        cursor.close()
+
+    event.listen(engine.sync_engine, "connect", connected)
 
 
 def _prepare(engine: AsyncEngine, pragmas: tuple[str, ...], begin: str) -> None:

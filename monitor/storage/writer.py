@@ -187,6 +187,7 @@ class Writer:
             while not (self._closing and not self._backlog and not self._jobs and not self._flushes):
                 await self._wait_for_work()
                 await self._to_its_end(self._round())
+            await self._to_its_end(self._settle())
         except asyncio.CancelledError:
             self._backlog.spill_now(self._in_hand)
             raise
@@ -223,6 +224,13 @@ class Writer:
         self._metrics.observations_spilled.set(self._spill.pending)
         self._wake()
 
+    async def _settle(self) -> None:
+        """A file that nobody works on has its rows where anybody looks for them."""
+        try:
+            await self._database.settle()
+        except Exception as error:
+            log.warning("rows wait in the journal, and are moved at the next start error=%s", error)
+
     async def _wait_for_work(self) -> None:
         """Until there are rows and the flush interval is over, or somebody is in a hurry, or a retry is due."""
         if self._closing:
@@ -233,6 +241,8 @@ class Writer:
                 # Left over from a failure: nobody else may wake us.
                 again = max(self.trouble.retry_at, self._spill_read_at) - self._clock.monotonic()
                 await first_of(self._work.wait(), self._clock.sleep(again))
+            elif (move_due_in := self._database.move_due_in()) is not None:
+                await first_of(self._work.wait(), self._clock.sleep(move_due_in))
             else:
                 await self._work.wait()
             if not self._hurry.is_set():
@@ -273,6 +283,8 @@ class Writer:
                 for _ in range(-(-len(self._backlog) // BATCH_ROWS)):
                     await self._write_batch()
                 await self._jobs.run_all()
+            if self._database.move_due_in() == 0.0:
+                await self._database.move_waiting()
         except Exception as error:
             if not is_outage(error):
                 log.exception("the writer met what it does not know, and waits as if the database failed")
@@ -383,6 +395,7 @@ class Writer:
 
     async def _take_stock(self) -> None:
         """What became of a transaction that failed; and whether the schema is still ours."""
+        await self._database.settle()
         self._known_connections = self._database.write_connections
         async with self._database.read() as connection:
             rolled_until = await read_rolled_until(connection)

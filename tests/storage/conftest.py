@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from postgres_server import Server
-from storage_samples import MIDNIGHT, Stage, stage
+from storage_samples import MIDNIGHT, Stage, settings_of, stage, use_journal_always
 
 from monitor.clock import FakeClock
 from monitor.settings import DatabaseSettings
@@ -28,12 +27,13 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # The scenarios know a database by these settings alone, so that every kind runs them.
 @pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DatabaseSettings]:
-    if request.param == "sqlite":
-        yield request.getfixturevalue("file_settings")
-        return
-    server: Server = request.getfixturevalue("postgresql")
-    yield DatabaseSettings(server.lend(), spill=str(tmp_path / "monitor.spill"))
+def settings(request: pytest.FixtureRequest) -> DatabaseSettings:
+    return settings_of(request)
+
+
+@pytest.fixture
+def every_row_through_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_journal_always(monkeypatch.setattr)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ import random
 import sys
 from collections.abc import Sequence
 
-from storage_samples import HOUR, MIDNIGHT, observation
+from storage_samples import HOUR, MIDNIGHT, observation, use_journal_always
 
 from monitor.clock import SystemClock
 from monitor.observation import Observation
@@ -60,4 +60,6 @@ def committed_by_spill(rows: Sequence[Observation]) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[4:] == ["journal"]:
+        use_journal_always()
     asyncio.run(main(DatabaseSettings(sys.argv[1], spill=sys.argv[2] or None), int(sys.argv[3])))

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
@@ -23,12 +23,15 @@ from monitor.outcome import Outcome
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import DatabaseSettings
 from monitor.slot import Cadence
-from monitor.storage import schema
+from monitor.storage import journal, schema
 from monitor.storage.codec import as_stored
 from monitor.storage.database import Database
 from monitor.storage.history import History
 from monitor.storage.sqlite import path_of
 from monitor.storage.writer import Writer
+
+if TYPE_CHECKING:
+    from postgres_server import Server
 
 # For what only a file has; everything else runs on every kind of database.
 on_a_file = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
@@ -155,6 +158,11 @@ class Stage:
             ).scalar_one()
             return found
 
+    async def slots(self) -> int:
+        """Pages of the journal."""
+        async with self.database.read() as connection:
+            return int((await connection.exec_driver_sql("SELECT count(*) FROM journal")).scalar_one())
+
 
 @asynccontextmanager
 async def stage(
@@ -199,6 +207,24 @@ async def refusing_writes(settings: DatabaseSettings) -> AsyncIterator[None]:
     yield
     await on_server(settings, f'ALTER DATABASE "{name}" RESET ALL')
     await cut_off(settings)
+
+
+def settings_of(request: pytest.FixtureRequest) -> DatabaseSettings:
+    """Of a database of the kind that the parameter names. "journal" is a file every row of which goes through the
+    journal, as those of a busy fleet do."""
+    if request.param == "postgresql":
+        server: Server = request.getfixturevalue("postgresql")
+        return DatabaseSettings(server.lend(), spill=str(request.getfixturevalue("tmp_path") / "monitor.spill"))
+    if request.param == "journal":
+        request.getfixturevalue("every_row_through_the_journal")
+    lent: DatabaseSettings = request.getfixturevalue("file_settings")
+    return lent
+
+
+def use_journal_always(set_attribute: Callable[[object, str, object], None] = setattr) -> None:
+    """From now on every commit's rows go through the journal, however few or many they are."""
+    for name, value in (("MANY_ROWS", 0), ("FEW_ROWS", 0), ("SUSTAINED_COMMITS", 1), ("BULK_ROWS", 1_000_000)):
+        set_attribute(journal, name, value)
 
 
 async def cut_off(settings: DatabaseSettings) -> None:

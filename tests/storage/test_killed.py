@@ -21,10 +21,10 @@ HERE = Path(__file__).parent
 Key = tuple[str, int, int]
 
 
-def run_until_killed(settings: DatabaseSettings, start: int, seconds: float) -> list[Key]:
+def run_until_killed(settings: DatabaseSettings, start: int, seconds: float, *how: str) -> list[Key]:
     """The keys that the process acknowledged before it was killed `seconds` after its first one."""
     with subprocess.Popen(
-        [sys.executable, str(HERE / "killed_writer.py"), settings.url, settings.spill or "", str(start)],
+        [sys.executable, str(HERE / "killed_writer.py"), settings.url, settings.spill or "", str(start), *how],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
@@ -62,12 +62,12 @@ async def check(settings: DatabaseSettings, acknowledged: list[Key]) -> int:
         return max(slot for _, slot, _ in rows) + 1
 
 
-def kill_again_and_again(settings: DatabaseSettings, times: int, seed: int) -> int:
+def kill_again_and_again(settings: DatabaseSettings, times: int, seed: int, *how: str) -> int:
     chance = random.Random(seed)
     acknowledged: list[Key] = []
     start = 0
     for _ in range(times):
-        acknowledged += run_until_killed(settings, start, seconds=chance.uniform(0.0, 0.6))
+        acknowledged += run_until_killed(settings, start, chance.uniform(0.0, 0.6), *how)
         start = asyncio.run(check(settings, acknowledged))
     asyncio.run(close_everything(settings, start))
     return len(acknowledged)
@@ -82,6 +82,19 @@ async def close_everything(settings: DatabaseSettings, rows: int) -> None:
 def test_kills_lose_and_double_nothing(settings: DatabaseSettings) -> None:
     times = 2 if settings.url.startswith("sqlite") else 1
     assert kill_again_and_again(settings, times, seed=11) > 30 * times
+
+
+def test_kills_lose_and_double_nothing_that_waits_in_the_journal(file_settings: DatabaseSettings) -> None:
+    assert kill_again_and_again(file_settings, 2, 11, "journal") > 60
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_many_kills_lose_and_double_nothing_that_waits_in_the_journal(
+    file_settings: DatabaseSettings, seed: int
+) -> None:
+    assert kill_again_and_again(file_settings, 10, seed, "journal") > 1000
 
 
 @pytest.mark.prove

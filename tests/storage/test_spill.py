@@ -20,6 +20,7 @@ from storage_samples import (
     on_a_file,
     refusing_writes,
     same_tally,
+    settings_of,
     stage,
     stored,
     until,
@@ -43,6 +44,11 @@ def no_file_grows_beyond(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "journal"])
+def settings(request: pytest.FixtureRequest) -> DatabaseSettings:
+    return settings_of(request)
 
 
 @pytest.fixture
