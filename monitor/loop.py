@@ -29,6 +29,7 @@ MANY_STREAMS = 48
 # Who waits for a lull waits no longer than this for the others: a loop that is never idle still does all its work.
 LULL_SECONDS = 0.005
 _SELECTABLE = 1024  # select() takes descriptors below this
+_TOLD_AT_ONCE = 64
 # Where others want the processor too, a sleep lasts longer than was asked for: then the next one is not slept.
 _OVERSLEPT_SECONDS = 0.001
 
@@ -86,7 +87,7 @@ if hasattr(select, "epoll"):
             self.lulled: deque[tuple[float, asyncio.Future[None]]] = deque()  # since when who waits
             self._looked_at = 0.0
             self._overslept = False
-            self._hasty: select.epoll | None = None
+            self._hasty = select.epoll()
 
         @property
         def readers(self) -> list[Reader]:
@@ -114,23 +115,24 @@ if hasattr(select, "epoll"):
             return self._look(timeout)
 
         def hasten(self, descriptor: int) -> None:
-            """Never rest while there is something to read on it, until it is closed."""
-            if self._hasty is None:
-                self._hasty = select.epoll()
-            self._hasty.register(descriptor, select.EPOLLIN)
+            """Cut a rest short when something comes on it, until it is closed."""
+            # Told once of what comes: a client that is not read for now, or has hung up, would end every rest at once.
+            self._hasty.register(descriptor, select.EPOLLIN | select.EPOLLET)
 
         def close(self) -> None:
             super().close()
-            if self._hasty is not None:
-                self._hasty.close()
+            self._hasty.close()
 
         def _rest(self, seconds: float) -> bool:
             """Whether the rest was cut short."""
-            if self._hasty is None or self._hasty.fileno() >= _SELECTABLE:
+            if self._hasty.fileno() >= _SELECTABLE:
                 time.sleep(seconds)
                 return False
             # epoll's own poll would round up to milliseconds.
-            return bool(select.select((self._hasty,), (), (), seconds)[0])
+            is_cut_short = bool(select.select((self._hasty,), (), (), seconds)[0])
+            if is_cut_short:
+                self._hasty.poll(0, _TOLD_AT_ONCE)
+            return is_cut_short
 
         def _look(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
             ready = super().select(timeout)

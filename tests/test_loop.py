@@ -53,13 +53,13 @@ def test_after_a_pause_that_lasted_too_long_none_is_made(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    sleep = time.sleep
 
-    def oversleep(seconds: float) -> None:
+    def oversleep(_: loop.GatheringSelector, seconds: float) -> bool:
         slept.append(seconds)
-        sleep(seconds + 0.005)
+        time.sleep(seconds + 0.005)
+        return False
 
-    monkeypatch.setattr(time, "sleep", oversleep)
+    monkeypatch.setattr(loop.GatheringSelector, "_rest", oversleep)
     pair[1].send(b"x")  # never read: ready at every look
     with loop.GatheringSelector() as selector:
         selector.readers.append(Crowd())
@@ -96,7 +96,7 @@ def test_while_few_streams_are_read_nobody_waits(
 ) -> None:
     """A call of a thread, or a request of many packets, would take a span for each step."""
     slept: list[float] = []
-    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(loop.GatheringSelector, "_rest", lambda _, seconds: slept.append(seconds))
     pair[1].send(b"x")  # never read: ready at every look
     with loop.GatheringSelector() as selector:
         selector.readers.extend((Crowd(MANY_STREAMS - 2), Crowd(1)))
@@ -133,6 +133,49 @@ def test_who_asks_us_is_not_kept_waiting_while_much_comes_in(
         begun = time.monotonic()
         assert selector.select(30.0)
         assert time.monotonic() - begun < 15.0
+
+
+@pytest.mark.parametrize("hangs_up", [False, True])
+def test_a_client_that_is_not_read_for_now_does_not_keep_the_loop_from_resting(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, hangs_up: bool
+) -> None:
+    """One that has more to say than it is let, or that takes its answer slowly and has hung up."""
+    rests: list[bool] = []
+    rest_before = loop.GatheringSelector._rest
+
+    def rest(selector: loop.GatheringSelector, seconds: float) -> bool:
+        rests.append(rest_before(selector, seconds))
+        return rests[-1]
+
+    monkeypatch.setattr(loop.GatheringSelector, "_rest", rest)
+    monkeypatch.setattr(loop, "_OVERSLEPT_SECONDS", 60.0)
+    monkeypatch.setattr(loop, "GATHER_SECONDS", 60.0)
+    left, right = pair
+    with loop.GatheringSelector() as selector:
+        selector.readers.append(Crowd())
+        selector.hasten(left.fileno())
+        selector.select(0)
+        right.send(b"x")
+        if hangs_up:
+            right.shutdown(socket.SHUT_WR)
+        for _ in range(4):
+            selector.select(0.001)
+        if not hangs_up:
+            right.send(b"x")
+        selector.select(0.001)
+    assert rests == [True, False, False, False, not hangs_up]
+
+
+def test_a_connection_that_has_the_number_of_one_that_was_is_waited_for_anew() -> None:
+    with loop.GatheringSelector() as selector:
+        for _ in range(3):
+            left, right = socket.socketpair()
+            with left, right:
+                selector.hasten(left.fileno())
+                assert not selector._rest(0.0)
+                right.send(b"x")
+                assert selector._rest(0.0)
+        assert not selector._rest(0.0)
 
 
 def test_connections_that_are_made_to_us_are_such(monkeypatch: pytest.MonkeyPatch) -> None:

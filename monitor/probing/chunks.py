@@ -32,7 +32,7 @@ def _head_of(size: int) -> bytes:
         head = b"%x\r\n" % max(size - digits - 4, 0)
         if len(head) == digits + 2:
             return head
-    return _END  # no chunk is of that size; nor does one begin so
+    return bytes(size + 1)  # there is no chunk of that size, and no read begins with what is longer
 
 
 def whole_chunks(data: bytes) -> bytes:

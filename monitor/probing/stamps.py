@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import struct
 import sys
@@ -19,8 +20,6 @@ from monitor.clock import Clock
 from monitor.probing.pulse import Pulse, wall_offset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 # asm-generic/socket.h; Python's socket module does not name it. The old form: 64-bit seconds and nanoseconds.
@@ -100,10 +99,18 @@ class StampedSocket(socket.socket):
     def _send_first(self, buffers: Iterable[ReadableBuffer], flags: int) -> int:
         """send() lets go of the interpreter's lock before it is in the kernel. Whoever waits for that lock may have the
         processor then, for milliseconds: so only the kernel can tell when the request left."""
+        parts = tuple(buffers)
         self.sent_at = before = self.clock.monotonic()
         if not self._tells:
-            return super().sendmsg(buffers, (), flags)
-        sent = super().sendmsg(buffers, _ASK_FOR_STAMP, flags)
+            return super().sendmsg(parts, (), flags)
+        try:
+            sent = super().sendmsg(parts, _ASK_FOR_STAMP, flags)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # gVisor takes the option, and refuses a message that asks.
+            self._tells = False
+            return super().sendmsg(parts, (), flags)
         after = self.clock.monotonic()
         if (stamp := self._sent_stamp()) is not None:
             seconds, nanoseconds = _unpack(stamp)

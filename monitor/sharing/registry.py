@@ -230,8 +230,9 @@ class Registry:
 
     async def tell_hints(self, seconds: Mapping[str, float]) -> None:
         """How long, from now, providers asked us to leave a key alone."""
-        left_us = [round(each * 1e6) for each in seconds.values()]
-        await self._connection.execute(_TELL_HINTS, self._here, list(seconds), left_us)
+        keys = sorted(seconds)  # in the same order as others: nobody waits for who waits for it
+        left_us = [round(seconds[key] * 1e6) for key in keys]
+        await self._connection.execute(_TELL_HINTS, self._here, keys, left_us)
 
     async def hints(self) -> list[Hint]:
         """What any monitor of this location was asked, and still is."""

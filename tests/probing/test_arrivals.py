@@ -79,20 +79,51 @@ async def test_the_ttft_is_right_although_the_loop_stood_still_when_the_token_ca
     assert not observation.first_token_shared
 
 
+def trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(CERTIFICATES / "ca.pem"))
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
 @kernel_only
 async def test_the_ttft_is_right_through_tls_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make_context() -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=str(CERTIFICATES / "ca.pem"))
-        context.set_alpn_protocols(["http/1.1"])
-        return context
-
-    monkeypatch.setattr(transport, "_make_context", make_context)
+    monkeypatch.setattr(transport, "_make_context", trusting)
     with telling([0.25, 0.4], tls=server_context("good")) as truth:
         stall_at(0.2)
         observation = await seen(truth, scheme="https")
     assert observation.outcome is Outcome.SUCCESS, observation.detail
     assert observation.clock == "kernel"
     assert_true(observation.ttft_seconds, truth.ttft())
+
+
+@kernel_only
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_transmit_stamp_that_comes_late_is_put_away_while_the_answer_is_read(
+    monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """As from a network card with a queue: the socket has an error to tell then, and none is the probe's."""
+    put_away: list[bool] = []
+    sent_stamp = StampedSocket._sent_stamp
+
+    def send_first(one: StampedSocket, parts: Any, flags: int) -> int:
+        one.sent_at = one.clock.monotonic()
+        return socket.socket.sendmsg(one, parts, stamps._ASK_FOR_STAMP, flags)
+
+    def counted(one: StampedSocket) -> bytes | None:
+        stamp = sent_stamp(one)
+        put_away.append(stamp is not None)
+        return stamp
+
+    monkeypatch.setattr(StampedSocket, "_send_first", send_first)
+    monkeypatch.setattr(StampedSocket, "_sent_stamp", counted)
+    monkeypatch.setattr(transport, "_make_context", trusting)
+    with telling([0.05] * 3, tls=server_context("good") if scheme == "https" else None) as truth:
+        observation = await seen(truth, scheme=scheme)
+    assert observation.outcome is Outcome.SUCCESS, observation.detail
+    assert observation.clock == "kernel"
+    assert_true(observation.ttft_seconds, truth.ttft())
+    assert any(put_away)
+    assert len(put_away) < 20, "nobody spins"
 
 
 @kernel_only

@@ -187,6 +187,12 @@ def test_the_bodies_of_many_reads_are_those_of_each(pieces: list[bytes], other: 
     assert whole_chunks(other) or bodies_of([other, *reads]) == []
 
 
+def test_what_has_no_head_is_no_chunk_whatever_its_length() -> None:
+    """Of some lengths there is no chunk: one with a longer head would be longer by two."""
+    for size in range(300):
+        assert bodies_of([b"\r\n" + b"x" * size + b"\r\n"]) == []
+
+
 @kernel_only
 @pytest.mark.parametrize("broken", [False, True], ids=["closed", "reset"])
 async def test_the_end_of_a_connection_is_asyncios(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import time
@@ -129,6 +130,32 @@ def test_a_kernel_that_stamps_nothing_sent_leaves_the_moment_before(monkeypatch:
         right, _ = listener.accept()
         with right:
             assert right.recv(10) == b"request"
+
+
+@kernel_only
+@SENDS
+def test_a_kernel_that_refuses_a_message_that_asks_gets_one_that_does_not(
+    send: Send, pair: tuple[StampedSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def refused(inner: socket.socket, parts: Any, ancillary: Any = (), *more: Any) -> int:
+        if ancillary:
+            asked.append(ancillary)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(inner, parts, ancillary, *more)
+
+    real = socket.socket.sendmsg
+    monkeypatch.setattr(socket.socket, "sendmsg", refused)
+    left, right = pair
+    before = time.monotonic()
+    for request in (b"first", b"second"):
+        left.sent_at = None
+        assert send(left, request) == len(request)
+        assert left.sent_at is not None
+        assert before <= left.sent_at <= time.monotonic()
+        assert right.recv(10) == request
+    assert len(asked) == 1
 
 
 def events_of(one: socket.socket) -> int:
