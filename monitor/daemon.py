@@ -155,7 +155,7 @@ class Daemon:
         listen = address_text(self.settings.listen_host, self.settings.listen_port)
         database = await Database.open(self.settings.database, self.clock, listen=listen)
         writer = Writer(database, self.clock, self.metrics, self._intake.on_committed, self._intake.on_spilled)
-        writer.is_following = database.is_shared
+        writer.is_following, writer.shows_spilled = database.is_shared, False
         try:
             # It reads the raw tail before it writes anything: beside what is read of the schedule.
             self._tasks.pillar("writer", writer.run())

@@ -110,6 +110,7 @@ class Restart:
         def from_now_on(transitions: list[Transition] | None) -> None:
             if transitions is not None:
                 self._intake.start_recording()
+                rooms.writer.shows_spilled = True
                 rooms.recall.board = rooms.board
                 rooms.writer.tail = None
 
