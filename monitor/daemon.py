@@ -244,7 +244,10 @@ class Daemon:
             await self._app[ROOM].refresh()  # ready means that there is something to see
         rooms.remember_who_was_well(self.settings.location, self.clock.now())
         for view in rooms.board.views():
-            if not view.usable and view.location == self.settings.location:
+            if view.usable or view.location != self.settings.location:
+                continue
+            # A probe may have been answered since the picture was made.
+            if not rooms.board.standing(view.endpoint.id, view.location).usable:
                 rooms.dispatcher.set_unusable(view.endpoint.id, True)
                 tell_unusable(view.endpoint.id, view.location, view.unusable_cause)
         self.housekeeping.start()
