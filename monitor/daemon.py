@@ -6,6 +6,7 @@ serve (503) -> open the database -> build the rooms -> probe -> restore meanwhil
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -191,6 +192,7 @@ class Daemon:
             last_first.push_async_callback(database.close)
             last_first.push_async_callback(self._tasks.cancel)
             await writer.close()
+        gc.collect()  # what was built is in cycles, which the next attempt would keep for good
 
     async def _make_up_a_past(self) -> None:
         if self._before_start is None:

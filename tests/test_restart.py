@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from daemon_stage import get, running, settings_from, until
 from test_daemon_wires import ONE, TWO, config, incidents, observed, report, rows
 
 from monitor.daemon import Daemon
+from monitor.health.board import Board
 from monitor.health.state import State, Transition
 from monitor.intake import Intake
 from monitor.outcome import Outcome
@@ -123,6 +125,21 @@ async def test_a_database_that_fails_in_mid_restore_stops_no_probe_and_loses_no_
         assert await of_sql(daemon, tmp_path)
     assert samples(tmp_path) == rooms.dispatcher.reported
     assert shown(daemon)["30d"] == samples(tmp_path)
+
+
+async def test_a_restore_that_failed_leaves_no_board_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boards: list[weakref.ref[Board]] = []
+
+    async def restore(*what: Any) -> Any:
+        boards.append(weakref.ref(what[0]))
+        if len(boards) > 1:
+            return await restore_board(*what)
+        del what  # the log keeps the error, and that its frames
+        raise DatabaseUnavailable("the disk is gone")
+
+    monkeypatch.setattr("monitor.restart.restore_board", restore)
+    async with running(settings_from(config(tmp_path, "one"))) as daemon:
+        assert [board() for board in boards] == [None, daemon.rooms.board]
 
 
 async def test_what_went_to_the_disk_before_anything_was_restored_is_counted_when_it_is_replayed(
