@@ -97,7 +97,10 @@ class Chronicle:
         self._is_begun = True
 
     async def close_left_open(self, location: str, last_seen_at: float | None) -> None:
-        """Outages of our own that a crash left open end where we were last seen."""
+        """Outages of our own that a crash left open end where we were last seen. Nothing after `begin`: a restore may
+        be begun again, and what is open then is ours."""
+        if self._is_begun:
+            return
         closed = await self._writer.submit(
             lambda connection: close_own_outages(connection, self._names, location, last_seen_at or 0.0)
         )

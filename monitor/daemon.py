@@ -6,6 +6,7 @@ serve (503) -> open the database -> build the rooms -> probe -> restore meanwhil
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -155,7 +156,7 @@ class Daemon:
         listen = address_text(self.settings.listen_host, self.settings.listen_port)
         database = await Database.open(self.settings.database, self.clock, listen=listen)
         writer = Writer(database, self.clock, self.metrics, self._intake.on_committed, self._intake.on_spilled)
-        writer.is_following = database.is_shared
+        writer.is_following, writer.shows_spilled = database.is_shared, False
         try:
             # It reads the raw tail before it writes anything: beside what is read of the schedule.
             self._tasks.pillar("writer", writer.run())
@@ -191,6 +192,7 @@ class Daemon:
             last_first.push_async_callback(database.close)
             last_first.push_async_callback(self._tasks.cancel)
             await writer.close()
+        gc.collect()  # what was built is in cycles, which the next attempt would keep for good
 
     async def _make_up_a_past(self) -> None:
         if self._before_start is None:
@@ -244,7 +246,10 @@ class Daemon:
             await self._app[ROOM].refresh()  # ready means that there is something to see
         rooms.remember_who_was_well(self.settings.location, self.clock.now())
         for view in rooms.board.views():
-            if not view.usable and view.location == self.settings.location:
+            if view.usable or view.location != self.settings.location:
+                continue
+            # A probe may have been answered since the picture was made.
+            if not rooms.board.standing(view.endpoint.id, view.location).usable:
                 rooms.dispatcher.set_unusable(view.endpoint.id, True)
                 tell_unusable(view.endpoint.id, view.location, view.unusable_cause)
         self.housekeeping.start()

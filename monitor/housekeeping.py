@@ -76,7 +76,7 @@ class Housekeeping:
         chores.add("garbage", GARBAGE_SECONDS, self._collect_garbage)
         beat = watchdog_interval_seconds()
         if beat is not None:
-            chores.add("watchdog", beat, self._watchdog)
+            chores.add("watchdog", beat, self._watchdog, first_after_seconds=0.0)
 
     async def stop(self, seconds: float) -> None:
         """Let what is being done come to its end, for so long at most."""

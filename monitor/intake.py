@@ -48,7 +48,6 @@ class Intake:
         self._is_recording = False
         self._held: dict[str, deque[ProbeReport]] | None = {}  # by lane: what came in before the board was restored
         self._held_shards: frozenset[int] = frozenset()
-        self._unshown: set[ObservationKey] = set()  # went to the spill before anything was recorded
         self._settings_of = settings_of
         self._tasks = tasks
 
@@ -183,14 +182,8 @@ class Intake:
         rooms.sharing.note_own(rows)
         if self._is_recording and not already_shown:
             rooms.board.record(rows)
-        elif self._is_recording and self._unshown:
-            rooms.board.record([one for one in rows if one.key in self._unshown])
-        if self._unshown:
-            self._unshown.difference_update(one.key for one in rows)
 
     def on_spilled(self, rows: Sequence[Observation]) -> None:
-        if self._is_recording:
-            self._open_rooms.sharing.note_shown(rows)
-            self._open_rooms.board.record(rows)
-        else:
-            self._unshown.update(one.key for one in rows)
+        """Not called before `start_recording`: see `Writer.shows_spilled`."""
+        self._open_rooms.sharing.note_shown(rows)
+        self._open_rooms.board.record(rows)

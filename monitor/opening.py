@@ -112,6 +112,6 @@ class Opening:
 
     async def _feed(self, seconds: float) -> None:
         while True:
-            await self._clock.sleep(seconds)
             if self._clock.monotonic() - self._attempt_began < _START_SECONDS:
                 self._notifier.watchdog()
+            await self._clock.sleep(seconds)

@@ -6,6 +6,7 @@ eras -> hours that are over -> incidents -> rollups and the raw tail (nothing is
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable
 
@@ -52,10 +53,10 @@ class Restart:
     async def attempt(self) -> None:
         """StorageError if the database fails: then the next attempt begins with an empty board, probing goes on, and
         what it finds waits in the writer's queue or on its disk."""
+        if not self._is_first:
+            await self._begin_anew()
+        self._is_first = False
         with memory.undisturbed():
-            if not self._is_first:
-                await self._begin_anew()
-            self._is_first = False
             eras = await self._adopt()
             events = await self._take_up()
             transitions = await self._restored(eras)
@@ -67,6 +68,7 @@ class Restart:
         # Off the loop: of 10,000 endpoints it is a tenth of a second.
         rooms.board, rooms.ledger = await asyncio.to_thread(Board, self._settings, self._clock), IncidentLedger()
         self._show(rooms.board)
+        gc.collect()  # the former board, hundreds of megabytes in cycles, would be there for good
 
     async def _adopt(self) -> RecordedEras:
         """Which cadences are in force from now on, for coverage; and the same to the board."""
@@ -110,6 +112,7 @@ class Restart:
         def from_now_on(transitions: list[Transition] | None) -> None:
             if transitions is not None:
                 self._intake.start_recording()
+                rooms.writer.shows_spilled = True
                 rooms.recall.board = rooms.board
                 rooms.writer.tail = None
 
@@ -120,7 +123,10 @@ class Restart:
         rooms = self._rooms
         self._intake.write_incidents(events)
         for number, transition in enumerate(transitions):
-            self._intake.on_transition(transition)
+            standing = rooms.board.standing(transition.endpoint, transition.location)
+            # Another monitor's rows may have moved it since, and that is told already.
+            if (standing.state, standing.cause) == (transition.state, transition.cause):
+                self._intake.on_transition(transition)
             if number % _TOLD_A_TURN == 0:
                 await self._clock.sleep(0)
         rooms.board.interval_of = rooms.dispatcher.interval_seconds

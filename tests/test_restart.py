@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from daemon_stage import get, running, settings_from, until
 from test_daemon_wires import ONE, TWO, config, incidents, observed, report, rows
 
 from monitor.daemon import Daemon
-from monitor.health.state import State
+from monitor.health.board import Board
+from monitor.health.state import State, Transition
+from monitor.intake import Intake
 from monitor.outcome import Outcome
 from monitor.probing.report import ProbeReport, Turn
 from monitor.settings import Settings
@@ -124,6 +127,21 @@ async def test_a_database_that_fails_in_mid_restore_stops_no_probe_and_loses_no_
     assert shown(daemon)["30d"] == samples(tmp_path)
 
 
+async def test_a_restore_that_failed_leaves_no_board_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boards: list[weakref.ref[Board]] = []
+
+    async def restore(*what: Any) -> Any:
+        boards.append(weakref.ref(what[0]))
+        if len(boards) > 1:
+            return await restore_board(*what)
+        del what  # the log keeps the error, and that its frames
+        raise DatabaseUnavailable("the disk is gone")
+
+    monkeypatch.setattr("monitor.restart.restore_board", restore)
+    async with running(settings_from(config(tmp_path, "one"))) as daemon:
+        assert [board() for board in boards] == [None, daemon.rooms.board]
+
+
 async def test_what_went_to_the_disk_before_anything_was_restored_is_counted_when_it_is_replayed(
     tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +204,33 @@ async def test_a_success_in_mid_restore_does_not_end_what_lasted_before(tmp_path
         assert incidents(tmp_path) == [(ONE, "local", True)]
         later(daemon, ONE, 6)  # the second of two
         assert daemon.rooms.board.standing(ONE, "local").state is State.OPERATIONAL
+
+
+async def test_what_others_tell_while_the_past_is_being_told_is_not_undone_by_it(
+    tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.go.set()
+    settings = settings_from(config(tmp_path, "one", "two"))
+    async with running(settings) as daemon:
+        report(daemon, ONE, Outcome.SUCCESS, times=4)
+        report(daemon, TWO, Outcome.SERVER_ERROR, times=4)
+        await until(lambda: incidents(tmp_path) == [(TWO, "local", True)])
+    told = Intake.on_transition
+
+    def tell(intake: Intake, transition: Transition) -> None:
+        told(intake, transition)
+        if transition.endpoint == ONE:
+            intake.take_in([observed(again, TWO, Outcome.SUCCESS, number) for number in (5, 6)], ())
+
+    monkeypatch.setattr(Intake, "on_transition", tell)
+    held.go.clear()
+    held.begun = 0
+    async with restoring(settings, held) as again:
+        held.go.set()
+        await until(again.ready.is_set)
+        assert again.rooms.board.standing(TWO, "local").state is State.OPERATIONAL
+        assert not again.rooms.ledger.still_open
+        await until(lambda: incidents(tmp_path) == [(TWO, "local", False)])
 
 
 async def test_a_key_that_was_refused_is_asked_seldom_before_anything_is_restored(tmp_path: Path, held: Held) -> None:

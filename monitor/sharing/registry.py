@@ -110,7 +110,7 @@ UPDATE shards SET gaps_since_ms = LEAST(gaps_since_ms, $3::bigint) WHERE locatio
 """
 _TELL_HINTS = _sql("""
 INSERT INTO retry_hints (location_id, key, until_us)
-SELECT $1, key, :now + left_us FROM unnest($2::text[], $3::bigint[]) AS told(key, left_us)
+SELECT $1, key, :now + left_us FROM unnest($2::text[], $3::bigint[]) AS told(key, left_us) ORDER BY key
 ON CONFLICT (location_id, key) DO UPDATE SET until_us = GREATEST(retry_hints.until_us, EXCLUDED.until_us)
 """)
 _HINTS = _sql(

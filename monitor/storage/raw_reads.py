@@ -83,7 +83,7 @@ class RawReads(Reader):
             async for rows in self.stream(since, kind=kind):
                 yield rows
 
-    async def chat_columns(self, since: float) -> AsyncIterator[Columns]:
+    async def chat_columns(self, since: float) -> AsyncGenerator[Columns]:
         """The chat observations that started at `since` or later, rechecks too, oldest first, in chunks. At a fifteenth
         of what `stream` costs; the next chunk is being read while one is worked on."""
         await self._database.settle()
@@ -100,18 +100,20 @@ class RawReads(Reader):
         )
         places: list[tuple[str, str]] = []
         place_of: dict[int, int] = {}
-        async for packed in self._packed_pages(page, round(since * 1000) - skew_ms):
-            numbers, details = packed.unpacked()
-            ids, place = np.unique(numbers[1] << 32 | numbers[2], return_inverse=True)
-            if not self._number_places(ids, place_of, places):
-                async with self._database.read() as connection:
-                    await self._know_all(connection)
-                self._number_places(ids, place_of, places)
-            own = np.array([place_of[id_] for id_ in ids.tolist()], dtype=np.int64)[place]
-            await asyncio.sleep(0)
-            yield _as_columns(places, own, numbers, details)
+        # Closed in time: a page that is still being read would have the connection when the view over it ends.
+        async with aclosing(self._packed_pages(page, round(since * 1000) - skew_ms)) as pages:
+            async for packed in pages:
+                numbers, details = packed.unpacked()
+                ids, place = np.unique(numbers[1] << 32 | numbers[2], return_inverse=True)
+                if not self._number_places(ids, place_of, places):
+                    async with self._database.read() as connection:
+                        await self._know_all(connection)
+                    self._number_places(ids, place_of, places)
+                own = np.array([place_of[id_] for id_ in ids.tolist()], dtype=np.int64)[place]
+                await asyncio.sleep(0)
+                yield _as_columns(places, own, numbers, details)
 
-    async def _packed_pages(self, page: Select[Any], first_ms: int) -> AsyncIterator[PackedRows]:
+    async def _packed_pages(self, page: Select[Any], first_ms: int) -> AsyncGenerator[PackedRows]:
         """What `page` gives of everything that was due at `first_ms` or later, by the ten thousand."""
         ahead: deque[asyncio.Task[PackedRows]] = deque()
         try:

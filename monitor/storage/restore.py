@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 
 import numpy as np
 
@@ -116,10 +117,11 @@ async def renewed_windows(board: Board, history: History, now: float) -> Windows
     async for width, rows in _rolled(history, ranges):
         (windows.restore_days if width == DAY else windows.restore_hours)(rows)
         await asyncio.sleep(0)
-    async for columns in history.chat_columns(ranges.tail_since):
-        for some in columns.parts(_COLUMNS_A_TURN):
-            windows.restore_columns(some, now)
-            await asyncio.sleep(0)
+    async with aclosing(history.chat_columns(ranges.tail_since)) as chunks:
+        async for columns in chunks:
+            for some in columns.parts(_COLUMNS_A_TURN):
+                windows.restore_columns(some, now)
+                await asyncio.sleep(0)
     for _ in windows.fill_rings():
         await asyncio.sleep(0)
     async for observations in history.other_kinds_tail(ranges.tail_since):

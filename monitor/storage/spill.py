@@ -47,7 +47,7 @@ class Spill:
         self._opened = False
         self._size = 0  # durable bytes; what lies beyond is the rest of a failed append
         self._done = 0  # bytes replayed
-        self._earlier = 0  # bytes that an earlier process left behind
+        self._earlier = 0  # bytes that an earlier process left behind, or that nobody was shown
         self._file = 0  # counts the files that were taken away from under us
         # Of threads, not of tasks: a process that goes down appends without awaiting.
         self._lock = threading.Lock()
@@ -73,6 +73,11 @@ class Spill:
             _write_at(self.path, self._size, data)
             self._size += len(data)
             self.pending += len(observations)
+
+    def leave_unshown(self) -> None:
+        """What is in the file by now has been reported to nobody, as what an earlier process left."""
+        with self._lock:
+            self._earlier = self._size
 
     async def next_chunk(self) -> Chunk | None:
         """The next lines to replay; None if there are none. The same again until `done` is told. OSError if the file

@@ -70,6 +70,7 @@ class Writer:
     ) -> None:
         self.hours = HourBook()
         self.is_following = False  # others' rows: the book of hours is rebuilt where that begins
+        self.shows_spilled = True  # without, `on_spilled` is not called, and it is as if an earlier process had spilled
         self.trouble = Trouble(
             clock, first_pause_seconds=first_retry_seconds, longest_pause_seconds=_LONGEST_RETRY_SECONDS
         )
@@ -436,6 +437,9 @@ class Writer:
                 self._work.set()  # for the replay
 
     def _shown(self, rows: Sequence[Observation]) -> None:
+        if not self.shows_spilled:
+            self._spill.leave_unshown()
+            return
         self._doubts.note_shown(rows)
         self._on_spilled(rows)
 

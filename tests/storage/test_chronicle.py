@@ -70,3 +70,18 @@ async def test_an_outage_that_outlives_the_monitors_life_is_written_in_the_next(
             assert await told(life) == ended_at
         await chronicle.own_outage(replace(BEGUN, ended_at=MIDNIGHT + 60.0), "local")
         assert await told(3) == MIDNIGHT + 60.0
+
+
+async def test_a_restore_that_is_begun_again_ends_no_outage_of_its_own_process(
+    file_settings: DatabaseSettings, clock: FakeClock
+) -> None:
+    async with stage(file_settings, clock) as store:
+        former = Chronicle(store.writer, store.database.names)
+        await former.own_outage(replace(BEGUN, started_at=MIDNIGHT), "local")
+        chronicle = Chronicle(store.writer, store.database.names, is_begun=False)
+        await chronicle.close_left_open("local", MIDNIGHT + 5.0)
+        chronicle.begin()
+        await chronicle.own_outage(BEGUN, "local")
+        await chronicle.close_left_open("local", MIDNIGHT + 5.0)
+        found = sorted((one.started_at, one.ended_at) for one in await store.history.own_outages())
+        assert found == [(MIDNIGHT, MIDNIGHT + 5.0), (MIDNIGHT + 10.0, None)]

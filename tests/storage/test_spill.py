@@ -359,3 +359,15 @@ async def test_a_spill_that_cannot_be_read_is_not_overwritten(settings: Database
             assert store.writer.queued == 1
         path.rmdir()
         await until(lambda: len(store.committed) == 2, clock)
+
+
+async def test_what_nobody_was_shown_is_told_from_what_was(tmp_path: Path) -> None:
+    spill = Spill(tmp_path / "spill")
+    await spill.append([observation(1)])
+    spill.leave_unshown()
+    await spill.append([observation(2)])
+    found = []
+    while chunk := await spill.next_chunk():
+        found.append(([one.slot for one in chunk.observations], chunk.already_shown))
+        await spill.done(chunk)
+    assert found == [([observation(1).slot], False), ([observation(2).slot], True)]
