@@ -114,7 +114,7 @@ class Restart:
                 self._intake.start_recording()
                 rooms.writer.shows_spilled = True
                 rooms.recall.board = rooms.board
-                rooms.writer.tail = None
+                rooms.writer.forget_tail()
 
         return await rooms.writer.stand_still(restore, from_now_on)
 

@@ -161,7 +161,7 @@ class Following:
             # A server that was restored, or failed over to a copy that lagged, counts its transactions anew.
             log.warning("history_rewritten generation=%d transactions_until=%d", moment.generation, moment.newest)
             await self._writer.reread(moment.rolled_until)
-            self._writer.tail = None  # the windows read for themselves
+            self._writer.forget_tail()  # the windows read for themselves
             self.must_renew = True
         self._seen = moment
         self._counted.clear()

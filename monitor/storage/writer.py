@@ -21,19 +21,15 @@ from monitor.clock import Clock
 from monitor.observation import Observation
 from monitor.self_metrics import SelfMetrics
 from monitor.storage.backlog import Backlog
-from monitor.storage.batch import commit_batch
 from monitor.storage.codec import hour_of
+from monitor.storage.commits import BATCH_ROWS, Commits
 from monitor.storage.database import Database, Job
-from monitor.storage.doubts import Doubts
-from monitor.storage.errors import DatabaseUnavailable, WriterClosed, is_conflict, is_outage
-from monitor.storage.facts import Skew, read_rolled_until, read_skew
-from monitor.storage.history import History
-from monitor.storage.jobs import CONFLICTS_BORNE, JobQueue
+from monitor.storage.errors import DatabaseUnavailable, WriterClosed, is_outage
+from monitor.storage.jobs import JobQueue
 from monitor.storage.rejects import Rejects
-from monitor.storage.revision import Revision
 from monitor.storage.rollups import ExpectedOf, HourBook
 from monitor.storage.spill import Spill
-from monitor.storage.tail import TAIL_SECONDS, Tail, read_tail
+from monitor.storage.tail import Tail
 from monitor.storage.trouble import Trouble
 from monitor.tasks import first_of, resolve, to_its_end
 
@@ -42,7 +38,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 QUEUE_LIMIT = 50_000  # five minutes of 10,000 endpoints a minute
-BATCH_ROWS = 1_000
 FLUSH_SECONDS = 0.5  # a row is committed within a second, the commit itself included
 FIRST_RETRY_SECONDS = 0.5
 _LONGEST_RETRY_SECONDS = 30.0
@@ -68,17 +63,14 @@ class Writer:
         queue_limit: int = QUEUE_LIMIT,
         first_retry_seconds: float = FIRST_RETRY_SECONDS,
     ) -> None:
-        self.hours = HourBook()
         self.is_following = False  # others' rows: the book of hours is rebuilt where that begins
         self.shows_spilled = True  # without, `on_spilled` is not called, and it is as if an earlier process had spilled
         self.trouble = Trouble(
             clock, first_pause_seconds=first_retry_seconds, longest_pause_seconds=_LONGEST_RETRY_SECONDS
         )
-        self.tail: Tail | None = None  # what a start has read of raw rows, until it is restored from that
         self._database = database
         self._clock = clock
         self._metrics = metrics
-        self._on_committed = on_committed
         self._on_spilled = on_spilled
         self._queue_limit = queue_limit
         self._jobs = JobQueue(database)
@@ -87,10 +79,7 @@ class Writer:
         self._backlog = Backlog(
             self._spill, self._rejects, metrics, self._shown, limit=queue_limit * _MEMORY_QUEUES, portion=BATCH_ROWS
         )
-        self._skew = Skew()
-        self._doubts = Doubts()
-        self._revision = Revision()
-        self._known_connections = database.write_connections
+        self._commits = Commits(database, clock, metrics, self._rejects, on_committed, self._backlog.remove)
         self._ready = False  # the book of hours is rebuilt, rows may be written
         self._closing = False
         self._spill_read_at = 0.0  # monotonic: not before
@@ -100,6 +89,18 @@ class Writer:
         self._finished = asyncio.Event()
         self._flushes: list[asyncio.Future[None]] = []
         self._in_hand: list[Observation] = []  # out of the queue, not yet committed
+
+    @property
+    def hours(self) -> HourBook:
+        return self._commits.hours
+
+    @property
+    def tail(self) -> Tail | None:
+        """What a start has read of raw rows, until `forget_tail`."""
+        return self._commits.tail
+
+    def forget_tail(self) -> None:
+        self._commits.tail = None
 
     @property
     def queued(self) -> int:
@@ -169,6 +170,14 @@ class Writer:
             return await self.hours.close_hours(connection, self._database.names, until_hour, expected_of)
 
         return await self.submit(close, lambda _: self.hours.closed(hour_of(until_hour)))
+
+    async def reread(self, rolled_until: int) -> None:
+        """The book of hours, and `tail`, from what is in the database now. In a job alone."""
+        await self._commits.reread(rolled_until)
+
+    async def look_up_doubts(self) -> None:
+        """Report rows of ours whose commit was not answered and that are in the database by now. In a job alone."""
+        await self._commits.look_up_doubts()
 
     async def flush(self) -> None:
         """Return when every observation put before is in the database, or on disk if that fails (or, both failing, has
@@ -271,9 +280,10 @@ class Writer:
     async def _write_all(self) -> None:
         try:
             if not self._ready:
-                await self._rebuild()
-            elif self.trouble or self._database.write_connections != self._known_connections:
-                await self._take_stock()
+                await self._commits.rebuild(is_following=self.is_following)
+                self._ready = True
+            elif self.trouble or self._commits.is_cut_off:
+                await self._commits.take_stock()
             replaying = is_first = True
             # What comes in meanwhile makes the next batch: taken at once, each batch would have a handful of rows.
             while is_first or len(self._backlog) >= BATCH_ROWS or self._jobs or (replaying and self._spill.pending):
@@ -302,24 +312,6 @@ class Writer:
                 self.trouble.over()
             self._metrics.database_up.set(1)
 
-    async def _rebuild(self) -> None:
-        async with self._database.read() as connection:
-            self._skew = await read_skew(connection)
-            rolled_until = await read_rolled_until(connection)
-        if self.is_following:
-            self.hours.closed(rolled_until)  # their rows are read where following begins
-        else:
-            await self.reread(rolled_until)
-        self._ready = True
-
-    async def reread(self, rolled_until: int) -> None:
-        """The book of hours, and `tail`, from what is in the database now."""
-        self.hours.restart(rolled_until)
-        # Short windows and states reach further back than the open hour may.
-        since = min(rolled_until, self._clock.now() - TAIL_SECONDS)
-        self.tail = await read_tail(History(self._database), since, on_columns=self.hours.add_columns)
-        self.hours.add(self.tail.others)
-
     async def _replay(self) -> bool:
         """Write the next lines of the spill; False if it cannot be read."""
         try:
@@ -331,7 +323,7 @@ class Writer:
         if chunk is not None:
             before = len(self._rejects)
             try:
-                await self._write(self._rejects.prepared(chunk.observations), already_shown=chunk.already_shown)
+                await self._commits.write(self._rejects.prepared(chunk.observations), already_shown=chunk.already_shown)
             except Exception:
                 self._rejects.forget_after(before)  # the same lines come again
                 raise
@@ -346,78 +338,10 @@ class Writer:
     async def _write_batch(self) -> None:
         self._in_hand = self._backlog.take(BATCH_ROWS)
         try:
-            await self._write(self._in_hand, already_shown=False)
+            await self._commits.write(self._in_hand, already_shown=False)
         finally:
             self._backlog.give_back(self._in_hand)  # what the database did not take
             self._in_hand = []
-
-    async def _write(self, rows: list[Observation], *, already_shown: bool) -> None:
-        """Commit `rows`, which shrinks as they are written. A row that no database takes is found by halving."""
-        size = BATCH_ROWS
-        conflicts = 0
-        while rows:
-            part = rows[:size]
-            asked: list[Observation] = []  # of the database, and not answered yet
-            try:
-                new, self._skew = await commit_batch(
-                    self._database, part, self.hours, self._skew, self._clock.now(), asked.extend
-                )
-            except Exception as error:
-                if is_conflict(error) and conflicts < CONFLICTS_BORNE:
-                    conflicts += 1
-                    continue
-                if is_outage(error):
-                    self._doubts.add(asked, already_shown)
-                    raise
-                if len(part) > 1:
-                    size = len(part) // 2
-                    continue
-                self._rejects.reject(part[0], error)
-                new = []
-            del rows[: len(part)]
-            size = min(size * 2, BATCH_ROWS)
-            conflicts = 0
-            self._report(new, already_shown)
-            if self._doubts:
-                await self._dispel(part, new)
-
-    async def _dispel(self, part: Sequence[Observation], new: Sequence[Observation]) -> None:
-        """What was in doubt is in now. What is no new row was in already: if it came there after we had looked, it has
-        still to be told."""
-        self._doubts.drop(new)
-        if self._doubts.among(part):
-            await self._take_stock()
-            self._doubts.drop(part)
-
-    async def look_up_doubts(self) -> None:
-        """Report rows of ours whose commit was not answered and that are in the database by now. In a job alone."""
-        if self._doubts:
-            await self._take_stock()
-
-    async def _take_stock(self) -> None:
-        """What became of a transaction that failed; and whether the schema is still ours."""
-        await self._database.settle()
-        self._known_connections = self._database.write_connections
-        async with self._database.read() as connection:
-            rolled_until = await read_rolled_until(connection)
-            unseen, seen = await self._doubts.found(connection)
-            await self._revision.look(connection)
-        self.hours.closed(rolled_until)
-        self._backlog.remove(unseen)
-        for rows, already_shown in ((unseen, False), (seen, True)):
-            self._report(rows, already_shown)
-            self._doubts.drop(rows)
-
-    def _report(self, new: Sequence[Observation], already_shown: bool) -> None:
-        if new:
-            self.hours.add(new)
-            if self.tail is not None and not self.tail.take(new):
-                self.tail = None
-            self._metrics.observations_written.inc(len(new))
-            try:
-                self._on_committed(new, already_shown)
-            except Exception:
-                log.exception("on_committed failed rows=%d", len(new))
 
     def _note_failure(self, error: Exception) -> None:
         self._metrics.database_up.set(0)
@@ -440,7 +364,7 @@ class Writer:
         if not self.shows_spilled:
             self._spill.leave_unshown()
             return
-        self._doubts.note_shown(rows)
+        self._commits.note_shown(rows)
         self._on_spilled(rows)
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:

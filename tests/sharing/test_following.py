@@ -156,7 +156,7 @@ async def test_a_row_whose_commit_was_never_answered_is_counted_once(postgres_ur
         rows = [row(0, number) for number in range(3)]
         for is_begun_anew in (False, True):
             # The commit goes on after the connection is gone, and after the writer has looked for what became of it.
-            first.writer._doubts.add(rows, already_shown=False)
+            first.writer._commits._doubts.add(rows, already_shown=False)
             await second.write(*rows)
             await (first.begin() if is_begun_anew else first.follow())
             await first.write(*rows)

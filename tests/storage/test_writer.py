@@ -17,8 +17,8 @@ from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.settings import DatabaseSettings
 from monitor.storage import schema
+from monitor.storage.commits import BATCH_ROWS
 from monitor.storage.errors import WriterClosed
-from monitor.storage.writer import BATCH_ROWS
 
 
 async def test_what_is_put_is_committed_reported_once_and_read_back_as_reported(store: Stage) -> None:
@@ -57,7 +57,7 @@ async def test_what_comes_in_while_a_batch_is_written_makes_the_next_one(
             for number in range(3):
                 store.writer.put(observation(10 + number))
 
-    monkeypatch.setattr(store.writer, "_on_committed", committed)
+    monkeypatch.setattr(store.writer._commits, "_on_committed", committed)
     await store.write([observation(1)])
     assert batches == [1] and store.writer.queued == 3
     assert store.metrics.registry.get_sample_value("monitor_write_queue_observations") == 3
@@ -82,7 +82,7 @@ async def test_on_committed_that_raises_stops_nothing(store: Stage, monkeypatch:
     def broken(rows: object, already_shown: bool) -> None:
         raise RuntimeError("a window broke")
 
-    monkeypatch.setattr(store.writer, "_on_committed", broken)
+    monkeypatch.setattr(store.writer._commits, "_on_committed", broken)
     await store.write([observation(1)])
     await store.write([observation(2)])
     assert len(await store.rows()) == 2

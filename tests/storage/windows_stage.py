@@ -226,7 +226,7 @@ class House:
 
         def from_now_on(_nothing: object) -> None:
             self._is_recording = True
-            self.writer.tail = None
+            self.writer.forget_tail()
 
         await self.writer.submit(restore, from_now_on)
         self.hour_us = self.now_us // HOUR_US * HOUR_US
