@@ -61,17 +61,21 @@ def _measure(place: Path, endpoints: int, port: int) -> None:
     config.write_text(_yaml(place, endpoints, port))
     settings = load_settings(config)
     print(f"history: {endpoints} endpoints at 60 s")
-    asyncio.run(rows.main(place, replace(settings, database=DatabaseSettings(url=f"sqlite:///{place}/rows.db"))))
+    rows_db = DatabaseSettings(url=f"sqlite:///{place}/rows.db")
+    rows_log = asyncio.run(rows.main(place, replace(settings, database=rows_db)))
     path = place / "monitor.db"
     asyncio.run(past.make(path, settings))
     print(
         f"  rollups of {past.HOURLY_DAYS} and {past.DAILY_DAYS} days, an hour raw: {path.stat().st_size / 1e9:.2f} GB"
     )
     _restart(config, "a start from rollups alone")
-    asyncio.run(_sum(settings))
+    sums_log = asyncio.run(_sum(settings))
     _restart(config, "a start from window sums")
     asyncio.run(_quantiles(settings))
-    asyncio.run(turn.measure(settings))
+    closing_log = asyncio.run(turn.measure(settings))
+    for what, each in (("hours closed", closing_log), ("window sums", sums_log)):
+        print(f"  the log, {what}: {each / endpoints:.0f} bytes an endpoint, {each * 24 / 1e9:.2f} GB a day")
+    print(f"  the whole log: {(rows_log + (closing_log + sums_log) * 24) / 1e9:.2f} GB a day")
 
 
 def _yaml(place: Path, endpoints: int, port: int) -> str:
@@ -124,15 +128,20 @@ def _resident_megabytes(pid: int) -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) / 1000
 
 
-async def _sum(settings: Settings) -> None:
-    """What the last three hours of a running monitor leave on record."""
+async def _sum(settings: Settings) -> float:
+    """What the last hours of a running monitor leave on record; the bytes that an hour adds to the write-ahead log."""
     database = await Database.open(settings.database, past.clock())
     history = History(database)
-    for hour in range(past.ROLLED - 2 * past.HOUR, past.ROLLED + past.HOUR, past.HOUR):
-        cpu = time.process_time()
-        await renew_sums(history, database.run, hour)
-        print(f"  sums of a window, made of rollups: {time.process_time() - cpu:.1f} s of CPU")
+    log = await turn.growing_log(database, settings)
+    for what, first in (("rollups", past.ROLLED - 5 * past.HOUR), ("those before", past.ROLLED - 2 * past.HOUR)):
+        log_bytes = log.stat().st_size
+        for hour in range(first, first + 3 * past.HOUR, past.HOUR):
+            cpu = time.process_time()
+            await renew_sums(history, database.run, hour)
+            print(f"  sums of a window, made of {what}: {time.process_time() - cpu:.1f} s of CPU")
+        log_bytes = log.stat().st_size - log_bytes
     await database.close()
+    return log_bytes / 3
 
 
 async def _quantiles(settings: Settings) -> None:

@@ -109,15 +109,19 @@ def _ended_at(one: Observation) -> float:
     return begun + (one.latency_seconds or one.headers_seconds or 0.0)
 
 
-async def main(directory: Path, settings: Settings) -> None:
+async def main(directory: Path, settings: Settings) -> float:
+    """The bytes that rows add to the log in a day, as many old ones deleted."""
     rows_a_day = len(settings.catalog.endpoints) * _DAY / 60
+    log_bytes = 0.0
     for what, many_rows in (("as they are", journal.MANY_ROWS), ("without a journal", journal.BULK_ROWS)):
         journal.MANY_ROWS = many_rows
         _tell(what, await _measured(directory, settings), rows_a_day)
         pruned = (await _measured(directory, settings, prunes=True)).log_bytes
+        log_bytes = log_bytes or pruned * rows_a_day
         print(
             f"    the log, as many old rows deleted: {pruned:.0f} bytes a row, {pruned * rows_a_day / 1e9:.2f} GB a day"
         )
+    return log_bytes
 
 
 async def _measured(directory: Path, settings: Settings, *, prunes: bool = False) -> Measured:

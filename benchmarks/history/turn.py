@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks.history.past import NOW, ROLLED, observations
 from benchmarks.history.run import ShiftedClock, Turns
@@ -15,15 +16,17 @@ from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
 from monitor.storage.database import Database
 from monitor.storage.history import History
-from monitor.storage.hour_turn import turn_hours
+from monitor.storage.hour_turn import close_hours, turn_hours
 from monitor.storage.restore import restore_board
 from monitor.storage.rollups import CLOSE_AFTER_SECONDS
+from monitor.storage.sqlite import path_of
 from monitor.storage.writer import Writer
 
 SECONDS = 5.0  # of traffic before and after
 
 
-async def measure(settings: Settings) -> None:
+async def measure(settings: Settings) -> int:
+    """The bytes that the closing of the hour adds to the write-ahead log."""
     clock = ShiftedClock(NOW - time.time())
     database = await Database.open(settings.database, clock)
     history, board = History(database), Board(settings, clock)
@@ -48,10 +51,14 @@ async def measure(settings: Settings) -> None:
     await asyncio.sleep(SECONDS)
     _told("before", waits)
     waits.clear()
+    log = await growing_log(database, settings)
     turns = Turns()
     watching = asyncio.create_task(turns.watch())
     begun, cpu = time.monotonic(), time.process_time()
-    await turn_hours(writer, history, board, ROLLED + HOUR + CLOSE_AFTER_SECONDS + 1.0)
+    turned_at, log_bytes = ROLLED + HOUR + CLOSE_AFTER_SECONDS + 1.0, log.stat().st_size
+    await close_hours(writer, turned_at)
+    log_bytes = log.stat().st_size - log_bytes
+    await turn_hours(writer, history, board, turned_at)
     while board.windows.settle():
         await asyncio.sleep(0)
     watching.cancel()
@@ -64,6 +71,15 @@ async def measure(settings: Settings) -> None:
     await writer.close()
     await running
     await database.close()
+    return log_bytes
+
+
+async def growing_log(database: Database, settings: Settings) -> Path:
+    """The write-ahead log, of which from here on nothing is written over: its frames can be counted."""
+    path = path_of(settings.database.url)
+    async with database.write() as connection:
+        await connection.exec_driver_sql("PRAGMA wal_autocheckpoint = 0")
+    return path.with_name(path.name + "-wal")
 
 
 async def _traffic(settings: Settings, writer: Writer, put_at: dict[tuple[str, int], float]) -> None:

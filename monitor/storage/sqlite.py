@@ -250,6 +250,8 @@ def write_engine(path: Path, busy_timeout_ms: int = BUSY_TIMEOUT_MS, *, migratin
         f"foreign_keys={'OFF' if migrating else 'ON'}",
         f"legacy_alter_table={'ON' if migrating else 'OFF'}",
         f"journal_size_limit={_WAL_KEPT_BYTES}",
+        # Where SQLite was built to overwrite what is deleted, every page that retention frees would be in the log.
+        "secure_delete=FAST",
     )
     # A read that turns into a write cannot wait for a lock (SQLITE_BUSY_SNAPSHOT): take it at the start.
     _prepare(engine, pragmas, "BEGIN IMMEDIATE")

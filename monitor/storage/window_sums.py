@@ -11,11 +11,11 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.health.rows import TallyRows
@@ -28,6 +28,7 @@ from monitor.storage.facts import read_fact, read_held_fact, read_rolled_until, 
 from monitor.storage.history import History, Step
 from monitor.storage.names import Place
 from monitor.storage.retention import Submit
+from monitor.storage.upsert import Insert, insert_for
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ _ROWS_A_STEP = 250  # of one transaction: some 5 ms
 _ALIVE = ("success", "reasoning_cut")
 
 _table = schema.window_sums
+_KEY = (_table.c.endpoint_id, _table.c.location_id, _table.c.kind_id)
 
 Ids = tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
 
@@ -103,6 +105,7 @@ async def renew_sums(history: History, submit: Submit, until: int) -> bool:
     for start in range(0, len(ids), _ENDPOINTS_A_GO):
         some = ids[start : start + _ENDPOINTS_A_GO]
         rows += await _summed(history, window, until, believed, (some[0], some[-1]))
+    rows.sort(key=lambda row: tuple(row[column.name] for column in _KEY))
     try:
         return await _write(partial(_by_author, submit, author), window, _Record(until, changes, len(rows)), rows)
     except _Superseded:
@@ -192,21 +195,32 @@ def note_alive(alive: dict[tuple[str, str, str], tuple[int, int]], width: int, r
 
 
 async def _write(submit: Submit, window: str, record: _Record, rows: Sequence[dict[str, Any]]) -> bool:
-    """In short transactions, since observations wait for each: what is half written is on no record."""
+    """In short transactions, since observations wait for each: what is half written is on no record. In place and in
+    order of the key: deleted and inserted anew, each row would be in the write-ahead log twice."""
     span = LONG_WINDOWS[window]
 
     async def forget(connection: AsyncConnection) -> None:
         await _put(connection, {name: one for name, one in (await _read(connection)).items() if name != window})
 
-    async def delete_some(connection: AsyncConnection) -> int:
-        some = select(_table.c.id).where(_table.c.span == span).limit(_ROWS_A_STEP)
-        return int((await connection.execute(delete(_table).where(_table.c.id.in_(some)))).rowcount)
+    def bringing(batch: Sequence[dict[str, Any]]) -> Job[None]:
+        async def bring_some(connection: AsyncConnection) -> None:
+            await connection.execute(_written_over(connection.dialect.name), batch)
 
-    def inserting(batch: Sequence[dict[str, Any]]) -> Job[None]:
-        async def insert_some(connection: AsyncConnection) -> None:
-            await connection.execute(insert(_table), batch)
+        return bring_some
 
-        return insert_some
+    def clearing(after: int) -> Job[int | None]:
+        async def clear_some(connection: AsyncConnection) -> int | None:
+            """Of the next rows by id, those that are not wanted; the last id that was looked at."""
+            page = select(_table.c.id, *_KEY).where(_table.c.span == span, _table.c.id > after)
+            found = (await connection.execute(page.order_by(_table.c.id).limit(_ROWS_A_STEP))).all()
+            if gone := [row.id for row in found if row[1:] not in wanted]:
+                await connection.execute(delete(_table).where(_table.c.id.in_(gone)))
+            return found[-1].id if found else None
+
+        return clear_some
+
+    async def count(connection: AsyncConnection) -> int:
+        return int((await connection.execute(select(func.count()).where(_table.c.span == span))).scalar() or 0)
 
     async def confirm(connection: AsyncConnection) -> bool:
         if await read_rollup_changes(connection) != record.changes:
@@ -215,11 +229,27 @@ async def _write(submit: Submit, window: str, record: _Record, rows: Sequence[di
         return True
 
     await submit(forget)
-    while await submit(delete_some):
-        pass
     for start in range(0, len(rows), _ROWS_A_STEP):
-        await submit(inserting(rows[start : start + _ROWS_A_STEP]))
+        await submit(bringing(rows[start : start + _ROWS_A_STEP]))
+    if await submit(count) > len(rows):
+        wanted = {tuple(row[column.name] for column in _KEY) for row in rows}
+        after: int | None = 0
+        while after is not None:
+            after = await submit(clearing(after))
     return await submit(confirm)
+
+
+@cache
+def _written_over(dialect: str) -> Insert:
+    """Rows over those with the same key; one that is what it was is left alone."""
+    statement = insert_for(dialect, _table)
+    key = [_table.c.span, *_KEY]
+    columns = [column for column in _table.c if column.name not in {"id", *(each.name for each in key)}]
+    return statement.on_conflict_do_update(
+        index_elements=key,
+        set_={column.name: statement.excluded[column.name] for column in columns},
+        where=or_(*(column.is_distinct_from(statement.excluded[column.name]) for column in columns)),
+    )
 
 
 async def _put(connection: AsyncConnection, records: _Records) -> None:

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 QUEUE_LIMIT = 50_000  # five minutes of 10,000 endpoints a minute
-FLUSH_SECONDS = 0.5  # a row is committed within a second, the commit itself included
+FLUSH_SECONDS = 0.6  # a row is committed within a second, the commit itself and a move included
 FIRST_RETRY_SECONDS = 0.5
 _LONGEST_RETRY_SECONDS = 30.0
 # With the database and the spill both failing, rows wait in memory; beyond this many queues, the newest are lost.

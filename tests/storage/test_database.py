@@ -113,6 +113,7 @@ async def test_the_pragmas_are_those_that_durability_rests_on(settings: Database
                 "foreign_keys",
                 "auto_vacuum",
                 "journal_size_limit",
+                "secure_delete",
             )
         }
     await database.close()
@@ -123,6 +124,7 @@ async def test_the_pragmas_are_those_that_durability_rests_on(settings: Database
         "foreign_keys": 1,
         "auto_vacuum": 2,
         "journal_size_limit": 64 * 1024 * 1024,
+        "secure_delete": 2,  # FAST
     }
 
 

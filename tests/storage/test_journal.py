@@ -150,9 +150,7 @@ def test_rows_go_through_the_journal_only_while_many_come_at_once() -> None:
     assert one.move_due_in(0.0) == 0.0
 
 
-async def test_what_waits_is_moved_within_half_a_minute_also_if_nothing_comes_any_more(
-    busy: Stage, clock: FakeClock
-) -> None:
+async def test_what_waits_is_moved_in_time_also_if_nothing_comes_any_more(busy: Stage, clock: FakeClock) -> None:
     rows = [observation(endpoint=f"m@{number}") for number in range(40)]
     await busy.write(rows)
     assert in_order(busy.committed) == stored(rows)

@@ -20,6 +20,7 @@ from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.storage.database import Job, T
 from monitor.storage.restore import renewed_windows, restore_board
+from monitor.storage.schema import window_sums
 from monitor.storage.window_sums import renew_sums, sums_on_record
 
 END = MIDNIGHT + 33 * DAY + 13 * HOUR
@@ -104,6 +105,52 @@ async def test_sums_of_which_rows_are_missing_are_not_believed(store: Stage) -> 
     async with store.database.write() as connection:
         await connection.execute(text("DELETE FROM window_sums WHERE id = (SELECT max(id) FROM window_sums)"))
     assert len(await sums_on_record(store.history)) == 2
+
+
+async def test_sums_of_who_is_gone_go_when_a_window_is_written_over(
+    store: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitor.storage.window_sums._ROWS_A_STEP", 2)
+    await history_of(store, seed=8)
+    await renewed(store, END)
+    columns = [column.name for column in window_sums.c if column.name not in ("id", "kind_id")]
+    async with store.database.write() as connection:
+        nobody = (await store.database.names.kinds(connection, ["nobody's"]))["nobody's"]
+        await connection.execute(
+            text(
+                f"INSERT INTO window_sums ({', '.join(columns)}, kind_id) "
+                f"SELECT {', '.join(columns)}, {nobody} FROM window_sums WHERE kind_id = (SELECT min(id) FROM kinds)"
+            )
+        )
+    assert await sums_on_record(store.history) == {}
+    assert await renewed(store, END) == [True, True, True]
+    assert len(await sums_on_record(store.history)) == 3
+    async with store.database.read() as connection:
+        left = text(f"SELECT count(*) FROM window_sums WHERE kind_id = {nobody}")
+        assert (await connection.execute(left)).scalar() == 0
+
+
+@on_a_file
+async def test_sums_that_are_what_they_were_are_not_written_again(store: Stage) -> None:
+    await history_of(store, seed=9)
+    await renewed(store, END)
+    async with store.database.write() as connection:
+        await connection.execute(text("CREATE TABLE told (id INTEGER PRIMARY KEY)"))
+        await connection.execute(
+            text("CREATE TRIGGER tells AFTER UPDATE ON window_sums BEGIN INSERT INTO told VALUES (NULL); END")
+        )
+
+    async def written() -> int:
+        async with store.database.read() as connection:
+            return int((await connection.execute(text("SELECT count(*) FROM told"))).scalar_one())
+
+    await without_sums(store)
+    assert await renewed(store, END) == [True, True, True]
+    assert await written() == 0
+    await store.write([observation(0, at=END + 60.0)])
+    await store.writer.close_hours(END + 3 * HOUR)
+    assert await renewed(store, END + 3 * HOUR) == [True, True, True]
+    assert await written() > 0
 
 
 async def test_a_row_that_comes_while_sums_are_made_makes_them_void(store: Stage) -> None:
