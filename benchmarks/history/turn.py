@@ -45,7 +45,7 @@ async def measure(settings: Settings) -> int:
         await restore_board(board, history, NOW, [], writer.tail)
 
     await writer.stand_still(restore, lambda _: None)
-    writer.tail = None
+    writer.forget_tail()
     await board.refresh()
     traffic = asyncio.create_task(_traffic(settings, writer, put_at))
     await asyncio.sleep(SECONDS)
