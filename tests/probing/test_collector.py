@@ -6,7 +6,7 @@ import asyncio
 import select
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from aiohttp.client_proto import ResponseHandler
@@ -106,17 +106,6 @@ async def collector() -> AsyncIterator[Collector]:
     yield opened
     opened.close()
     pulse.end()
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[StampedSocket, socket.socket]]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        left = StampedSocket(SystemClock(), socket.AF_INET, socket.SOCK_STREAM, 0)
-        left.connect(listener.getsockname())
-        right, _ = listener.accept()
-    left.setblocking(False)
-    with left, right:
-        yield left, right
 
 
 async def until(done: Callable[[], bool]) -> None:

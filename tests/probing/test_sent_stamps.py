@@ -6,7 +6,7 @@ import errno
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,17 +20,6 @@ Send = Callable[[StampedSocket, bytes], int]
 SENDS = pytest.mark.parametrize(
     "send", [lambda one, data: one.send(data), lambda one, data: one.sendmsg([data])], ids=["send", "sendmsg"]
 )
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[StampedSocket, socket.socket]]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        left = StampedSocket(SystemClock(), socket.AF_INET, socket.SOCK_STREAM, 0)
-        left.connect(listener.getsockname())
-        right, _ = listener.accept()
-    left.setblocking(False)
-    with left, right:
-        yield left, right
 
 
 @kernel_only
