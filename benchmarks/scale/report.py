@@ -72,7 +72,8 @@ def _asked(asked: Mapping[str, float]) -> str:
         f"{asked['answers']:.0f} answers, {asked['not_modified']:.0f} not modified, {asked['failures']:.0f} failed; "
         f"{asked['body_bytes'] / answers / 1e6:.2f} MB each, whole in {asked['seconds'] / max(times, 1) * 1000:.0f} ms "
         f"on average, {asked['slowest_seconds'] * 1000:.0f} at most; first byte in "
-        f"{asked['median_first_byte_seconds'] * 1000:.1f} ms, {asked['slowest_first_byte_seconds'] * 1000:.1f} at most"
+        f"{asked['median_first_byte_seconds'] * 1000:.1f} ms, p95 "
+        f"{asked['late_first_byte_seconds'] * 1000:.1f}, {asked['slowest_first_byte_seconds'] * 1000:.1f} at most"
     )
 
 

@@ -37,6 +37,7 @@ class Asked:
     slowest_seconds: float = 0.0
     slowest_first_byte_seconds: float = 0.0
     median_first_byte_seconds: float = 0.0
+    late_first_byte_seconds: float = 0.0  # p95
     seconds: float = 0.0  # all of them
 
 
@@ -91,13 +92,19 @@ class _Poller:
             self.asked.seconds += taken
             self.asked.slowest_seconds = max(self.asked.slowest_seconds, taken)
 
+    def told(self) -> Asked:
+        """What came until now."""
+        if self._first_bytes:
+            self.asked.median_first_byte_seconds = quantile(self._first_bytes, 0.5)
+            self.asked.late_first_byte_seconds = quantile(self._first_bytes, 0.95)
+            self.asked.slowest_first_byte_seconds = max(self._first_bytes)
+        return self.asked
+
     def _ask(self) -> None:
         begun = time.monotonic()
         self._connection.request("GET", self._path, headers=self._headers)
         response = self._connection.getresponse()
         self._first_bytes.append(self._connection.first_byte_seconds(begun))
-        self.asked.slowest_first_byte_seconds = max(self._first_bytes)
-        self.asked.median_first_byte_seconds = quantile(self._first_bytes, 0.5)
         self.asked.body_bytes += len(response.read())
         if response.status == 304:
             self.asked.not_modified += 1
@@ -131,7 +138,7 @@ def main() -> int:
     over.set()
     for thread in threads:
         thread.join(15)
-    print(json.dumps({name: asdict(one.asked) for name, one in pollers.items()}))
+    print(json.dumps({name: asdict(one.told()) for name, one in pollers.items()}))
     return 0
 
 
