@@ -26,14 +26,13 @@ from monitor.opening import Opening, check_not_held
 from monitor.probing.redaction import Redactor
 from monitor.reclassification import reclassify_here, relive_rewritten
 from monitor.reload import Reloader
-from monitor.restart import Restart
+from monitor.restart import Restart, adopt_cadences
 from monitor.rooms import PROBING_MEANWHILE, RESTORING, Progress, Rooms
 from monitor.scheduling.lag import LagSampler
 from monitor.self_metrics import SelfMetrics
 from monitor.settings import Settings
 from monitor.signals import handled_signals
 from monitor.storage.database import Database
-from monitor.storage.eras import adopt_catalog
 from monitor.storage.errors import StorageError, WriterClosed
 from monitor.storage.reclassify import Reclassified
 from monitor.storage.writer import Writer
@@ -296,21 +295,11 @@ class Daemon:
         finally:
             self._notifier.ready(f"probing {len(self.settings.catalog.endpoints)} endpoints")
 
-    async def _record_catalog(self, settings: Settings) -> None:
-        """Which cadence is in force from now on, for coverage; and the same to the board."""
-        rooms = self.rooms
-        now = self.clock.now()
-        eras = await rooms.writer.submit(
-            lambda connection: adopt_catalog(rooms.database, connection, settings.location, settings.catalog, now)
-        )
-        await rooms.board.take_eras(eras.endpoints)
-        rooms.board.take_kind_eras(eras.kinds)
-
     async def _adopt(self, settings: Settings) -> None:
         rooms = self.rooms
         provide_descriptors(settings)
         await learn_secrets(settings, self._redactor)
-        await self._record_catalog(settings)
+        await adopt_cadences(rooms, settings, self.clock.now())
         added = settings.catalog.endpoints.keys() - self.settings.catalog.endpoints.keys()
         self.settings = settings
         rooms.prober.configure(settings.probing, settings.location)

@@ -28,6 +28,16 @@ log = logging.getLogger(__name__)
 _TOLD_A_TURN = 250
 
 
+async def adopt_cadences(rooms: Rooms, settings: Settings, since: float) -> RecordedEras:
+    """Which cadences are in force from `since` on, for coverage; and the same to the board."""
+    eras = await rooms.writer.submit(
+        lambda connection: adopt_catalog(rooms.database, connection, settings.location, settings.catalog, since)
+    )
+    await rooms.board.take_eras(eras.endpoints)
+    rooms.board.take_kind_eras(eras.kinds)
+    return eras
+
+
 class Restart:
     """`show(board)` makes it the one that is served. Once `should_exit` is set an attempt is cut short, and nothing is
     restored."""
@@ -57,7 +67,9 @@ class Restart:
             await self._begin_anew()
         self._is_first = False
         with memory.undisturbed():
-            eras = await self._adopt()
+            eras = await adopt_cadences(self._rooms, self._settings, self._begun_at)
+            self._rooms.board.kinds.restore_probes(self._rooms.last_probes.items())
+            self._rooms.progress.catalog_loaded = True
             events = await self._take_up()
             transitions = await self._restored(eras)
             if transitions is not None:
@@ -69,20 +81,6 @@ class Restart:
         rooms.board, rooms.ledger = await asyncio.to_thread(Board, self._settings, self._clock), IncidentLedger()
         self._show(rooms.board)
         gc.collect()  # the former board, hundreds of megabytes in cycles, would be there for good
-
-    async def _adopt(self) -> RecordedEras:
-        """Which cadences are in force from now on, for coverage; and the same to the board."""
-        rooms, location = self._rooms, self._settings.location
-        eras = await rooms.writer.submit(
-            lambda connection: adopt_catalog(
-                rooms.database, connection, location, self._settings.catalog, self._begun_at
-            )
-        )
-        await rooms.board.take_eras(eras.endpoints)
-        rooms.board.take_kind_eras(eras.kinds)
-        rooms.board.kinds.restore_probes(rooms.last_probes.items())
-        rooms.progress.catalog_loaded = True
-        return eras
 
     async def _take_up(self) -> list[IncidentEvent]:
         """The incidents that have not ended, to the ledger; what is to be written of that."""
