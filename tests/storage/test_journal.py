@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import shutil
 import sqlite3
+import struct
 import tempfile
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -342,6 +344,13 @@ def test_what_is_packed_is_unpacked_and_damage_is_noticed(rows: list[tuple[objec
         unpack([*slots[:-1], bytes(hurt)])
     with pytest.raises(DamagedSlotsError):
         unpack(slots[:-1])
+
+
+def test_a_batch_that_was_deflated_in_one_block_is_read() -> None:
+    rows = [(number, None, "text") for number in range(30)]
+    data = zlib.compress(msgspec.msgpack.encode(tuple(zip(*rows, strict=True))), 1)
+    slot = struct.pack("<BHHHI", 1, 0, 1, len(data), zlib.crc32(data)) + data
+    assert unpack([slot.ljust(SLOT_BYTES, b"\0")]) == rows
 
 
 def test_the_columns_of_a_layout_never_change() -> None:
