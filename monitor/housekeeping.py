@@ -84,7 +84,10 @@ class Housekeeping:
 
     async def turn_hours(self) -> None:
         rooms = self._rooms
-        await turn_hours(rooms.writer, rooms.history, rooms.board, self._clock.now(), rooms.sharing)
+        hourly_seconds = self._settings_of().retention.hourly_seconds
+        await turn_hours(
+            rooms.writer, rooms.history, rooms.board, self._clock.now(), rooms.sharing, hourly_seconds=hourly_seconds
+        )
         if rooms.sharing.must_relive:
             rooms.sharing.must_relive = False
             try:
@@ -97,7 +100,8 @@ class Housekeeping:
         """Drop what is older than the retention; what was dropped, by table."""
         rooms = self._rooms
         await self.turn_hours()  # after a long sleep a window has still to let go of hours that are to be deleted
-        pruned = await prune(rooms.database, rooms.writer.submit, self._clock, self._settings_of().retention)
+        retention = self._settings_of().retention
+        pruned = await prune(rooms.database, rooms.writer.submit, self._clock, retention, hours_are_closed=True)
         if any(asdict(pruned).values()):
             log.info("pruned %s", " ".join(f"{name}={count}" for name, count in asdict(pruned).items()))
         return pruned

@@ -111,8 +111,10 @@ async def test_a_state_that_nothing_confirms_is_forgotten(tmp_path: Path, monkey
 
 
 async def test_hours_are_closed_and_the_windows_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def later(writer: Writer, history: History, board: Board, now: float, others: Others) -> None:
-        await turn_hours(writer, history, board, now + 2 * DAY, others)
+    async def later(
+        writer: Writer, history: History, board: Board, now: float, others: Others, *, hourly_seconds: float
+    ) -> None:
+        await turn_hours(writer, history, board, now + 2 * DAY, others, hourly_seconds=hourly_seconds)
 
     monkeypatch.setattr("monitor.housekeeping.HOURS_SECONDS", 0.05)
     monkeypatch.setattr("monitor.housekeeping.turn_hours", later)

@@ -92,13 +92,13 @@ def test_rollups_and_rows_are_reckoned_with_the_default_retention() -> None:
     assert "2.9 GB and 4.1 GB at 35 d and 400 d" in TEXT
     assert 1e4 * retention.hourly_seconds / 3600 * 340 / 1e9 == pytest.approx(2.9, rel=0.02)
     assert 1e4 * retention.daily_seconds / 86_400 * 1030 / 1e9 == pytest.approx(4.1, rel=0.02)
-    assert "| 142 bytes | 61 GB for 30 days, 14.4 GB at the default 7 d" in TEXT
-    assert 1e4 / 60 * retention.observations_seconds * 142 / 1e9 == pytest.approx(14.4, rel=0.02)
-    assert pytest.approx(61, rel=0.02) == 1e4 / 60 * MONTH * 142 / 1e9
+    assert "| 132 bytes | 57 GB for 30 days, 13.3 GB at the default 7 d" in TEXT
+    assert 1e4 / 60 * retention.observations_seconds * 132 / 1e9 == pytest.approx(13.3, rel=0.02)
+    assert pytest.approx(57, rel=0.02) == 1e4 / 60 * MONTH * 132 / 1e9
 
 
 def test_what_was_measured_is_what_the_benchmarks_say() -> None:
     measured = (ROOT / "docs" / "benchmarks.md").read_text()
-    for words in ("142 bytes", "14.4 GB", "18.0 GB", "7.7 GB", "246 bytes", "3.55 GB a day", "83 MB", "2.4 MB"):
+    for words in ("132 bytes", "13.3 GB", "16.9 GB", "7.7 GB", "231 bytes", "3.33 GB a day", "83 MB", "2.4 MB"):
         assert words in TEXT
         assert words in measured

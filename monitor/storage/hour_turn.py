@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 
 from monitor.clock import utc_text
 from monitor.health.board import Board
 from monitor.health.rows import TallyRows, joined
-from monitor.health.spans import HOUR, floor_hour
+from monitor.health.spans import DAY, HOUR, LONG_WINDOWS, floor_hour
 from monitor.health.windows import Windows
 from monitor.storage.history import History
 from monitor.storage.others import NOBODY, Others
@@ -22,22 +23,34 @@ log = logging.getLogger(__name__)
 STEP_SECONDS = 300.0
 # Of several monitors one closes the hours; if it does not, another does so much later.
 OTHERS_CLOSE_SECONDS = 60.0
+# How far before its edge the longest window may still ask for an hour: sums are taken up again for 18 h.
+_HELD_SECONDS = max(LONG_WINDOWS.values()) + DAY
 
 
-async def close_hours(writer: Writer, now: float, others: Others = NOBODY) -> None:
-    """Roll up every hour that ended CLOSE_AFTER_SECONDS ago or earlier. StorageError if the database fails."""
+async def close_hours(writer: Writer, now: float, others: Others = NOBODY, let_go_before: float = -math.inf) -> None:
+    """Roll up every hour that ended CLOSE_AFTER_SECONDS ago or earlier; hours that started before `let_go_before` (UTC
+    seconds) are not wanted any more. StorageError if the database fails."""
     patience = 0.0 if others.closes_first() else OTHERS_CLOSE_SECONDS
     until = floor_hour(now - CLOSE_AFTER_SECONDS - patience)
     if until > writer.hours.rolled_until:
-        rows = await writer.close_hours(until, before=others.before_closing)
+        rows = await writer.close_hours(until, before=others.before_closing, let_go_before=let_go_before)
         if rows or others.closes_first():  # else another was first
             log.info("hour_closed until=%s rows=%d", utc_text(until, "seconds"), rows)
 
 
-async def turn_hours(writer: Writer, history: History, board: Board, now: float, others: Others = NOBODY) -> None:
-    """Close what is over at `now` and bring the board's windows to the hour of `now`. Idempotent; StorageError as
-    above."""
-    await close_hours(writer, now, others)
+async def turn_hours(
+    writer: Writer,
+    history: History,
+    board: Board,
+    now: float,
+    others: Others = NOBODY,
+    *,
+    hourly_seconds: float = math.inf,
+) -> None:
+    """Close what is over at `now` and bring the board's windows to the hour of `now`; hourly rows older than
+    `hourly_seconds` make room. Idempotent; StorageError as above."""
+    # Windows slide after the closing, and after a long sleep by days: they take away what they hold of old hours.
+    await close_hours(writer, now, others, min(now - hourly_seconds, board.windows.edge_hour - _HELD_SECONDS))
     if now < board.windows.edge_hour - STEP_SECONDS:
         await _renew(writer, history, board, now, "clock_set_back", others)
     elif board.is_decided_anew:

@@ -22,8 +22,10 @@ _PAUSE_SECONDS = 0.02  # between steps, for everybody else
 # Free pages are used again by the next hour's rows: only more than this share of the file goes back.
 _FREE_SHARE = 0.1
 _DAY_MS = 86_400_000
-# Where moves of waiting rows take old ones away, a run deletes only what they have not come to within two of its turns.
+# Where moves of waiting rows take old ones away, a run deletes only what they have not come to within two of its turns;
+# and where the closing of hours does, what that has not come to in two hours.
 _PATIENCE_MS = 1_200_000
+_HOURLY_PATIENCE_SECONDS = 7200
 
 
 class Submit(Protocol):
@@ -45,11 +47,16 @@ class Pruned:
     pages: int = 0
 
 
-async def prune(database: Database, submit: Submit, clock: Clock, retention: RetentionSettings) -> Pruned:
+async def prune(
+    database: Database, submit: Submit, clock: Clock, retention: RetentionSettings, *, hours_are_closed: bool = False
+) -> Pruned:
     """Remove what is older than `retention` says. Raw rows whose hour is not closed and hourly rows whose day is not
-    closed stay, whatever their age. May be cancelled between any two steps."""
+    closed stay, whatever their age. `hours_are_closed` says that this goes on beside, and takes old hourly rows of a
+    file away. May be cancelled between any two steps."""
     now = clock.now()
     hourly_until = int(now - retention.hourly_seconds)
+    if hours_are_closed and not database.is_shared:
+        hourly_until -= _HOURLY_PATIENCE_SECONDS
     daily_until = int(now - retention.daily_seconds)
 
     async def in_steps(step: Job[int]) -> int:

@@ -7,6 +7,7 @@ daily_rollups, if its UTC day lies before it too); one that started later is onl
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from sqlalchemy import Row, Table, insert, select, update
+from sqlalchemy import Row, Table, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.health.columns import Columns
@@ -109,19 +110,26 @@ class HourBook:
             del self._hours[hour]
 
     async def close_hours(
-        self, connection: AsyncConnection, names: Names, until_hour: int, expected_of: ExpectedOf | None = None
+        self,
+        connection: AsyncConnection,
+        names: Names,
+        until_hour: int,
+        expected_of: ExpectedOf | None = None,
+        let_go_before: float = -math.inf,
     ) -> int:
         """Write the open hours before `until_hour` (UTC seconds, cut down to a whole hour) and the UTC days that end
         with them, and move the watermark. Call `closed` once the transaction is committed. Returns the hourly rows
-        written; hours that are closed are left alone. Without `expected_of` the database's own eras tell."""
+        written; hours that are closed are left alone, but that as many rows go of those that started before
+        `let_go_before` and are in daily rows. Without `expected_of` the database's own eras tell."""
         until_hour = hour_of(until_hour)
         if until_hour <= self.rolled_until:
             return 0
         expected = expected_of or await _expected_by_eras(connection)
         hours = [hour for hour in sorted(self._hours) if hour < until_hour]
+        let_go_before = min(let_go_before, day_of(self.rolled_until))
         written = 0
         for hour in hours:
-            written += await _write_hour(connection, names, hour, self._hours[hour], expected)
+            written += await _write_hour(connection, names, hour, self._hours[hour], expected, let_go_before)
         await note_spent(connection, {hour: self._hours[hour].spent for hour in hours}, self.rolled_until, until_hour)
         # The day that was under way at the last watermark may end without an observation in its last hours.
         days = {day_of(hour) for hour in hours} | {day_of(self.rolled_until)}
@@ -133,7 +141,12 @@ class HourBook:
 
 
 async def _write_hour(
-    connection: AsyncConnection, names: Names, hour: int, observed: OpenHour, expected: ExpectedOf
+    connection: AsyncConnection,
+    names: Names,
+    hour: int,
+    observed: OpenHour,
+    expected: ExpectedOf,
+    let_go_before: float,
 ) -> int:
     places = observed.places()
     endpoint_ids = await names.endpoints(connection, {place[0] for place in places})
@@ -154,8 +167,17 @@ async def _write_hour(
         ]
         written += len(batch)
         await asyncio.sleep(0)
+        await _make_room(connection, let_go_before, len(batch))
         await connection.execute(insert(schema.hourly_rollups), batch)
     return written
+
+
+async def _make_room(connection: AsyncConnection, let_go_before: float, rows: int) -> None:
+    """SQLite's log has each page once that a transaction empties and fills again; emptied alone it costs as much."""
+    if let_go_before > 0:
+        table = schema.hourly_rollups
+        oldest = select(table.c.id).where(table.c.hour < let_go_before).order_by(table.c.hour).limit(rows)
+        await connection.execute(delete(table).where(table.c.id.in_(oldest)))
 
 
 async def _close_day(connection: AsyncConnection, day: int, expected: ExpectedOf) -> None:

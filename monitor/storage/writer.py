@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -159,15 +160,21 @@ class Writer:
         until_hour: int,
         expected_of: ExpectedOf | None = None,
         before: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+        let_go_before: float = -math.inf,
     ) -> int:
         """Roll up the hours that end at `until_hour` (UTC seconds) or before, `rollups.CLOSE_AFTER_SECONDS` after the
         end of the last one, and the days that end with them. Returns the hourly rows written. `before` is awaited
-        first, in the same transaction."""
+        first, in the same transaction. In a file, rows of hours that started before `let_go_before` make room for
+        as many new ones."""
+        if self._database.is_shared:
+            let_go_before = -math.inf  # a server fills no page again that the same transaction has emptied
 
         async def close(connection: AsyncConnection) -> int:
             if before is not None:
                 await before(connection)
-            return await self.hours.close_hours(connection, self._database.names, until_hour, expected_of)
+            return await self.hours.close_hours(
+                connection, self._database.names, until_hour, expected_of, let_go_before
+            )
 
         return await self.submit(close, lambda _: self.hours.closed(hour_of(until_hour)))
 

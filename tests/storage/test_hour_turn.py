@@ -48,8 +48,9 @@ class House:
         await self.writer.flush()
 
     async def turn(self) -> None:
+        now = self.clock.now()
         with contextlib.suppress(StorageError):
-            await turn_hours(self.writer, self.history, self.board, self.clock.now())
+            await turn_hours(self.writer, self.history, self.board, now, hourly_seconds=31.0 * DAY)
 
     def counts(self, board: Board | None = None) -> dict[str, int]:
         return {window: (board or self.board).figures([ONE, OTHER], None, window).samples for window in WINDOWS}
@@ -100,6 +101,20 @@ async def test_a_clock_that_was_ahead_for_a_while_takes_nothing_from_the_windows
         assert one.counts() == await one.restarted()
         assert one.counts()["1d"] == 2 * 820
         assert one.board.windows.clamped_cells == 0
+
+
+async def test_a_closing_after_days_of_sleep_takes_no_hour_away_that_a_window_still_holds(
+    settings: DatabaseSettings,
+) -> None:
+    async with house(settings) as one:
+        await one.probe(0, 60)
+        await one.probe(30 * 1440 - 60, 30 * 1440 - 30)
+        assert one.counts()["30d"] == 2 * 90
+        one.clock.step_wall(6 * DAY)
+        await one.turn()  # hours of 36 days ago are older than the retention
+        one.settle()
+        assert one.counts()["30d"] == 2 * 30
+        assert one.counts() == await one.restarted()
 
 
 async def test_a_clock_that_is_slewed_across_the_hour_restores_nothing(settings: DatabaseSettings) -> None:

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import shutil
 import sqlite3
+import struct
 import tempfile
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -206,6 +208,28 @@ async def test_a_move_takes_as_many_old_rows_away_as_it_brings_and_a_prune_leave
     assert await pruned() == 8
 
 
+async def test_moves_fill_the_pages_of_the_raw_table(busy: Stage, clock: FakeClock) -> None:
+    async def pages(first: int, *, is_settled: bool) -> int:
+        for minute in range(first, first + 60):
+            await busy.write([observation(minute, endpoint=f"m@{number}") for number in range(40)])
+        before = (await busy.database.free_pages())[1]
+        if is_settled:
+            await busy.database.settle()
+        for _ in range(2):
+            await clock.advance(journal.MOVE_SECONDS + 1)
+        await until(lambda: not busy.database.waiting, clock)
+        return (await busy.database.free_pages())[1] - before
+
+    in_order_of_key = await pages(0, is_settled=True)
+    assert await pages(60, is_settled=False) < 0.95 * in_order_of_key
+
+
+def test_rows_in_filling_order_are_the_same_rows() -> None:
+    rows = [(number,) for number in range(100)]
+    assert sorted(journal.in_filling_order(rows)) == rows
+    assert journal.in_filling_order([]) == []
+
+
 async def test_a_clock_that_was_ahead_holds_up_no_slot(busy: Stage, clock: FakeClock) -> None:
     await busy.write([observation(10**6)])
     for number in range(5):
@@ -320,6 +344,13 @@ def test_what_is_packed_is_unpacked_and_damage_is_noticed(rows: list[tuple[objec
         unpack([*slots[:-1], bytes(hurt)])
     with pytest.raises(DamagedSlotsError):
         unpack(slots[:-1])
+
+
+def test_a_batch_that_was_deflated_in_one_block_is_read() -> None:
+    rows = [(number, None, "text") for number in range(30)]
+    data = zlib.compress(msgspec.msgpack.encode(tuple(zip(*rows, strict=True))), 1)
+    slot = struct.pack("<BHHHI", 1, 0, 1, len(data), zlib.crc32(data)) + data
+    assert unpack([slot.ljust(SLOT_BYTES, b"\0")]) == rows
 
 
 def test_the_columns_of_a_layout_never_change() -> None:

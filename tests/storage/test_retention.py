@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -62,6 +63,44 @@ async def test_rows_that_are_not_rolled_up_stay_whatever_their_age(store: Stage)
     assert pruned.hourly == 0
     await store.writer.close_hours(MIDNIGHT + DAY)
     assert (await prune(store.database, store.writer.submit, late, RULES)).hourly == 3
+
+
+@on_a_file
+async def test_a_closing_takes_as_many_old_hours_away_as_it_brings_and_a_prune_leaves_them_to_it(store: Stage) -> None:
+    async def hours() -> list[float]:
+        return [row.start / HOUR for rows in [one async for one in store.history.rollups("hour")] for row in rows]
+
+    begun = MIDNIGHT / HOUR
+    await store.write([observation(number * 30, endpoint=f"m@{number % 2}") for number in range(8)])
+    await store.writer.close_hours(MIDNIGHT + DAY)
+    now = At(MIDNIGHT + 3 * DAY + 3 * HOUR)
+    before = now.now() - RULES.hourly_seconds
+    pruned = await prune(store.database, store.writer.submit, now, RULES, hours_are_closed=True)
+    assert pruned.hourly == 2  # what closings should have come to by now
+    assert await hours() == [begun + hour for hour in (1, 1, 2, 2, 3, 3)]
+    await store.write([observation(3 * 1440 + number, endpoint=f"m@{number}") for number in range(3)])
+    await store.writer.close_hours(MIDNIGHT + 3 * DAY + HOUR, let_go_before=before)
+    assert await hours() == [begun + hour for hour in (2, 3, 3, 72, 72, 72)]  # three came, and four were old
+    await store.write([observation(3 * 1440 + 60, endpoint=f"m@{number}") for number in range(3)])
+    await store.writer.close_hours(MIDNIGHT + 3 * DAY + 2 * HOUR, let_go_before=before)
+    assert await hours() == [begun + hour for hour in (3, 3, 72, 72, 72, 73, 73, 73)]  # nothing else was old
+
+
+@on_a_file
+async def test_pages_that_a_closing_empties_are_in_the_log_once(store: Stage) -> None:
+    async def logged(hour: int, let_go_before: float) -> int:
+        await store.write([observation(hour * 60, endpoint=f"m@{number}") for number in range(300)])
+        before = log.stat().st_size
+        await store.writer.close_hours(MIDNIGHT + (hour + 1) * HOUR, let_go_before=let_go_before)
+        return log.stat().st_size - before
+
+    log = Path(f"{store.database.path}-wal")
+    async with store.database.write() as connection:
+        await connection.exec_driver_sql("PRAGMA wal_autocheckpoint = 0")
+    await logged(23, 0)
+    usual = await logged(24, 0)
+    assert await logged(25, MIDNIGHT + DAY) < 1.4 * usual  # emptied apart from it: 1.7
+    assert await store.count("hourly_rollups") == 600
 
 
 @on_a_file

@@ -286,7 +286,8 @@ class House:
         await self.writer.flush()
 
     async def turn(self) -> None:
-        await turn_hours(self.writer, self.history, self.board, self.clock.now())
+        now = self.clock.now()
+        await turn_hours(self.writer, self.history, self.board, now, hourly_seconds=31.0 * DAY)
         self.hour_us = max(self.hour_us, self.now_us // HOUR_US * HOUR_US)
 
     async def recovered(self) -> None:
