@@ -247,6 +247,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.timed
 async def test_without_a_daemon_the_file_is_opened_and_a_kill_leaves_nothing_half_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
