@@ -24,7 +24,7 @@ from monitor.simulator.server import FleetServer
 READY = re.compile(r"ready listen=http://([0-9.:]+)/")
 
 
-async def until(condition: Callable[[], Awaitable[Any] | Any], seconds: float = 40.0) -> Any:
+async def until(condition: Callable[[], Awaitable[Any] | Any], seconds: float = 60.0) -> Any:
     """What `condition` gives once it is true. AssertionError at the deadline."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
@@ -119,7 +119,7 @@ class Subprocess:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
 
-    async def start(self, seconds: float = 40.0) -> None:
+    async def start(self, seconds: float = 60.0) -> None:
         await self.begin()
         await until(lambda: self.address or self._process.returncode is not None, seconds)
         assert self.address, "\n".join(self.log)

@@ -40,7 +40,7 @@ class OwnServer:
         """Start it, or start it again."""
         owner: pwd.struct_passwd | None = postgres_server._somebody() if os.geteuid() == 0 else None
         who = {} if owner is None else {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             with (Path(self.server.directory) / "log").open("ab") as log:
                 process = subprocess.Popen(
@@ -75,7 +75,7 @@ class OwnServer:
         return Path(f"/proc/{self.pid}").exists()
 
     def _wait(self, condition: object) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not condition():  # type: ignore[operator]
             assert time.monotonic() < deadline
             time.sleep(0.01)

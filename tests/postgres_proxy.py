@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from ports import free_port
+
 _COMMIT = b"COMMIT;\x00"
 _SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
 
@@ -15,7 +17,7 @@ class Proxy:
     """Forwards, unless told otherwise. `passed` counts the bytes of both directions since it was set to 0."""
 
     def __init__(self, host: str, port: int) -> None:
-        self.port = 0
+        self.port = free_port()
         self.flow = asyncio.Event()  # while it is not set, nothing is forwarded and nobody is told
         self.flow.set()
         self.refusal: tuple[str, str] | None = None  # a SQLSTATE and its message for everybody who comes
@@ -37,7 +39,6 @@ class Proxy:
     async def open(self) -> None:
         """Listen, on the same port as before."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         """Refuse who comes, and cut off who is there."""

@@ -11,7 +11,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import asyncpg
 import pytest
 import trustme
+from ports import free_port
 
 from monitor.clock import FakeClock
 from monitor.settings import DatabaseSettings
@@ -110,7 +110,7 @@ class Server:
     async def _emptied(self, name: str) -> bool:
         try:
             connection = await asyncpg.connect(
-                host=self.directory, port=self.port, user="postgres", database=name, timeout=20,
+                host=self.directory, port=self.port, user="postgres", database=name, timeout=60,
                 server_settings={"default_transaction_read_only": "off", "session_replication_role": "replica"},
             )  # fmt: skip
         except asyncpg.PostgresError:
@@ -136,7 +136,7 @@ class Server:
     async def execute(self, *statements: str, database: str = "postgres") -> list[Any]:
         """Run them as the superuser; the rows of the last one."""
         connection = await asyncpg.connect(
-            host=self.directory, port=self.port, user="postgres", database=database, timeout=20
+            host=self.directory, port=self.port, user="postgres", database=database, timeout=60
         )
         try:
             rows: list[Any] = []
@@ -175,7 +175,7 @@ def stop(shared: Path) -> None:
     state.unlink()
     with contextlib.suppress(ProcessLookupError):
         os.kill(server.pid, signal.SIGQUIT)  # at once: nothing in it is worth a checkpoint
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while Path(f"/proc/{server.pid}").exists() and time.monotonic() < deadline:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(server.pid, os.WNOHANG)
@@ -213,9 +213,7 @@ def _started(programs: Path, *, is_watched: bool = True) -> Server:
          "-E", "UTF8"],
         check=True, stdout=subprocess.DEVNULL, **options,
     )  # fmt: skip
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with (data / "postgresql.conf").open("a") as file:
         file.write(f"{_CONFIGURATION}port = {port}\nunix_socket_directories = '{directory}'\n")
     (data / "pg_hba.conf").write_text(_ACCESS)
@@ -228,7 +226,7 @@ def _started(programs: Path, *, is_watched: bool = True) -> Server:
     process.returncode = 0  # it outlives the process that started it, and is no zombie of Python's
     if is_watched:
         _watch(process.pid, directory)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not _is_ready(data):
         if time.monotonic() > deadline or os.waitpid(process.pid, os.WNOHANG)[0]:
             pytest.fail(f"PostgreSQL does not start: {(directory / 'log').read_text()}")

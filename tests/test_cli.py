@@ -25,7 +25,7 @@ from monitor.storage.database import Database
 from monitor.storage.facts import MADE_UP, write_fact
 from monitor.web.room import MADE_UP_NOTICE
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.waits]
+pytestmark = pytest.mark.waits
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -37,7 +37,7 @@ def monitor(*words: str, cwd: Path, into: Path | None = None) -> subprocess.Comp
             env=os.environ | {"COLUMNS": "200"},
             stdout=out,
             stderr=subprocess.PIPE,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 
@@ -232,7 +232,7 @@ async def test_status_and_export_tell_the_same_history_with_and_without_a_daemon
             _, body = await get(daemon, "/api/v1/routing")
             return sum(one["windows"]["30d"]["samples"] for one in json.loads(body)["endpoints"] if one["windows"]) > 40
 
-        await until(enough, 40)
+        await until(enough)
         live = json.loads((await here(capfdbinary, "status", "--json", "-c", str(asking))).stdout)
         assert live["source"] == "daemon"
         upgraded = await here(capfdbinary, "db", "upgrade", "-c", str(asking))

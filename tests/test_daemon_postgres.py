@@ -16,7 +16,7 @@ from monitor.cli import main
 from monitor.daemon import Daemon
 from monitor.simulator.server import FleetServer
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.waits]
+pytestmark = pytest.mark.waits
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class OnServer:
         async def enough() -> bool:
             return (await self.rows("SELECT count(*) FROM raw_observations"))[0][0] >= at_least  # type: ignore[operator]
 
-        await until(enough, 40)
+        await until(enough)
 
 
 @pytest.fixture

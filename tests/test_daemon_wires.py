@@ -27,8 +27,6 @@ from monitor.storage.others import Others
 from monitor.storage.writer import Writer
 from monitor.web.errors import Unavailable
 
-pytestmark = pytest.mark.timeout(60)
-
 ONE, TWO = "a/one@dead", "a/two@dead"
 DAY = 86_400.0
 
@@ -107,7 +105,7 @@ async def test_a_state_that_nothing_confirms_is_forgotten(tmp_path: Path, monkey
         await daemon.rooms.dispatcher.drain(0.0)
         report(daemon, ONE, Outcome.SUCCESS)
         assert [one.state for one in daemon.rooms.board.standings()] == [State.OPERATIONAL]
-        await until(lambda: daemon.rooms.board.standings() == [], 10)
+        await until(lambda: daemon.rooms.board.standings() == [])
 
 
 async def test_hours_are_closed_and_the_windows_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +169,7 @@ async def test_the_watchdog_is_fed_while_the_schedule_gets_on_and_not_when_it_st
             return count
 
         async with running(settings_from(config(tmp_path, "one"))) as daemon:
-            await until(beats, 10)
+            await until(beats)
             stalled_at = time.monotonic() - 31
             monkeypatch.setattr(daemon.rooms.dispatcher, "progress", lambda: stalled_at)
             beats()
@@ -181,7 +179,7 @@ async def test_the_watchdog_is_fed_while_the_schedule_gets_on_and_not_when_it_st
             await clock.sleep(0.5)
             assert beats() == 0
             monkeypatch.undo()
-            await until(beats, 10)
+            await until(beats)
 
 
 # --- what comes in
@@ -213,7 +211,7 @@ async def test_what_goes_to_the_spill_is_shown_at_once_and_only_once(
 async def running_again(directory: Path, former: Daemon) -> Any:
     former.should_exit.set()
     await until(lambda: former.rooms.progress.is_draining)
-    await until(lambda: read_holder(directory / "monitor.db") is None, 20)
+    await until(lambda: read_holder(directory / "monitor.db") is None)
     async with running(former.settings) as daemon:
         yield daemon
 

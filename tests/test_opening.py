@@ -24,8 +24,6 @@ from monitor.storage.trouble import Trouble
 from monitor.storage.writer import Writer
 from monitor.systemd import Notifier
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def config(directory: Path, database: str) -> Path:
     path = directory / "monitor.yaml"

@@ -8,6 +8,7 @@ import json
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from daemon_stage import command, get, running, settings_from, until
+from daemon_stage import get, running, settings_from, until
 
 from monitor.cli import main
 from monitor.clock import SystemClock
@@ -33,8 +34,6 @@ from monitor.storage.errors import DatabaseHeld
 from monitor.storage.facts import Skew
 from monitor.storage.rollups import HourBook
 from monitor.web.errors import Unavailable
-
-pytestmark = pytest.mark.timeout(60)
 
 ONE, TWO = "a/one@dead", "a/two@dead"
 HOUR, DAY = 3600.0, 86_400.0
@@ -238,6 +237,17 @@ async def fill(path: Path, observations: list[Observation], rolled_until: int) -
     await database.close()
 
 
+# A slice and a pause take a tenth of a second: time enough to kill it between the second slice and the fifteenth.
+UNHURRIED = """
+import sys
+from monitor.cli import main
+from monitor.storage import reclassify
+reclassify._PAUSE_SECONDS = 0.2
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.timed
 async def test_without_a_daemon_the_file_is_opened_and_a_kill_leaves_nothing_half_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,12 +257,14 @@ async def test_without_a_daemon_the_file_is_opened_and_a_kill_leaves_nothing_hal
     await fill(path, planted, int(now // HOUR * HOUR))
     rolled_agree(tmp_path)
     count = "SELECT count(*) FROM observations WHERE outcome = 'quota'"
-    process = subprocess.Popen(command("reclassify", "-c", str(path)), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", UNHURRIED, "reclassify", "-c", str(path)], stdout=subprocess.DEVNULL
+    )
     await until(lambda: rows(tmp_path, count)[0][0] >= 400)
     process.send_signal(signal.SIGKILL)
     process.wait()
     changed = rows(tmp_path, count)[0][0]
-    assert 400 <= changed < 3000
+    assert 400 <= changed < 3000, "it was over before it could be killed"
     rolled_agree(tmp_path)
     assert await monitor("reclassify", "-c", str(path)) == 0
     said = capsys.readouterr().out

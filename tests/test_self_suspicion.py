@@ -17,7 +17,7 @@ from monitor.simulator.faults import Fault
 from monitor.simulator.members import Profile, SimEndpoint, SimProvider, fleet_of
 from monitor.simulator.server import FleetServer
 
-pytestmark = pytest.mark.waits
+pytestmark = [pytest.mark.waits, pytest.mark.timed]
 
 PROVIDERS = tuple(
     SimProvider(slug, slug, "steady", loopback=number) for slug, number in (("one", 31), ("two", 32), ("three", 33))

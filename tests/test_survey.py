@@ -23,7 +23,7 @@ from monitor.outcome import Outcome
 from monitor.settings import Settings
 from monitor.slot import Cadence, Era
 
-pytestmark = pytest.mark.waits
+pytestmark = [pytest.mark.waits, pytest.mark.timed]
 
 PLACES = ("iad", "nrt")
 # As unrelated as four hosts on one machine can be.

@@ -8,6 +8,8 @@ import pytest
 
 from monitor import threads
 
+pytestmark = pytest.mark.timed
+
 
 async def test_work_gives_what_it_returns_or_raises() -> None:
     assert await threads.start(lambda: 7, "seven") == 7

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from live_prometheus import SCRAPE_INTERVAL, Prometheus
+from ports import free_port
 from sample_metrics import Monitor
 
 from monitor.web.formats import TEXT, Format, preferred
@@ -77,9 +77,7 @@ def prometheus(monitors: list[str], tmp_path_factory: pytest.TempPathFactory) ->
     config["scrape_configs"][0].pop("scrape_timeout")
     config["scrape_configs"][0]["static_configs"][0]["targets"] = monitors
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -95,7 +93,7 @@ def prometheus(monitors: list[str], tmp_path_factory: pytest.TempPathFactory) ->
         )
     try:
         server = Prometheus(port)
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 90
         while not server.answers():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -103,4 +101,4 @@ def prometheus(monitors: list[str], tmp_path_factory: pytest.TempPathFactory) ->
         yield server
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)

@@ -38,7 +38,7 @@ def bin_(tmp_path: Path) -> Path:
 def run(bin_: Path, tmp_path: Path) -> Run:
     def run() -> subprocess.CompletedProcess[str]:
         environ = {"PATH": str(bin_), "TMPDIR": str(tmp_path), "CALLS": str(tmp_path / "calls"), "BIN": str(bin_)}
-        return subprocess.run([SCRIPT], env=environ, capture_output=True, text=True, timeout=10, check=False)
+        return subprocess.run([SCRIPT], env=environ, capture_output=True, text=True, timeout=120, check=False)
 
     return run
 

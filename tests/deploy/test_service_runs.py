@@ -61,7 +61,7 @@ def why_not() -> str | None:
     )
     if asked.stdout.split() != [str(part) for part in sys.version_info[:2]]:
         return f"{SYSTEM_PYTHON} is not the Python {sys.version_info[0]}.{sys.version_info[1]} of the packages here"
-    trial = subprocess.run([*NSPAWN, "--quiet", "/bin/true"], capture_output=True, text=True, timeout=60, check=False)
+    trial = subprocess.run([*NSPAWN, "--quiet", "/bin/true"], capture_output=True, text=True, timeout=120, check=False)
     return None if trial.returncode == 0 else f"systemd-nspawn cannot run here: {trial.stderr.strip()[-300:]}"
 
 
@@ -85,7 +85,7 @@ class Machine:
 
     def run(self, *command: str) -> str:
         done = subprocess.run(
-            ["nsenter", "-t", self._leader, "-a", *command], capture_output=True, text=True, timeout=60, check=False
+            ["nsenter", "-t", self._leader, "-a", *command], capture_output=True, text=True, timeout=120, check=False
         )
         return (done.stdout or done.stderr).strip()
 

@@ -46,6 +46,8 @@ from monitor.probing.collector import Collector
 from monitor.probing.pulse import Pulse
 from monitor.probing.stamps import StampedSocket, StampKeeper
 
+pytestmark = pytest.mark.timed
+
 STALL = 0.3
 # What a busy test machine may add: the provider's thread is not run at once when the request is there.
 NEAR = 0.08

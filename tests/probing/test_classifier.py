@@ -641,6 +641,7 @@ def test_a_permission_refused_for_a_place_is_the_region(body: dict[str, Any], ex
     assert inside.outcome is expected
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(
     "body",
     [b"x" * 65536, b"1" * 65536, b"<" + b"<title" * 10_000, b"a/" * 30_000],

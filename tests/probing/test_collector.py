@@ -24,6 +24,8 @@ from monitor.probing.collector import Basket, Collector
 from monitor.probing.pulse import Pulse
 from monitor.probing.stamps import Look, StampedSocket, has_kernel_stamps
 
+pytestmark = pytest.mark.timed
+
 kernel_only = pytest.mark.skipif(not has_kernel_stamps(), reason="no kernel stamps on this system")
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 NOTHING_MORE = b"0\r\n\r\n"

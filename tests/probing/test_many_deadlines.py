@@ -17,6 +17,8 @@ from probing_stage import PATIENT, Stage, endpoint_at, turn_of
 from monitor.outcome import Outcome
 from monitor.probing.report import ProbeReport
 
+pytestmark = pytest.mark.timed
+
 WITHIN_SECONDS = 0.05
 KINDS = {
     "mute": Outcome.TIMEOUT_FIRST_TOKEN,

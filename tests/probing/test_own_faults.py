@@ -39,6 +39,8 @@ from monitor.probing.redaction import Redactor
 from monitor.probing.resolver import Resolver
 from monitor.secret import Secret
 
+pytestmark = pytest.mark.timed
+
 GOOD = saying(ROLE, text("a"), STOP, usage(), DONE)
 
 
@@ -181,7 +183,7 @@ asyncio.run(main())
 
 
 def test_a_file_that_hangs_does_not_keep_the_process_from_ending(dead_file: Path) -> None:
-    ended = subprocess.run([sys.executable, "-c", HUNG_EXIT, str(dead_file)], capture_output=True, timeout=30)
+    ended = subprocess.run([sys.executable, "-c", HUNG_EXIT, str(dead_file)], capture_output=True, timeout=120)
     assert b"SecretMissing" in ended.stderr
 
 

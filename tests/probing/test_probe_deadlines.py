@@ -36,6 +36,8 @@ from monitor.probing.dialects.dialect import Credentials
 from monitor.probing.probe import _dialect_of
 from monitor.probing.question import Question
 
+pytestmark = pytest.mark.timed
+
 SHORT = 0.12
 
 

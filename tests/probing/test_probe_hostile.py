@@ -30,6 +30,8 @@ from probing_stage import (
 from monitor.outcome import Outcome
 from monitor.probing.framings.frame import MAX_BODY_BYTES, MAX_PIECES
 
+pytestmark = pytest.mark.timed
+
 MEGABYTE = 1 << 20
 
 

@@ -22,6 +22,8 @@ from monitor.outcome import Outcome
 from monitor.probing.probe import Prober
 from monitor.secret import Secret
 
+pytestmark = pytest.mark.timed
+
 MEGABYTE = 1 << 20
 FIRST_TOKEN_SECONDS = 1.5
 EXPECTED = dict.fromkeys(POURERS, Outcome.MALFORMED) | {

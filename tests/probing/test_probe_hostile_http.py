@@ -30,6 +30,8 @@ from monitor.probing.error_body import MAX_ERROR_BYTES, read_error_body
 from monitor.probing.error_codes import GENERAL, URLS
 from monitor.probing.events import ErrorFacts
 
+pytestmark = pytest.mark.timed
+
 MEGABYTE = 1 << 20
 GOOD = "".join(map(sse, [ROLE, text("a"), STOP, usage(), DONE])).encode()
 OK = b"HTTP/1.1 200 OK\r\n"

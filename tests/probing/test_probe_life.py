@@ -37,6 +37,8 @@ from monitor.outcome import Group, Outcome
 from monitor.probing.dialects.openai_chat import ChatDecoder
 from monitor.secret import Secret
 
+pytestmark = pytest.mark.timed
+
 KEY = "Zx9planted4secret8value"
 GOOD = saying(ROLE, text("a"), STOP, usage(), DONE)
 

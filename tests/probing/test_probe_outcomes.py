@@ -43,6 +43,8 @@ from monitor.probing.probe import Prober
 from monitor.probing.redaction import Redactor
 from monitor.probing.resolver import Resolver
 
+pytestmark = pytest.mark.timed
+
 ERROR = {"error": {"code": 502, "message": "Provider disconnected"}}
 
 

@@ -3,8 +3,12 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from monitor.clock import SystemClock
 from monitor.probing.pulse import Pulse
+
+pytestmark = pytest.mark.timed
 
 
 async def turns(count: int = 2) -> None:

@@ -162,6 +162,7 @@ def test_a_secret_at_the_edge_of_what_is_looked_at_does_not_survive(room: int) -
     assert "planted" not in unknown
 
 
+@pytest.mark.timed
 def test_a_text_of_a_megabyte_is_looked_at_for_its_beginning_only() -> None:
     redactor = Redactor([PLAIN_KEY])
     for letter in ("x", "é"):
@@ -194,6 +195,7 @@ def test_a_value_that_two_secrets_share_is_masked_while_either_has_it() -> None:
     assert redactor.redact(PLAIN_KEY) == PLAIN_KEY
 
 
+@pytest.mark.timed
 def test_many_secrets_with_one_beginning_cost_no_more_than_one() -> None:
     """As all web tokens have; each is masked as far as it goes."""
     head = "eyJhbGciOiJSUzI1NiIs"

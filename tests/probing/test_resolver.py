@@ -17,6 +17,8 @@ from monitor.clock import FakeClock, SystemClock
 from monitor.probing import resolver as resolving
 from monitor.probing.resolver import CACHE_SECONDS, MAX_LOOKUPS, MAX_LOOKUPS_PER_ZONE, PLACE_SECONDS, Resolver
 
+pytestmark = pytest.mark.timed
+
 Infos = Sequence[tuple[Any, ...]]
 
 

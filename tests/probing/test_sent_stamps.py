@@ -15,6 +15,8 @@ from monitor.clock import FakeClock, SystemClock
 from monitor.probing import stamps
 from monitor.probing.stamps import StampedSocket, has_kernel_stamps
 
+pytestmark = pytest.mark.timed
+
 kernel_only = pytest.mark.skipif(not has_kernel_stamps(), reason="no kernel stamps on this system")
 Send = Callable[[StampedSocket, bytes], int]
 SENDS = pytest.mark.parametrize(

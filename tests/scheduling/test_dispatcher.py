@@ -835,6 +835,7 @@ async def live(
     assert stage.dispatcher.in_flight == 0
 
 
+@pytest.mark.timed
 async def test_on_the_machines_own_clocks_every_slot_is_probed_and_the_end_leaves_no_task() -> None:
     clock = SystemClock()
     reports: list[ProbeReport] = []

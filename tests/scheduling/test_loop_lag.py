@@ -3,11 +3,14 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
 from scheduling_stage import until
 
 from monitor.clock import FakeClock, SystemClock
 from monitor.scheduling.lag import LagSampler
 from monitor.self_metrics import SelfMetrics
+
+pytestmark = pytest.mark.timed
 
 
 async def test_a_free_loop_shows_no_lag() -> None:

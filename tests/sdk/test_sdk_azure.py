@@ -42,7 +42,7 @@ Maker = Callable[[FleetServer], Any]
 def by_deployment(server: FleetServer, **keys: Any) -> Any:
     keys = keys or {"api_key": KEY}
     return openai.AzureOpenAI(
-        azure_endpoint=server.base_url(NAME), api_version=API_VERSION, max_retries=0, timeout=10, **keys
+        azure_endpoint=server.base_url(NAME), api_version=API_VERSION, max_retries=0, timeout=30, **keys
     )
 
 
@@ -53,7 +53,7 @@ def by_v1(server: FleetServer) -> Any:
 
 def _http() -> httpx.Client:
     """Without certificates, which take longer to load than a test does."""
-    return httpx.Client(verify=False, timeout=10, trust_env=False)
+    return httpx.Client(verify=False, timeout=30, trust_env=False)
 
 
 @contextmanager

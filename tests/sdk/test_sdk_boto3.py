@@ -56,7 +56,7 @@ def _aws_knows_nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def client_of(server: FleetServer, service: str = "bedrock-runtime", **keys: str) -> Iterator[Any]:
     keys = keys or {"aws_access_key_id": KEY, "aws_secret_access_key": secret_of(KEY)}
-    config = Config(retries={"total_max_attempts": 1}, read_timeout=10, proxies={})
+    config = Config(retries={"total_max_attempts": 1}, read_timeout=30, proxies={})
     url, ca = server.base_url(NAME), str(CERTIFICATES / "ca.pem")
     client = boto3.client(service, region_name=REGION, endpoint_url=url, config=config, verify=ca, **keys)
     try:

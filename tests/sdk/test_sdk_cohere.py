@@ -13,7 +13,7 @@ import pytest
 from httpx import AsyncClient, Client
 from sdk_stage import ORANGE, serving
 from speaking_stage import KEY, MODEL, NAME, NONCE, plant_secrets, probed
-from vendors import api_error, cohere
+from vendors import api_error, cohere, cohere_errors
 
 from monitor.probing.prompt import prompt_text
 from monitor.simulator.faults import Fault
@@ -24,7 +24,7 @@ NO_RETRY = {"max_retries": 0}
 
 @asynccontextmanager
 async def client_of(server: FleetServer, key: str = KEY) -> AsyncIterator[Any]:
-    async with AsyncClient(timeout=10) as http:
+    async with AsyncClient(timeout=30) as http:
         yield cohere.AsyncClientV2(api_key=key, base_url=server.base_url(NAME), httpx_client=http)
 
 
@@ -83,7 +83,7 @@ async def test_a_whole_answer_is_the_streamed_one() -> None:
 
 async def test_the_client_that_waits_reads_the_same() -> None:
     async with serving("cohere") as server:
-        with Client(timeout=10) as http:
+        with Client(timeout=30) as http:
             client = cohere.ClientV2(api_key=KEY, base_url=server.base_url(NAME), httpx_client=http)
             events = await asyncio.to_thread(lambda: list(client.chat_stream(**ASKED)))
     assert text_of(events).startswith(f"{NONCE} 1 2")
@@ -107,7 +107,7 @@ async def test_the_client_that_waits_reads_the_same() -> None:
     ],
 )
 async def test_an_error_is_raised_as_what_it_is(fault: Fault, kind: str) -> None:
-    exception = getattr(api_error if kind == "ApiError" else cohere.errors, kind)
+    exception = getattr(api_error if kind == "ApiError" else cohere_errors, kind)
     async with serving("cohere", fault) as server, client_of(server) as client:
         with pytest.raises(exception) as whole:
             await client.chat(**ASKED)
@@ -126,9 +126,9 @@ async def test_an_error_within_a_stream_is_its_last_event() -> None:
 
 async def test_a_wrong_key_and_a_wrong_model_are_refused() -> None:
     async with serving("cohere") as server, client_of(server) as client, client_of(server, "wrong") as stranger:
-        with pytest.raises(cohere.errors.UnauthorizedError):
+        with pytest.raises(cohere_errors.UnauthorizedError):
             await stranger.chat(**ASKED)
-        with pytest.raises(cohere.errors.NotFoundError):
+        with pytest.raises(cohere_errors.NotFoundError):
             await client.chat(**ASKED | {"model": "no-such-model"})
 
 

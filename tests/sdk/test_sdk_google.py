@@ -39,7 +39,7 @@ class Token(Credentials):
 
 @asynccontextmanager
 async def client_of(server: FleetServer, mode: str) -> AsyncIterator[Any]:
-    options = genai.types.HttpOptions(base_url=server.base_url(NAME), timeout=10_000)
+    options = genai.types.HttpOptions(base_url=server.base_url(NAME), timeout=30_000)
     if mode == "vertex":
         client = genai.Client(vertexai=True, credentials=Token(), http_options=options, **VERTEX)  # type: ignore[arg-type]
     else:

@@ -22,6 +22,7 @@ class Package:
 anthropic = Package("anthropic")
 api_error = Package("cohere.core.api_error")
 cohere = Package("cohere")
+cohere_errors = Package("cohere.errors")  # no attribute of the package before somebody has loaded it
 genai = Package("google.genai")
 mistral = Package("mistralai.client")
 openai = Package("openai")

@@ -55,7 +55,7 @@ async def prune_at(one: One) -> Pruned:
 
 async def blocked(connection: asyncpg.Connection) -> None:
     """Until somebody waits for a lock."""
-    async with asyncio.timeout(20.0):
+    async with asyncio.timeout(40.0):
         while not await connection.fetchval(  # noqa: ASYNC110
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         ):

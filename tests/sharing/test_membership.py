@@ -20,6 +20,8 @@ from monitor.self_metrics import SelfMetrics
 from monitor.sharing.membership import Membership
 from monitor.sharing.registry import Registry
 
+pytestmark = pytest.mark.timed
+
 
 @asynccontextmanager
 async def behind_a_proxy(url: str) -> AsyncIterator[tuple[Membership, Proxy, asyncpg.Connection]]:
@@ -126,7 +128,7 @@ async def test_who_waits_is_told_as_soon_as_the_heartbeat_is_answered(postgres_u
         await asyncio.sleep(0.05)
         assert not waiting.done()
         proxy.flow.set()
-        await asyncio.wait_for(waiting, 5.0)
+        await asyncio.wait_for(waiting, 20.0)
         await beat
         assert may_send(membership)
 

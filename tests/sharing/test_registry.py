@@ -25,6 +25,8 @@ from monitor.sharing.registry import Held, Registry
 from monitor.slot import Cadence
 from monitor.storage.postgres_days import DAY_MS, day_of_ms, partition_of
 
+pytestmark = pytest.mark.timed
+
 REACH_MS = 60_000
 
 

@@ -26,6 +26,8 @@ from monitor.sharing.lease import LEASE_SECONDS
 from monitor.sharing.membership import Membership
 from monitor.sharing.shares import Shares
 
+pytestmark = pytest.mark.timed
+
 ACME, BOLT = (
     Endpoint("author/model", provider, "", "openai-chat", f"https://{provider}.example/v1", "m", 60.0,
              api_key=Secret("env", "KEY"))
@@ -141,7 +143,7 @@ async def test_an_end_waits_for_no_database_that_does_not_answer(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("monitor.sharing.shares.ATTEMPT_SECONDS", 0.02)
-    async with two(postgres_url) as (first, _), asyncio.timeout(5.0), first.shares._one_at_a_time:
+    async with two(postgres_url) as (first, _), asyncio.timeout(20), first.shares._one_at_a_time:
         await first.shares.give_all()
         first.shares._given[0] = 0
         await first.shares.finish()

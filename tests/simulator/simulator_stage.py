@@ -29,7 +29,7 @@ R1 = "deepseek/deepseek-r1@tern"
 # The provider that is put to other tongues: no trouble of its own is one that some dialect cannot show.
 SPEAKER = "halcyon"
 SILENCE_SECONDS = 0.05
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 40.0
 MOST_ENDLESS_BYTES = 2000
 
 

@@ -14,6 +14,8 @@ from monitor.simulator.reply import Frame
 from monitor.simulator.requests import Request
 from monitor.simulator.wire import Ending
 
+pytestmark = pytest.mark.timed
+
 MORE_THAN_A_SOCKET_HOLDS = 16 << 20
 
 

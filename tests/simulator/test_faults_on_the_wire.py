@@ -15,6 +15,8 @@ from monitor.outcome import Group, Outcome, group_of
 from monitor.simulator.behaviour import script
 from monitor.simulator.faults import EXPECTED, EXPECTED_WHEN_NEW, NATURES, Fault, Reach
 
+pytestmark = pytest.mark.timed
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 

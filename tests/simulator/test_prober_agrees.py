@@ -29,7 +29,7 @@ from monitor.simulator.recorded import observed
 from monitor.simulator.server import FAULT_HEADER, FleetServer
 from monitor.simulator.speech import SPEECHES
 
-pytestmark = pytest.mark.waits
+pytestmark = [pytest.mark.waits, pytest.mark.timed]
 
 NAME = "openai/gpt-4o-mini@halcyon"
 SPEED = 4.0

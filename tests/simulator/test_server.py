@@ -31,6 +31,8 @@ from monitor.simulator.behaviour import door_is_closed, script
 from monitor.simulator.faults import FAULTS, Fault
 from monitor.simulator.server import FleetServer
 
+pytestmark = pytest.mark.timed
+
 LANTERN = "meta-llama/llama-3.3-70b-instruct@lanternfish"
 MARLOW = "meta-llama/llama-3.3-70b-instruct@marlow"
 

@@ -244,7 +244,7 @@ async def on_server(settings: DatabaseSettings, statement: str) -> list[Any]:
         await connection.close()
 
 
-async def until(condition: Callable[[], bool], clock: FakeClock | None = None, seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], clock: FakeClock | None = None, seconds: float = 60.0) -> None:
     """Return once `condition` holds, of something that happens in another thread or process; `clock` goes on
     meanwhile."""
     async with asyncio.timeout(seconds):

@@ -278,6 +278,7 @@ def test_a_password_in_an_address_is_refused_and_not_repeated(capsys: pytest.Cap
     assert "sesame" not in out + err
 
 
+@pytest.mark.timed
 def test_killed_in_the_middle_the_same_command_makes_it_whole(
     source_file: DatabaseSettings, postgresql: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,7 +286,7 @@ def test_killed_in_the_middle_the_same_command_makes_it_whole(
     url = postgresql.create(name, template="template0")
     script = (
         "import sys\nfrom monitor.cli import main\nfrom monitor.storage import copying\n"
-        "copying.ROWS_A_BATCH = 5\nsys.exit(main(sys.argv[1:]))"
+        "copying.ROWS_A_BATCH = 2\nsys.exit(main(sys.argv[1:]))"
     )
     try:
         with subprocess.Popen(
@@ -297,7 +298,7 @@ def test_killed_in_the_middle_the_same_command_makes_it_whole(
                     break
             process.kill()
         there = asyncio.run(postgresql.execute("SELECT count(*) FROM raw_observations", database=name))[0][0]
-        assert 0 <= there < 201
+        assert 0 <= there < 201, "it was over before it could be killed"
         code, out, err = run(capsys, source_file.url, url)
         assert code == 0, (out, err)
         assert asyncio.run(everything(DatabaseSettings(url))) == asyncio.run(everything(source_file))

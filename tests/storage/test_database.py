@@ -277,7 +277,8 @@ async def test_opening_and_closing_leaks_no_file_descriptor(settings: DatabaseSe
             await store.write([observation(number)])
             await store.rows()
         open_files.append(len(list(Path("/proc/self/fd").iterdir())))
-    assert open_files[-1] == open_files[1]
+    # Others in this process may hold some and let go of them, but none is left for each opening.
+    assert open_files[-1] < open_files[1] + 5
 
 
 @pytest.mark.parametrize("name", ["with space?.db", "100%.db", "q#x.db", "émü.db"])

@@ -17,6 +17,8 @@ from test_rollups import assert_rollups_agree_with_raw
 
 from monitor.settings import DatabaseSettings
 
+pytestmark = pytest.mark.timed
+
 HERE = Path(__file__).parent
 Key = tuple[str, int, int]
 

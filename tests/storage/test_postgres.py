@@ -378,7 +378,7 @@ async def test_a_new_day_waits_for_no_reader_and_no_writer(settings: DatabaseSet
             await other.fetch("SELECT * FROM raw_observations")
             await other.execute("UPDATE raw_observations SET slot = slot")
             await other.execute("INSERT INTO endpoints (name) VALUES ('by@another')")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await store.write([observation(1, at=MIDNIGHT + 50 * DAY)])
         assert store.spilled == []
         await other.close()

@@ -65,7 +65,7 @@ async def run(
     catalog: Catalog | None = None,
 ) -> Reclassified:
     task = begin(store, since, is_dry=is_dry, catalog=catalog)
-    await until(task.done, clock, 20)
+    await until(task.done, clock)
     return await task
 
 

@@ -90,7 +90,7 @@ async def test_windows_are_what_sql_says_whatever_comes_meanwhile(
     await house.turn()
     await agree(house)
     last = begin(house)  # what came in meanwhile, as an older classifier would have written it
-    await until(last.done, house.clock, 20)
+    await until(last.done, house.clock)
     await house.move_to((house.now_us // US + 1) * US)
     await house.stop()
     await house.start()
@@ -101,5 +101,5 @@ async def test_windows_are_what_sql_says_whatever_comes_meanwhile(
 
 async def begin_again(house: House) -> int:
     task = begin(house)
-    await until(task.done, house.clock, 20)
+    await until(task.done, house.clock)
     return (await task).changed.total()

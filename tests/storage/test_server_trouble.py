@@ -28,7 +28,7 @@ from monitor.storage.facts import read_rolled_until
 from monitor.storage.postgres import PostgreSQL
 from monitor.storage.rollups import HourBook
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timed
 
 HOUR = 3600
 
@@ -79,7 +79,7 @@ async def store(behind: Behind, clock: FakeClock) -> AsyncIterator[Stage]:
 
 
 async def healed(store: Stage, clock: FakeClock) -> None:
-    await until(lambda: not store.writer.trouble and not store.writer.spilled and not store.writer.queued, clock, 20)
+    await until(lambda: not store.writer.trouble and not store.writer.spilled and not store.writer.queued, clock)
 
 
 async def is_whole(store: Stage, rows: Sequence[Observation]) -> None:
@@ -215,7 +215,7 @@ async def test_a_network_that_goes_silent_is_given_up_in_time_and_rows_go_to_the
     async with stage(behind.settings, clock) as store:
         await store.write(rows[:10])
         behind.proxy.flow.clear()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await store.write(rows[10:20])
         assert store.writer.spilled == 10
         assert "no answer in time" in str(store.writer.trouble)
@@ -376,7 +376,7 @@ async def test_a_full_disk_of_the_server_loses_nothing_and_reads_go_on(
                     file.write(bytes(8192))
                     file.flush()
             await store.write(rows[500:])
-            await until(lambda: "No space left on device" in str(store.writer.trouble), clock, 20)
+            await until(lambda: "No space left on device" in str(store.writer.trouble), clock)
             assert "free some space there" in str(store.writer.trouble)
             await store.database.ping()
             kept = len(await store.rows())

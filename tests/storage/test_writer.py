@@ -31,6 +31,7 @@ async def test_what_is_put_is_committed_reported_once_and_read_back_as_reported(
     assert store.metrics.registry.get_sample_value("monitor_write_queue_observations") == 0
 
 
+@pytest.mark.timed
 async def test_a_row_is_committed_within_a_second_without_anybody_asking(settings: DatabaseSettings) -> None:
     async with stage(settings, SystemClock()) as store:
         store.writer.put(observation())

@@ -293,7 +293,7 @@ class House:
     async def recovered(self) -> None:
         """The database works again: the spill is replayed."""
         await self.clock.advance(31)  # the longest pause between two attempts
-        await until(lambda: not self.writer.is_failing, self.clock, 30)
+        await until(lambda: not self.writer.is_failing, self.clock)
         await self.writer.flush()
         assert not self.writer.spilled
         await self.move_to((self.now_us // US + 1) * US)
@@ -302,7 +302,7 @@ class House:
         await self.writer.flush()
         await self.sql.hear(self.database_settings)
         pruning = asyncio.create_task(prune(self.database, self.writer.submit, self.clock, retention))
-        await until(pruning.done, self.clock, 30)
+        await until(pruning.done, self.clock)
         await self.move_to((self.now_us // US + 1) * US)
         return await pruning
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ports import free_port
+
 from monitor.catalog.model import Endpoint
 from monitor.clock import SystemClock
 from monitor.observation import Observation
@@ -38,7 +40,7 @@ class Door:
 
     def __init__(self, host: str) -> None:
         self.host = host
-        self.port = 0
+        self.port = free_port(host)
         self.connections = 0
         self.cut = False
         self._server: asyncio.Server | None = None
@@ -51,7 +53,6 @@ class Door:
     async def open(self) -> None:
         self.shut()
         self._server = await asyncio.start_server(self._accept, self.host, self.port, reuse_address=True)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     def shut(self) -> None:
         """Refuse connections."""

@@ -14,6 +14,8 @@ from suspicion_stage import NOWHERE, Door, NameServer
 from monitor.suspicion.asking import reaches
 from monitor.suspicion.evidence import answers_dns, connects, has_any_route, has_route, name_servers, names_in_hosts
 
+pytestmark = pytest.mark.timed
+
 
 def test_the_kernel_is_asked_for_a_way_and_nothing_is_sent() -> None:
     assert has_route("127.0.0.99")

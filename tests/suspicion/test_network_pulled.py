@@ -22,6 +22,8 @@ from monitor.simulator.config import fleet_env, fleet_yaml
 from monitor.simulator.faults import Fault
 from monitor.simulator.members import Fleet, Profile, SimEndpoint, SimProvider, fleet_of
 
+pytestmark = pytest.mark.timed
+
 READY = re.compile(r"ready listen=http://([0-9.:]+)/")
 VICTIM = "acme/small@victim"
 PROVIDERS = tuple(

@@ -211,8 +211,7 @@ async def test_starting_and_stopping_leaves_no_task_behind() -> None:
     for _ in range(5):
         async with stage() as web:
             await web.get("/healthz")
-    await asyncio.sleep(0)
-    assert asyncio.all_tasks() == before
+    await until(lambda: asyncio.all_tasks() == before)
 
 
 FIGURES = [path for path in PATHS if path.startswith("/api/v1/")]

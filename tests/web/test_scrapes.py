@@ -237,10 +237,20 @@ async def connected(web: Stage) -> AsyncIterator[tuple[asyncio.StreamReader, asy
         writer.transport.abort()
 
 
-async def until(holds: Callable[[], bool], seconds: float = 15.0) -> None:
+async def until(holds: Callable[[], bool], seconds: float = 40.0) -> None:
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - the server says nothing when it lets go
             await asyncio.sleep(0.005)
+
+
+async def until_no_page_is_kept(web: Stage) -> None:
+    """The thread that compressed the last piece holds its page a moment longer than who was sent it. A page in a
+    cycle of references would be kept for as long as nobody looks for garbage."""
+    gc.disable()
+    try:
+        await until(lambda: not web.client.app[PAGES], 20.0)
+    finally:
+        gc.enable()
 
 
 def under_way(web: Stage) -> list[Any]:
@@ -293,7 +303,7 @@ async def test_those_who_scrape_at_once_share_what_is_compressed(monkeypatch: py
         pages = await asyncio.gather(*(web.text("/metrics") for _ in range(4)), web.text("/metrics?provider=p1"))
         assert len(set(pages)) == 2
         assert compressed < 2 * alone + 2
-        assert not web.client.app[PAGES], "nothing is kept once it is sent"
+        await until_no_page_is_kept(web)
 
 
 async def test_the_first_chunk_of_a_gzipped_answer_is_there_whole_before_any_thread_is_asked(
@@ -323,6 +333,7 @@ async def test_a_later_scrape_counts_the_monitors_own_figures_anew(web: Stage) -
         assert "monitor_probes_in_flight 7.0" in await web.text(path)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
 async def test_who_does_not_read_is_cut_off_and_holds_nothing(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
     monkeypatch.setattr("monitor.web.sending.SENDING_SECONDS", 0.5)
@@ -344,8 +355,8 @@ async def test_who_does_not_read_is_cut_off_and_holds_nothing(monkeypatch: pytes
             while await reader.read(65536):
                 pass
             raise ConnectionResetError  # the end came without the last chunk: as good
-        gc.collect()
-        assert [one() for one in held] == [None] * len(held)
+        await until_no_page_is_kept(web)
+        await until(lambda: [one() for one in held] == [None] * len(held))
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
@@ -355,7 +366,7 @@ async def test_who_goes_away_in_the_middle_leaves_nothing_behind(encoding: str) 
             writer.write(head_of("/metrics", f"Accept-Encoding: {encoding}"))
             await reader.readline()
         await until(lambda: not under_way(web))
-        assert not web.client.app[PAGES]
+        await until_no_page_is_kept(web)
         assert "llm_endpoint_up" in await web.text("/metrics")
 
 
@@ -397,7 +408,7 @@ async def test_the_end_of_the_monitor_waits_a_moment_for_who_reads_and_not_for_w
         writer.write(head_of())
         await reader.readline()
         await until(lambda: bool(under_way(web)))
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(25):  # SENDING_SECONDS is 30
             await web.client.close()
         assert not under_way(web)
 

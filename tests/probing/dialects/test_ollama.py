@@ -244,6 +244,7 @@ COUNTS = {"prompt_eval_count": 26, "eval_count": 22}
 DONE = line("", True, done_reason="stop", **COUNTS)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("leaves_open", [False, True])
 async def test_a_probe_of_a_stream_in_many_lines_is_a_success(leaves_open: bool) -> None:
     pieces = [line(f"{number} ") for number in range(1, 21)]

@@ -217,6 +217,7 @@ def test_no_message_with_right_checksums_raises_anything_but_unreadable(headers:
     assert all(frame.data.strip() and frame.data.decode() for frame in frames)
 
 
+@pytest.mark.timed
 def test_dribbled_bytes_of_a_huge_message_cost_no_more_than_their_number() -> None:
     def seconds_for(size: int) -> float:
         stream = AwsEventStream()
@@ -245,6 +246,7 @@ def test_a_huge_message_holds_no_more_memory_than_its_cap() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.timed
 def test_many_small_headers_cost_linear_time() -> None:
     names = (f"{number:03x}" for number in range(800))
     body = message(b"{}", dict.fromkeys(names, True)) * 200

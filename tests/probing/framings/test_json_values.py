@@ -292,6 +292,7 @@ def test_whole_lines_are_a_run() -> None:
     assert stream.run([b'{"a": 1}\n']) == ()
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("start", [b"", b'{"', b"x", b"{", b'{"a": [', b"["])
 def test_dribbled_bytes_cost_no_more_than_their_number(start: bytes) -> None:
     def seconds_for(size: int) -> float:
@@ -324,6 +325,7 @@ def test_a_huge_value_or_line_holds_no_more_memory_than_its_cap(start: bytes) ->
         tracemalloc.stop()
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("piece", [b"[", b"]", b"{}", b'"', b'"\\', b"x{", b",", b"data:", b"{x"])
 def test_hostile_bodies_cost_linear_time(piece: bytes) -> None:
     body = piece * (MAX_LINE_BYTES // 4 // len(piece))

@@ -290,6 +290,7 @@ def test_no_bytes_raise_anything_but_unreadable(body: bytes) -> None:
     assert all(frame.data.strip() and frame.data.decode() for frame in frames)
 
 
+@pytest.mark.timed
 def test_dribbled_bytes_of_a_huge_line_cost_no_more_than_their_number() -> None:
     def seconds_for(size: int) -> float:
         stream = EventStream()
@@ -318,6 +319,7 @@ def test_a_huge_line_holds_no_more_memory_than_its_cap() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.timed
 def test_hostile_brackets_and_quotes_cost_linear_time() -> None:
     for body in (b"[" * MAX_LINE_BYTES, b"[]" * (MAX_LINE_BYTES // 2), b'"' + b'\\"' * (MAX_LINE_BYTES // 2 - 1)):
         begun = time.process_time()
