@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Generator
 from pathlib import Path
 
 import pytest
-from _pytest.runner import runtestprotocol
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
@@ -29,7 +28,8 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("same")
 
-TRIES = 3
+# All tries share the time of one test: where that is up, nothing would end the next.
+TRIED_AGAIN = pytest.mark.flaky(reruns=2, rerun_except="from pytest-timeout")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -50,36 +50,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     waiting = [item for item in items if item.get_closest_marker("waits")]
     working = [item for item in items if not item.get_closest_marker("waits")]
     middle = max(len(items) // 2 - len(waiting[::2]), 0)
+    for item in items:
+        if item.get_closest_marker("timed"):
+            item.add_marker(TRIED_AGAIN)
     items[:] = [*waiting[::2], *working[:middle], *waiting[1::2], *working[middle:]]
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """A test that is marked `timed` has TRIES tries: one must pass, and the end of the run tells how many it took."""
-    if not item.get_closest_marker("timed"):
-        return None
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    failures: list[str] = []
-    while True:
-        reports = runtestprotocol(item, log=False, nextitem=nextitem)
-        failed = [str(report.longrepr) for report in reports if report.failed]
-        # All tries share the time of one test: where that is up, nothing would end the next.
-        if not failed or len(failures) == TRIES - 1 or "from pytest-timeout" in failed[0]:
-            break
-        failures += failed[:1]
-    for report in reports:
-        report.user_properties.append(("failures", failures))
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for report in terminalreporter.getreports("passed"):
-        failures = dict(report.user_properties).get("failures", ())
-        if report.when == "call" and failures:
-            last = failures[-1].splitlines()[-1]
-            terminalreporter.write_line(f"PASSED at try {len(failures) + 1} {report.nodeid} - {last}")
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
