@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import sqlite
-from storage_samples import DAY, HOUR, MIDNIGHT, Stage, in_order, observation, stage, stored, varied
+from storage_samples import DAY, HOUR, MIDNIGHT, Stage, in_order, observation, stage, stored, until, varied
 from test_migrations import alembic
 from test_retention import At
 
@@ -162,10 +162,7 @@ async def test_what_waits_is_moved_in_time_also_if_nothing_comes_any_more(busy: 
     for _ in range(2):  # the latest stay for the move after
         await clock.advance(journal.MOVE_SECONDS + 1)
         await asyncio.sleep(0.02)
-    async with asyncio.timeout(60):
-        while count(busy.settings, "raw_observations") < 40:
-            await clock.advance(0.01)  # slowly: the thread that moves knows nothing of this clock
-            await asyncio.sleep(0.01)
+    await until(lambda: count(busy.settings, "raw_observations") == 40, clock)
     assert clock.now() < MIDNIGHT + 3 * journal.MOVE_SECONDS
     assert not busy.database.waiting
 
@@ -220,7 +217,7 @@ async def test_moves_fill_the_pages_of_the_raw_table(busy: Stage, clock: FakeClo
             await busy.database.settle()
         for _ in range(2):
             await clock.advance(journal.MOVE_SECONDS + 1)
-        await until(lambda: not busy.database.waiting, clock)
+        await until(lambda: count(busy.settings, "raw_observations") == 40 * (first + 60), clock)
         return (await busy.database.free_pages())[1] - before
 
     in_order_of_key = await pages(0, is_settled=True)
