@@ -11,6 +11,7 @@ import itertools
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 
@@ -125,3 +126,13 @@ def suspended_seconds() -> float:
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return 0.0
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def denied_seconds() -> float:
+    """How long this process's first thread, the loop's, was ready to run and others had the processor. 0 where unknown:
+    see Documentation/scheduler/sched-stats.rst of Linux."""
+    try:
+        waited_ns = Path("/proc/self/schedstat").read_text().split()[1]
+    except (OSError, IndexError):
+        return 0.0
+    return int(waited_ns) / 1e9

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from monitor import __version__, memory
 from monitor.building import build_rooms
-from monitor.clock import Clock, SystemClock
+from monitor.clock import Clock, SystemClock, denied_seconds
 from monitor.descriptors import provide_descriptors
 from monitor.housekeeping import Housekeeping
 from monitor.intake import Intake
@@ -51,6 +51,9 @@ DRAIN_SECONDS = 20.0  # less than TimeoutStopSec of the unit
 # How long a restore has the loop to itself. Thirty days of 10,000 endpoints take four seconds alone, and eight beside
 # the probes: as long as that every figure is missing.
 HEAD_START_SECONDS = 5.0
+# Where others have the processor, it is so much longer at most: beside probes a starved restore takes a minute or two.
+STARVED_SECONDS = 20.0
+_LOOK_SECONDS = 0.5
 
 
 class DaemonError(Exception):
@@ -215,7 +218,7 @@ class Daemon:
         )  # fmt: skip
         restoring = asyncio.create_task(self._bring_back(restart))
         try:
-            await first_of(asyncio.wait({restoring}), self.clock.sleep(HEAD_START_SECONDS))
+            await first_of(asyncio.wait({restoring}), self._head_start())
             if restoring.done():
                 restoring.result()
             await self._start_probing()
@@ -223,6 +226,16 @@ class Daemon:
         finally:
             restoring.cancel()
             await asyncio.wait({restoring})
+
+    async def _head_start(self) -> None:
+        """HEAD_START_SECONDS of such time as the machine lets us have."""
+        begun, denied = self.clock.monotonic(), denied_seconds()
+        while True:
+            starved = min(denied_seconds() - denied, STARVED_SECONDS)
+            left = begun + HEAD_START_SECONDS + starved - self.clock.monotonic()
+            if left <= 0:
+                return
+            await self.clock.sleep(min(left, _LOOK_SECONDS))
 
     async def _start_probing(self) -> None:
         """With what is known of the schedule; what the probes find waits for the restore."""

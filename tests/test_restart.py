@@ -16,6 +16,7 @@ import pytest
 from daemon_stage import get, running, settings_from, until
 from test_daemon_wires import ONE, TWO, config, incidents, observed, report, rows
 
+from monitor.clock import FakeClock
 from monitor.daemon import Daemon
 from monitor.health.board import Board
 from monitor.health.state import State, Transition
@@ -27,6 +28,20 @@ from monitor.storage.errors import DatabaseUnavailable
 from monitor.storage.lock import read_holder
 from monitor.storage.restore import restore_board
 from monitor.storage.writer import Writer
+
+
+@pytest.mark.parametrize(("share", "lasts"), [(0.0, 5.0), (0.5, 10.0), (0.9, 25.0)])
+async def test_what_others_take_of_the_processor_is_no_part_of_the_head_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, lasts: float
+) -> None:
+    clock = FakeClock()
+    settings = settings_from(config(tmp_path, "one"))
+    monkeypatch.setattr("monitor.daemon.denied_seconds", lambda: 7.0 + share * clock.monotonic())
+    waiting = asyncio.create_task(Daemon(settings, lambda: settings, clock=clock)._head_start())
+    await clock.advance(lasts - 0.1)
+    assert not waiting.done()
+    await clock.advance(0.2)
+    assert waiting.done()
 
 
 class Held:

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from monitor import loop
+from monitor import loop, memory
 from monitor.clock import SystemClock
 from monitor.commands.terminal import log_to_stderr
 from monitor.daemon import Daemon
@@ -46,6 +46,7 @@ class Turns:
 
 
 def main(config: str, shift: float) -> None:
+    memory.give_back()
     path = Path(config)
     settings = load_settings(path)
     redactor = Redactor(())

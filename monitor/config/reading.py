@@ -90,16 +90,17 @@ class Value:
         raise Refused(f"is not {what}" if self.hidden else f"{shown(self.node.text)} is not {what}")
 
     def item(self, index: int, node: Node) -> Value:
-        return replace(self, node=node, path=f"{self.path}[{index}]", line=node.line)
+        return Value(node, f"{self.path}[{index}]", node.line, self.example, self.findings, self.hidden)
 
     def entry(self, key: str, node: Node, line: int, example: str | None = None, hidden: bool | None = None) -> Value:
-        return replace(
-            self,
-            node=node,
-            path=join(self.path, key),
-            line=line,
-            example=self.example if example is None else example,
-            hidden=self.hidden if hidden is None else hidden,
+        # Not `replace`: it takes four times as long, and ten thousand endpoints have fifty thousand entries.
+        return Value(
+            node,
+            join(self.path, key),
+            line,
+            self.example if example is None else example,
+            self.findings,
+            self.hidden if hidden is None else hidden,
         )
 
 

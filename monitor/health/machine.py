@@ -21,10 +21,12 @@ from monitor.health.state import (
     is_about_our_request,
 )
 from monitor.observation import Observation
-from monitor.outcome import POLICIES, Group, Outcome
+from monitor.outcome import POLICIES, Group, Outcome, group_of
 from monitor.settings import StateRule
 
 _RELEVANT = frozenset({Group.OK, Group.PROVIDER_FAULT, Group.THROTTLED})
+
+_PASSING = frozenset(one for one in Outcome if group_of(one) in {Group.PROVIDER_FAULT, Group.THROTTLED})
 
 # When an observation was due, in whole milliseconds, and its recheck number: as it is stored.
 Moment = tuple[int, int]
@@ -83,6 +85,9 @@ class StateMachine:
         if well_since is not None:
             self._begin_well(readings, well_since)
             return readings[-1]
+        if self.is_blank:
+            readings = [one for one in readings if self._is_taken(one.outcome)]
+            readings = readings[self._begin_steady(readings, forget_seconds) :]
         relevant = [one for one in readings if self._take(one, forget_seconds)]
         return relevant[-1] if relevant else None
 
@@ -110,6 +115,33 @@ class StateMachine:
         self._standings = [standing(number) for number in range(first, len(readings))]
         self.standing = self._standings[-1]
 
+    def _begin_steady(self, readings: Sequence[Reading], forget_seconds: float) -> int:
+        """Take in, at once, as many of the first readings (all such as are taken) as surely leave it operational from
+        the first on; how many. Faults and throttled ones that stand alone do: `advance` comes to the same."""
+        rule, groups, kept = self._rule, POLICIES[self._policy], max(self._rule.down_of, self._rule.up_of)
+        last = len(readings) - 2 * kept - 1  # those after it are remembered, so they are taken one by one
+        if last < 0 or min(rule.down_of, rule.down_failures) < 2 or groups[readings[0].outcome] is not Group.OK:
+            return 0
+        well = steady = 0  # the last place of an ok, and the last up to which nothing is to be looked into
+        apart = rule.down_of  # since the last that was none
+        for place, one in enumerate(readings[: last + 1]):
+            if groups[one.outcome] is Group.OK:
+                if one.due_at - readings[well].due_at >= forget_seconds:
+                    break
+                well = steady = place
+                apart += 1
+            elif one.outcome in _PASSING and groups[one.outcome] in _RELEVANT and apart >= rule.down_of:
+                apart = 1
+            else:
+                break
+        before = readings[: steady + 1]
+        countable = [one for one in before[-2 * kept :] if groups[one.outcome] is not Group.THROTTLED]
+        self._horizon = before[-1][:2]
+        self._base = self.standing = Standing(
+            State.OPERATIONAL, readings[0].started_at, countable=tuple(countable[-kept:]), relevant=before[-1]
+        )
+        return len(before)
+
     def relived(
         self, observations: Sequence[Observation], changed: Mapping[Moment, Outcome], forget_seconds: float
     ) -> StateMachine:
@@ -134,7 +166,7 @@ class StateMachine:
 
     def _take(self, reading: Reading, forget_seconds: float) -> bool:
         relevant = POLICIES[self._policy][reading.outcome] in _RELEVANT
-        if not (relevant or is_about_our_key(reading.outcome) or is_about_our_request(reading.outcome)):
+        if not self._is_taken(reading.outcome):
             return False
         readings = self._readings
         place = len(readings)
@@ -156,6 +188,11 @@ class StateMachine:
             self._horizon = readings.pop(0)[:2]
             self._base = self._standings.pop(0)
         return relevant
+
+    def _is_taken(self, outcome: Outcome) -> bool:
+        return (
+            POLICIES[self._policy][outcome] in _RELEVANT or is_about_our_key(outcome) or is_about_our_request(outcome)
+        )
 
     def expire(self, age_seconds: float, forget_seconds: float) -> bool:
         """Forget what is too old: `age_seconds` is how long ago the last relevant reading was due (infinite if there

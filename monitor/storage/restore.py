@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 import numpy as np
 
+from monitor.clock import Clock
 from monitor.health.board import Board
 from monitor.health.columns import Columns
 from monitor.health.incidents import Incident
@@ -35,6 +36,7 @@ _SUMS_A_TURN = 100  # which have more bins
 _OTHERS_A_TURN = 250
 _COLUMNS_A_TURN = 5000
 _STAMPS_A_TURN = 2500
+_SLICE_SECONDS = 0.002  # with the part that fills it 5 ms at most
 
 
 async def still_open(history: History, now: float) -> list[Incident]:
@@ -56,6 +58,7 @@ async def restore_board(
 ) -> list[Transition]:
     """Fill an empty board; the standings it comes to. Gives way to others every few milliseconds. `tail` spares reading
     the raw rows that it holds; `eras` are those that the board has been given already."""
+    turns = _Turns(history.database.clock)
     if eras is None:
         eras = RecordedEras(await history.eras(), await history.kind_eras())
         await board.take_eras(eras.endpoints)
@@ -71,33 +74,33 @@ async def restore_board(
             successes.add_sums(rows, alive)
             for part in rows.parts(_SUMS_A_TURN):
                 restoration.take_sums(window, part)
-                await asyncio.sleep(0)
+                await turns.give_way()
     async for width, rows in _rolled(history, ranges):
         successes.add_rolled(width, rows)
         (restoration.take_days if width == DAY else restoration.take_hours)(rows)
-        await asyncio.sleep(0)
+        await turns.give_way()
     if ranges.sums and restoration.many_targets:
         first_hour = int(now - WORKED_SECONDS) // HOUR * HOUR
         endpoints = {endpoint for endpoint, _ in restoration.many_targets}
         async for width, rows in history.alive_rows(first_hour, rolled_until, endpoints):
             restoration.vouch_rows(rows, width)
-            await asyncio.sleep(0)
+            await turns.give_way()
     if tail is None or tail.since > ranges.tail_since:
         tail = await read_tail(history, ranges.tail_since)
     async for columns in tail.columns(ranges.tail_since):
         successes.add_columns(columns)
         for some in columns.parts(_COLUMNS_A_TURN):
             restoration.take_columns(some)
-            await asyncio.sleep(0)
+            await turns.give_way()
     for _ in successes.end_columns():
-        await asyncio.sleep(0)
+        await turns.give_way()
     for _ in restoration.retell():
-        await asyncio.sleep(0)
+        await turns.give_way()
     for start in range(0, len(tail.others), _OTHERS_A_TURN):
         others = tail.others[start : start + _OTHERS_A_TURN]
         successes.add(others)
         restoration.take_tail(others)
-        await asyncio.sleep(0)
+        await turns.give_way()
     await _restore_stamps(
         board, restoration, history, successes, now, {**_of_deciders(board, eras.endpoints), **eras.kinds}
     )
@@ -142,6 +145,20 @@ async def _rolled(history: History, ranges: RestoreRanges) -> AsyncIterator[tupl
 
 def _of_deciders(board: Board, eras: Mapping[tuple[str, str], Sequence[Era]]) -> dict[Place, Sequence[Era]]:
     return {(endpoint, location, board.kind_of(endpoint)): found for (endpoint, location), found in eras.items()}
+
+
+class _Turns:
+    """Between two parts of long work: gives way once a slice is full, since a turn of the loop costs as much as half a
+    part."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._begun = clock.monotonic()
+
+    async def give_way(self) -> None:
+        if self._clock.monotonic() - self._begun >= _SLICE_SECONDS:
+            await self._clock.sleep(0)
+            self._begun = self._clock.monotonic()
 
 
 class _Successes:

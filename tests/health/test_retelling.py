@@ -14,6 +14,7 @@ from monitor.health.machine import StateMachine
 from monitor.health.sketch import SECONDS, TOKENS_PER_SECOND, Scale, decode_many, encode, encode_many
 from monitor.health.state import Reading
 from monitor.outcome import Outcome
+from monitor.settings import StateRule
 
 RULE = settings().state
 FORGET = 600.0
@@ -43,6 +44,28 @@ def test_the_last_readings_of_a_good_run_make_the_machine_that_all_of_them_make(
             for machine in (whole, short):
                 machine.retell([later], FORGET)
         assert [getattr(short, name) for name in SEEN] == [getattr(whole, name) for name in SEEN]
+
+
+_SOME = st.sampled_from(
+    [Outcome.SUCCESS] * 12 + [Outcome.RESET, Outcome.RATE_LIMITED, Outcome.AUTH, Outcome.BAD_REQUEST, Outcome.OFFLINE]
+)
+
+
+@pytest.mark.parametrize("policy", ["monitor", "openrouter"])
+@pytest.mark.parametrize("rule", [RULE, StateRule(2, 2, 1, 5), StateRule(1, 3, 2, 2)])
+@given(st.lists(st.tuples(_SOME, st.sampled_from([60.0] * 20 + [0.0, 300.0, 599.0, 600.0])), max_size=60))
+def test_many_readings_make_the_machine_that_one_after_the_other_makes(
+    rule: StateRule, policy: str, told: list[tuple[Outcome, float]]
+) -> None:
+    due_at, readings = 0.0, []
+    for number, (outcome, gap) in enumerate(told):
+        due_at += gap
+        readings.append(Reading(due_at, number, due_at + 0.01, outcome, None))
+    whole, each = StateMachine(rule, policy), StateMachine(rule, policy)
+    whole.retell(readings, FORGET)
+    for one in readings:
+        each.retell([one], FORGET)
+    assert [getattr(whole, name) for name in SEEN] == [getattr(each, name) for name in SEEN]
 
 
 @given(
