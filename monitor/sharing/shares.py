@@ -134,7 +134,7 @@ class Shares:
         if closed := await registry.end_outages():
             log.warning("own_outages_left_open closed=%d: their monitor is buried", closed)
         self.neighbours, self.is_first, rank = await registry.neighbours(me)
-        self._dispatcher.share_caps(rank, max(self.neighbours, rank + 1))
+        self._dispatcher.share_limits(rank, max(self.neighbours, rank + 1))
         await self._suspect_ourselves(registry, me)
         held = await registry.held(me)
         if membership.number != me or self._is_ending:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.catalog.model import Catalog, Endpoint, Model, Provider
+from monitor.catalog.model import Catalog, Endpoint, Model, Price, Provider
 from monitor.clock import SystemClock
 from monitor.probing.report import ProbeReport, Turn
 from monitor.scheduling.budget import Budget
@@ -190,6 +190,20 @@ async def test_a_providers_cap_is_of_all_monitors_together(postgres_url: str) ->
         assert first.places("acme") == 5
         first.dispatcher.set_catalog(CATALOG, ProbingSettings())
         assert first.places("acme") == 5
+
+
+async def test_a_budget_is_of_all_monitors_together(postgres_url: str) -> None:
+    async with two(postgres_url) as (first, second):
+        await first.look()
+        budget, now = first.gate.budget, first.clock.now()
+        budget.watch([replace(ACME, price=Price(input=1.0, output=10.0))], 64)
+        most = budget.most_usd(ACME.id)
+        assert most is not None
+        budget.usd_per_day = 1.5 * most
+        assert not budget.allows(ACME.id, now), "the other may send one too"
+        await second.leave()
+        await first.look()
+        assert budget.allows(ACME.id, now)
 
 
 @given(st.integers(1, 600), st.integers(1, 40))
