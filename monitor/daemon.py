@@ -26,7 +26,7 @@ from monitor.opening import Opening, check_not_held
 from monitor.probing.redaction import Redactor
 from monitor.reclassification import reclassify_here, relive_rewritten
 from monitor.reload import Reloader
-from monitor.restart import Restart, adopt_cadences
+from monitor.restart import Restart, adopt_cadences, begin_chronicle
 from monitor.rooms import PROBING_MEANWHILE, RESTORING, Progress, Rooms
 from monitor.scheduling.lag import LagSampler
 from monitor.self_metrics import SelfMetrics
@@ -355,11 +355,20 @@ class Daemon:
 
     async def _write_the_rest(self) -> None:
         self._tasks.errand(self.rooms.incident_log.write())
-        self._tasks.errand(self.rooms.chronicle.write())
+        self._tasks.errand(self._write_own_outages())
         await self._tasks.finish_errands(5.0)
         if self._tasks.has_pillar("writer"):
             await self.rooms.writer.close()
         await self.rooms.sharing.leave()
+
+    async def _write_own_outages(self) -> None:
+        """Also those of a process that ends before its restore has come so far."""
+        chronicle = self.rooms.chronicle
+        try:
+            await begin_chronicle(self.rooms, self.settings.location)
+        except StorageError as error:
+            log.error("own_outages_not_written outages=%d error=%s", chronicle.waiting, error)
+        await chronicle.write()
 
     def _stop(self, name: str) -> None:
         log.info("signal name=%s then=%s", name, "cut_the_drain_short" if self.should_exit.is_set() else "drain")

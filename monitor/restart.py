@@ -38,6 +38,13 @@ async def adopt_cadences(rooms: Rooms, settings: Settings, since: float) -> Reco
     return eras
 
 
+async def begin_chronicle(rooms: Rooms, location: str) -> None:
+    """Outages of our own are written from here on, once what former processes left open is closed."""
+    if rooms.sharing.is_alone:
+        await rooms.chronicle.close_left_open(location, rooms.last_due_at)
+    rooms.chronicle.begin()
+
+
 class Restart:
     """`show(board)` makes it the one that is served. Once `should_exit` is set an attempt is cut short, and nothing is
     restored."""
@@ -86,9 +93,7 @@ class Restart:
         """The incidents that have not ended, to the ledger; what is to be written of that."""
         rooms = self._rooms
         await close_hours(rooms.writer, self._clock.now(), rooms.sharing)
-        if rooms.sharing.is_alone:
-            await rooms.chronicle.close_left_open(self._settings.location, rooms.last_due_at)
-        rooms.chronicle.begin()
+        await begin_chronicle(rooms, self._settings.location)
         now = self._clock.now()
         events = rooms.ledger.take_up(await still_open(rooms.history, now))
         return [*events, *rooms.ledger.close_unwatched(rooms.board.is_watched, now)]

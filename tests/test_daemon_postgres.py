@@ -121,9 +121,12 @@ async def test_a_server_that_goes_away_and_comes_back_costs_no_row(
         await until(lambda: daemon.rooms.writer.spilled >= 20)
         assert (await get(daemon, "/readyz"))[0] == 503
         assert (await get(daemon, "/metrics"))[0] == 200
+        budget = daemon.rooms.dispatcher.gate.budget
+        budget._unheard += 1.0  # what others cannot know of now
         await postgresql.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
         await until(lambda: not daemon.rooms.writer.spilled and not daemon.rooms.writer.is_failing)
         assert (await get(daemon, "/readyz"))[0] == 200
+        await until(lambda: budget._unheard + budget._unheard_before < 1.0)
     committed = daemon.metrics.registry.get_sample_value("monitor_observations_written_total")
     assert (await database.rows("SELECT count(*) FROM raw_observations"))[0][0] == committed
     assert daemon.rooms.writer.lost == daemon.rooms.writer.rejected == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sqlite3
 import sys
 import weakref
 from collections.abc import AsyncIterator
@@ -28,6 +29,8 @@ from monitor.storage.errors import DatabaseUnavailable
 from monitor.storage.lock import read_holder
 from monitor.storage.restore import restore_board
 from monitor.storage.writer import Writer
+from monitor.suspicion.judge import Cause
+from monitor.suspicion.outages import OwnOutage
 
 
 @pytest.mark.parametrize(("share", "lasts"), [(0.0, 5.0), (0.5, 10.0), (0.9, 25.0)])
@@ -122,6 +125,31 @@ async def of_sql(daemon: Daemon, directory: Path) -> bool:
         return shown(daemon) == dict.fromkeys(("30m", "1d", "30d"), samples(directory))
 
     return bool(await until(agrees))
+
+
+async def test_an_outage_before_a_restore_that_a_stop_cuts_short_is_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_from(config(tmp_path, "one", "two"))
+    async with running(settings) as former:
+        former.rooms.writer.put(observed(former, ONE, Outcome.SUCCESS))
+    ((last_us,),) = rows(tmp_path, "SELECT max(due_ms) * 1000 FROM raw_observations")
+    with contextlib.closing(sqlite3.connect(tmp_path / "monitor.db", isolation_level=None)) as connection:
+        crashed = (
+            "INSERT INTO own_outages (location_id, cause, reason, started_us) SELECT id, 'route', '', ? FROM locations"
+        )
+        connection.execute(crashed, (last_us - 5_000_000,))
+    waits = asyncio.Event()
+    monkeypatch.setattr("monitor.restart.adopt_cadences", lambda *_: waits.wait())
+    daemon = Daemon(settings, lambda: settings)
+    life = asyncio.create_task(daemon.run())
+    await until(lambda: daemon._rooms is not None)
+    at = last_us / 1e6 + 60.0
+    daemon._intake.on_own_outage(OwnOutage(Cause.NETWORK, "nobody answers", at, at + 30.0))
+    daemon.should_exit.set()
+    await life
+    lasted = rows(tmp_path, "SELECT cause, ended_us - started_us FROM own_outages ORDER BY cause")
+    assert lasted == [("network", 30_000_000), ("route", 5_000_000)]
 
 
 async def test_a_database_that_fails_in_mid_restore_stops_no_probe_and_loses_no_row(

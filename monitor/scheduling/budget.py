@@ -6,6 +6,10 @@ Two figures per lane (a kind of probe of an endpoint): what a probe costs on ave
 it may cost at most (for the hard stop, which counts probes in flight at that price). A provider that bills more than
 its list price for our token cap, and more than it ever did, can take the day over the budget by that difference and no
 more.
+
+Several monitors that live by one budget hear of each other's probes when those are on record, and not at all without a
+database. Each therefore leaves as much for every other as it has in flight, and has spent, since it last heard of them:
+none spends more than its part of what was left then.
 """
 
 from __future__ import annotations
@@ -95,6 +99,10 @@ class Budget:
         self._mean_costs = dict(mean_costs or {})
         self._day = _day_of(now)
         self._reserved = 0.0
+        self._monitors = 1
+        # Spent by us since we last heard of the others, and between that look and the one before.
+        self._unheard = 0.0
+        self._unheard_before = 0.0
         self._accounts: dict[str, _Account] = {}  # by lane
         self._others: dict[str, tuple[str, ...]] = {}  # an endpoint's lanes beside its own, where it has any
         self._rate = 0.0
@@ -148,7 +156,7 @@ class Budget:
         if self.usd_per_day is None or self._rate <= 0.0:
             return 1.0
         wanted = self._rate * ((self._day + 1) * DAY_SECONDS - now)
-        left = self.usd_per_day - self.spent_usd - self._reserved
+        left = self.usd_per_day - self.spent_usd - self._reserved - self._elsewhere(0.0)
         if left * MAX_FACTOR <= wanted:
             return MAX_FACTOR
         return max(wanted / left, 1.0)
@@ -159,7 +167,8 @@ class Budget:
         account = self._accounts.get(lane)
         if self.usd_per_day is None or account is None or account.ceiling == 0.0:
             return True
-        return self.spent_usd + self._reserved + account.ceiling <= self.usd_per_day
+        most = account.ceiling
+        return self.spent_usd + self._reserved + most + self._elsewhere(most) <= self.usd_per_day
 
     def most_usd(self, lane: str) -> float | None:
         """What one probe may cost; None without a price."""
@@ -181,6 +190,7 @@ class Budget:
         if reservation.day == self._day:
             self._reserved = max(self._reserved - reservation.usd, 0.0)
             self.spent_usd += cost
+            self._unheard += cost
         account = self._accounts.get(reservation.lane)
         if account is not None and cost_usd is not None:
             change = _LEARNING * (cost_usd - account.mean)
@@ -200,6 +210,18 @@ class Budget:
         self._roll(now)
         if _day_of(at) == self._day:
             self.spent_usd += usd
+
+    def shared_by(self, monitors: int) -> None:
+        """So many monitors, this one among them, live by this budget."""
+        self._monitors = monitors
+
+    def others_heard(self) -> None:
+        """What the others have on record by now is told."""
+        self._unheard, self._unheard_before = 0.0, self._unheard
+
+    def _elsewhere(self, more: float) -> float:
+        """What the others may have spent of which we have not heard; `more` is what we are about to send."""
+        return (self._monitors - 1) * (self._reserved + more + self._unheard + self._unheard_before)
 
     def used_ratio(self, now: float) -> float:
         """Share of today's budget that is spent; 0 without a budget."""
@@ -223,8 +245,7 @@ class Budget:
         # Never backward: a clock that goes back over midnight must not open a second purse for the same day.
         if now >= (self._day + 1) * DAY_SECONDS:
             self._day = _day_of(now)
-            self.spent_usd = 0.0
-            self._reserved = 0.0
+            self.spent_usd = self._reserved = self._unheard = self._unheard_before = 0.0
             self._rate = math.fsum(account.rate for account in self._accounts.values())
             for account in self._accounts.values():
                 account.highest /= 2  # one freak bill must not shut an endpoint out for ever

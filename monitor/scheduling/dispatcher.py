@@ -153,9 +153,10 @@ class Dispatcher:
         watched."""
         return self.gate.stretched_seconds(self._watched[endpoint_id].endpoint, self.schedule.utc_now())
 
-    def share_caps(self, rank: int, monitors: int) -> None:
-        """See Flights.share_caps."""
+    def share_limits(self, rank: int, monitors: int) -> None:
+        """Providers' caps and the budget are for so many monitors together; `rank` as for Flights.share_caps."""
         self._departures.flights.share_caps(rank, monitors)
+        self.gate.budget.shared_by(monitors)
 
     def set_unusable(self, endpoint_id: str, unusable: bool, seen: Endpoint | None = None) -> None:
         """As Gate.set_unusable; an endpoint that is not watched, or configured otherwise than `seen`, is left alone."""

@@ -8,6 +8,7 @@ everywhere: UTC since the epoch.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,7 +24,8 @@ _LEASE_US = round(LEASE_SECONDS * 1_000_000)
 # go of, or died over, are looked after.
 _ABANDONED_US = 30 * 1_000_000
 _BURIED_KEPT_US = 86_400 * 1_000_000
-
+# A sequence would count some numbers twice after a failover to a standby that lacks the newest lives, which go on.
+_RANDOM_BITS = 20
 
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _HELD_COLUMNS = """shards.shard, shards.gaps_since_ms,
@@ -43,8 +45,8 @@ AND NOT EXISTS (SELECT FROM shards WHERE holder = monitors.id OR giver = monitor
 AND NOT EXISTS (SELECT FROM own_outages WHERE ended_us IS NULL AND author = monitors.id)
 """)
 _ENTER = _sql("""
-INSERT INTO monitors (location_id, name, started_us, expires_us, buried)
-VALUES ($1, $2, :now, :now + $3::bigint, false) RETURNING id
+INSERT INTO monitors (id, location_id, name, started_us, expires_us, buried)
+VALUES (((:now / 1000) << $5::int) + $4::bigint, $1, $2, :now, :now + $3::bigint, false) RETURNING id
 """)
 _BEAT = _sql("UPDATE monitors SET expires_us = :now + $2::bigint WHERE id = $1 AND NOT buried RETURNING id")
 _LEAVE = "UPDATE monitors SET buried = true WHERE id = $1"
@@ -113,10 +115,16 @@ INSERT INTO retry_hints (location_id, key, until_us)
 SELECT $1, key, :now + left_us FROM unnest($2::text[], $3::bigint[]) AS told(key, left_us) ORDER BY key
 ON CONFLICT (location_id, key) DO UPDATE SET until_us = GREATEST(retry_hints.until_us, EXCLUDED.until_us)
 """)
-_HINTS = _sql(
-    "SELECT key, until_us, until_us - :now AS left_us FROM retry_hints WHERE location_id = $1 AND until_us > :now"
+# Those that are over go at once: were the server's clock set back, they would hold again.
+_HINTS = _sql("""
+WITH instant AS MATERIALIZED (SELECT :now AS us),
+over AS (
+    DELETE FROM retry_hints WHERE (location_id, key) IN (
+        SELECT location_id, key FROM retry_hints, instant WHERE until_us <= us FOR UPDATE OF retry_hints SKIP LOCKED
+    )
 )
-_FORGET_HINTS = _sql("DELETE FROM retry_hints WHERE until_us < :now")
+SELECT key, until_us, until_us - us AS left_us FROM retry_hints, instant WHERE location_id = $1 AND until_us > us
+""")
 
 
 class Hint(NamedTuple):
@@ -153,11 +161,13 @@ class Registry:
         self._here = location_id
 
     async def enter(self, name: str) -> int:
-        """Begin to live; the number of this life."""
+        """Begin to live; the number of this life: its first millisecond and some random bits, so that it is higher than
+        those before, and nobody else's."""
         await self._connection.execute(_MAKE_SHARDS, self._here, SHARDS)
         await self._connection.execute(_FORGET_BURIED, _BURIED_KEPT_US)
-        await self._connection.execute(_FORGET_HINTS)
-        number: int = await self._connection.fetchval(_ENTER, self._here, name, _LEASE_US)
+        number: int = await self._connection.fetchval(
+            _ENTER, self._here, name, _LEASE_US, secrets.randbits(_RANDOM_BITS), _RANDOM_BITS
+        )
         return number
 
     async def beat(self, me: int) -> bool:

@@ -61,7 +61,7 @@ class Shares:
         self._connection: asyncpg.Connection | None = None
         self._given: dict[int, int] = {}  # shard -> until when (due, ms) we deal with it
         self._given_by: int | None = None  # the life that gave them
-        self._heard: dict[str, int] = {}  # retry hints of all, by key
+        self._heard: dict[str, int] = {}  # retry hints of all that hold, by key
         self._vigil = Vigil()
         self._is_ending = False
         self._one_at_a_time = asyncio.Lock()  # on the connection
@@ -134,7 +134,7 @@ class Shares:
         if closed := await registry.end_outages():
             log.warning("own_outages_left_open closed=%d: their monitor is buried", closed)
         self.neighbours, self.is_first, rank = await registry.neighbours(me)
-        self._dispatcher.share_caps(rank, max(self.neighbours, rank + 1))
+        self._dispatcher.share_limits(rank, max(self.neighbours, rank + 1))
         await self._suspect_ourselves(registry, me)
         held = await registry.held(me)
         if membership.number != me or self._is_ending:
@@ -198,11 +198,12 @@ class Shares:
             await registry.tell_hints({key: until - sent_at for key, until in new.items()})
             gate.told_hints(new)
         sent_at = self._clock.monotonic()
-        for key, until_us, seconds in await registry.hints():
+        hints = await registry.hints()
+        for key, until_us, seconds in hints:
             # Each once: were the server's clock set back, it would hold as long as that.
             if self._heard.get(key) != until_us:
-                self._heard[key] = until_us
                 gate.hinted_elsewhere(key, seconds, sent_at)
+        self._heard = {hint.key: hint.until_us for hint in hints}
 
     async def _suspect_ourselves(self, registry: Registry, me: int) -> None:
         away_since = self._membership.away_since

@@ -84,6 +84,7 @@ class Together(Sharing):
     def use(self, hands: Hands) -> None:
         self._writer = hands.writer
         self._writer.is_following = True
+        self._budget = hands.dispatcher.gate.budget
         self._shares = Shares(
             self._membership, self._database.connect_beside, self._location_id, hands.dispatcher, hands.writer,
             self._clock, self._metrics, hands.on_taken,
@@ -151,6 +152,8 @@ class Together(Sharing):
             await self._clock.sleep(FOLLOW_SECONDS)
             try:
                 await self._writer.stand_still(follow, lambda _: None)
+                if not self._writer.spilled:  # else theirs may be on their disks as well
+                    self._budget.others_heard()
             except StorageError as error:
                 log.debug("others_not_followed error=%s", error)
             except Exception:

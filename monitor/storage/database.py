@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from sqlalchemy import event, select
+from sqlalchemy import event, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from monitor.clock import Clock
@@ -216,6 +216,14 @@ class Database:
         if self._journal is not None:
             async with self.write() as connection:
                 await self._journal.move(connection, self.clock.monotonic(), everything=False)
+
+    async def oldest_due_ms(self, connection: AsyncConnection) -> int | None:
+        """When the oldest raw row fell due, also of those that wait; None without any. In a `write` block."""
+        query = select(func.min(schema.raw_observations.c.due_ms))
+        found = [(await connection.execute(query)).scalar()]
+        if self._journal is not None:
+            found.append(await self._journal.oldest_due_ms(connection))
+        return min((each for each in found if each is not None), default=None)
 
     async def settle(self) -> None:
         """Have every row that is committed by now in the raw table, or shown as if. To be called before it is read, in

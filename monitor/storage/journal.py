@@ -110,6 +110,11 @@ class Journal:
             self._moved_at = now
         return max(self._moved_at + MOVE_SECONDS - now, 0.0)
 
+    async def oldest_due_ms(self, connection: AsyncConnection) -> int | None:
+        """When the oldest row that waits fell due; None if none waits."""
+        await self.know(connection)
+        return min((key[0] for key in self._rows), default=None)
+
     def takes(self, rows: int) -> bool:
         """Whether a commit of so many rows goes this way."""
         if rows >= BULK_ROWS:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import Table, and_, delete, func, select
+from sqlalchemy import Table, and_, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.clock import Clock
@@ -88,7 +88,7 @@ async def prune(
         return await _delete_some(connection, schema.daily_rollups, schema.daily_rollups.c.day < daily_until)
 
     async def texts(connection: AsyncConnection) -> int:
-        oldest_ms = (await connection.execute(select(func.min(schema.raw_observations.c.due_ms)))).scalar()
+        oldest_ms = await database.oldest_due_ms(connection)
         now_ms = round(now * 1000)
         await forget_skew(connection, now_ms if oldest_ms is None else oldest_ms)
         # Their last use is noted by the day; and a row may be due later than now, if the clock went back.

@@ -212,6 +212,77 @@ def test_thinning_tolerates_a_changing_factor(factors: list[float]) -> None:
     assert sent == pytest.approx(sum(1 / factor for factor in factors), abs=1.01)
 
 
+def test_as_much_is_left_for_each_other_monitor_as_one_has_spent_unheard() -> None:
+    budget = budget_of(CEILING * 6, endpoints=2)
+    budget.shared_by(3)
+    one, other = (endpoint_of(number=number).id for number in range(2))
+    reservation = budget.reserve(one, MIDNIGHT)
+    assert budget.allows(other, MIDNIGHT)
+    budget.settle(reservation, CEILING, MIDNIGHT)
+    second = budget.reserve(one, MIDNIGHT)
+    assert not budget.allows(other, MIDNIGHT)
+    budget.release(second, MIDNIGHT)
+    budget.settle(budget.reserve(one, MIDNIGHT), CEILING / 2, MIDNIGHT)
+    assert not budget.allows(other, MIDNIGHT)
+    # What has been on record since before their last look, they have seen.
+    for allowed in (False, True):
+        budget.others_heard()
+        assert budget.allows(other, MIDNIGHT) is allowed
+    assert budget.spent_usd == pytest.approx(1.5 * CEILING)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    share=st.sampled_from([0.05, 0.2, 0.6]),
+    monitors=st.integers(2, 5),
+    cut_off=st.floats(0.0, 1.0),
+)
+def test_monitors_that_cannot_hear_of_each_other_keep_to_one_budget(
+    seed: int, share: float, monitors: int, cut_off: float
+) -> None:
+    """A day, from somewhere in which to its end nobody has a database."""
+    rng = random.Random(seed)
+    endpoints = [
+        endpoint_of(number=number, interval_seconds=300.0, price=Price(input=1.0, output=rng.uniform(1.0, 50.0)))
+        for number in range(20)
+    ]
+    ceilings = {endpoint.id: cost_ceiling(endpoint, 64) or 0.0 for endpoint in endpoints}
+    usd_per_day = sum(ceilings.values()) * 288 * share
+    gates = [Gate(Budget(usd_per_day, MIDNIGHT)) for _ in range(monitors)]
+    for gate in gates:
+        gate.budget.watch(endpoints, 64)
+        gate.budget.shared_by(monitors)
+    turns = [
+        (cadence.due_at(slot), number % monitors, Turn(endpoint, slot, cadence.due_at(slot)))
+        for number, endpoint in enumerate(endpoints)
+        for cadence in [Cadence.of(endpoint.id, 300.0)]
+        for slot in range(cadence.slot_at(MIDNIGHT) + 1, cadence.slot_at(MIDNIGHT + 86_400.0) + 1)
+    ]
+    flying: list[tuple[float, int, str, Turn, float]] = []
+    on_record: list[tuple[float, int, float]] = []  # from when on, whose, how much
+    paid = 0.0
+    for at, mine, turn in sorted(turns, key=lambda each: each[0]):
+        while flying and flying[0][0] <= at:
+            landed_at, whose, _, landed, cost = heapq.heappop(flying)
+            gates[whose].ended(landed, report_of(landed, cost_usd=cost), 0.0, landed_at)
+            on_record.append((landed_at + 1.0, whose, cost))
+        if at < MIDNIGHT + 86_400.0 * cut_off:
+            for _, whose, cost in (each for each in on_record if each[0] <= at):
+                for other in set(range(monitors)) - {whose}:
+                    gates[other].budget.spent_elsewhere(cost, at, at)
+            on_record = [each for each in on_record if each[0] > at]
+            for gate in gates:
+                gate.budget.others_heard()
+        if gates[mine].may_send(turn, 0.0, at) is None:
+            gates[mine].began(turn, at)
+            cost = ceilings[turn.endpoint.id] * rng.choice([0.1, rng.random(), 1.0])
+            paid += cost
+            heapq.heappush(flying, (at + rng.uniform(0.1, 60.0), mine, turn.endpoint.id, turn, cost))
+    assert paid <= usd_per_day
+    assert paid >= 0.5 * usd_per_day or cut_off < 0.9
+
+
 DAYS = {
     "seed": st.integers(0, 2**32),
     "share": st.sampled_from([0.02, 0.2, 0.6, 1.5]),

@@ -87,6 +87,31 @@ async def test_the_dead_are_buried_once_and_what_they_held_is_looked_after(postg
         assert REACH_MS + 1000 * LEASE_SECONDS < ago_ms < REACH_MS + 1000 * LEASE_SECONDS + 5000
 
 
+async def test_a_standby_that_lacks_the_newest_lives_gives_nobodys_number_again(postgres_url: str) -> None:
+    async with registries(postgres_url, 2) as (first, second):
+        former, a = await second.enter("former"), await first.enter("a")
+        # As if the server had failed over to a copy that did not get this far.
+        await first._connection.execute("DELETE FROM monitors WHERE id = $1", a)
+        await first._connection.execute("SELECT setval('monitors_id_seq', 1)")
+        b = await second.enter("b")
+        assert b not in (former, a)
+        assert not await first.beat(a)
+        await first.leave(a)
+        assert await second.beat(b)
+
+
+async def test_who_comes_later_has_the_higher_number(postgres_url: str) -> None:
+    async with registries(postgres_url, 1) as (one,):
+        await one._connection.execute(
+            "INSERT INTO monitors (location_id, name, started_us, expires_us, buried) VALUES (1, 'older', 0, 0, false)"
+        )
+        lives = [await one._connection.fetchval("SELECT id FROM monitors")]
+        for number in range(5):
+            lives.append(await one.enter(f"m{number}"))
+            await asyncio.sleep(0.002)
+        assert lives == sorted(set(lives))
+
+
 async def test_what_nobody_minded_for_long_is_not_looked_after(postgres_url: str) -> None:
     async with registries(postgres_url, 2) as (first, second):
         a, b = await first.enter("a"), await second.enter("b")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import asyncpg
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.catalog.model import Catalog, Endpoint, Model, Provider
+from monitor.catalog.model import Catalog, Endpoint, Model, Price, Provider
 from monitor.clock import SystemClock
 from monitor.probing.report import ProbeReport, Turn
 from monitor.scheduling.budget import Budget
@@ -164,6 +165,23 @@ async def test_a_hint_to_one_monitor_holds_for_all(postgres_url: str) -> None:
         assert 50.0 < first.waits(ACME) <= 60.0 < 80.0 < first.waits(BOLT) <= 90.0
 
 
+async def test_a_hint_that_is_over_is_kept_nowhere(postgres_url: str) -> None:
+    async with two(postgres_url) as (first, second):
+        for number in range(20):
+            first.gate.delay_key(replace(ACME, base_url=f"https://{number}.example"), 60.0, first.clock.monotonic())
+        await first.look()
+        await second.look()
+        assert len(second.shares._heard) == 20
+        connection = await asyncpg.connect(postgres_url)
+        await connection.execute("UPDATE retry_hints SET until_us = until_us - 3600000000")
+        for one in (second, first):
+            await one.look()
+            assert one.shares._heard == {}
+        # Nor could the server's clock, set back, make it hold again.
+        assert await connection.fetchval("SELECT count(*) FROM retry_hints") == 0
+        await connection.close()
+
+
 async def test_a_providers_cap_is_of_all_monitors_together(postgres_url: str) -> None:
     async with two(postgres_url) as (first, second):
         await first.look()
@@ -174,6 +192,20 @@ async def test_a_providers_cap_is_of_all_monitors_together(postgres_url: str) ->
         assert first.places("acme") == 5
         first.dispatcher.set_catalog(CATALOG, ProbingSettings())
         assert first.places("acme") == 5
+
+
+async def test_a_budget_is_of_all_monitors_together(postgres_url: str) -> None:
+    async with two(postgres_url) as (first, second):
+        await first.look()
+        budget, now = first.gate.budget, first.clock.now()
+        budget.watch([replace(ACME, price=Price(input=1.0, output=10.0))], 64)
+        most = budget.most_usd(ACME.id)
+        assert most is not None
+        budget.usd_per_day = 1.5 * most
+        assert not budget.allows(ACME.id, now), "the other may send one too"
+        await second.leave()
+        await first.look()
+        assert budget.allows(ACME.id, now)
 
 
 @given(st.integers(1, 600), st.integers(1, 40))

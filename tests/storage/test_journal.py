@@ -30,7 +30,7 @@ from monitor.storage.batch import commit_batch
 from monitor.storage.codec import READ_COLUMNS, WRITTEN_COLUMNS, as_stored
 from monitor.storage.copying import copy_database
 from monitor.storage.database import Database, engine_of
-from monitor.storage.facts import Skew
+from monitor.storage.facts import Skew, read_skew
 from monitor.storage.history import History
 from monitor.storage.journal import Journal
 from monitor.storage.journal_slots import LAYOUT, SLOT_BYTES, DamagedSlotsError, pack, unpack
@@ -355,3 +355,18 @@ def test_a_batch_that_was_deflated_in_one_block_is_read() -> None:
 
 def test_the_columns_of_a_layout_never_change() -> None:
     assert {LAYOUT: zlib.crc32(" ".join(WRITTEN_COLUMNS).encode())} == {1: 1059732702}
+
+
+async def test_what_rows_that_wait_refer_to_outlives_retention(
+    file_settings: DatabaseSettings, every_row_through_the_journal: None
+) -> None:
+    clock = At(MIDNIGHT)
+    async with stage(file_settings, clock) as store:
+        late = observation(0, started_at=MIDNIGHT + 5 * HOUR, response_model="rare")
+        await store.write([late])
+        clock._now = MIDNIGHT + 8 * DAY  # the machine slept
+        await prune(store.database, store.writer.submit, clock, RetentionSettings())
+        assert (count(file_settings, "raw_observations"), store.database.waiting) == (0, 1)
+        async with store.database.read() as connection:
+            assert (await read_skew(connection)).ms == 5 * HOUR * 1000
+        assert [one.response_model for one in await store.rows()] == ["rare"]
