@@ -1,4 +1,6 @@
-"""Those who ask a daemon in service: Prometheus every few seconds, a router several times a second.
+"""Those who ask a daemon in service: Prometheus every few seconds, a router several times a second. And who wants
+first bytes alone, plain and gzipped by turns: a scrape that is hung up on costs the daemon a hundredth of a whole one,
+so that hundreds tell what the worst is.
 
 How long a first byte took goes by the kernel's stamps at both ends, so that it is the daemon's time alone: whoever asks
 shares a core with others, and wakes up late."""
@@ -8,6 +10,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import random
 import signal
 import socket
 import struct
@@ -25,6 +28,8 @@ from monitor.probing.stamps import StampedSocket
 SCRAPE_SECONDS = 5.0
 POLL_SECONDS = 0.1
 _LIFE_SECONDS = 900.0
+FIRST_BYTES = "first bytes"
+_SETTLE_SECONDS = 0.05  # until a connection is accepted, which is no part of a first byte
 _PROMETHEUS_ACCEPT = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
 
 
@@ -38,6 +43,7 @@ class Asked:
     slowest_first_byte_seconds: float = 0.0
     median_first_byte_seconds: float = 0.0
     late_first_byte_seconds: float = 0.0  # p95
+    latest_first_byte_seconds: float = 0.0  # p99
     seconds: float = 0.0  # all of them
 
 
@@ -81,7 +87,7 @@ class _Poller:
         self._headers = headers
 
     def run(self, over: threading.Event) -> None:
-        while not over.wait(self._every_seconds):
+        while not over.wait(self._pause_seconds()):
             begun = time.monotonic()
             try:
                 self._ask()
@@ -92,11 +98,15 @@ class _Poller:
             self.asked.seconds += taken
             self.asked.slowest_seconds = max(self.asked.slowest_seconds, taken)
 
+    def _pause_seconds(self) -> float:
+        return self._every_seconds
+
     def told(self) -> Asked:
         """What came until now."""
         if self._first_bytes:
             self.asked.median_first_byte_seconds = quantile(self._first_bytes, 0.5)
             self.asked.late_first_byte_seconds = quantile(self._first_bytes, 0.95)
+            self.asked.latest_first_byte_seconds = quantile(self._first_bytes, 0.99)
             self.asked.slowest_first_byte_seconds = max(self._first_bytes)
         return self.asked
 
@@ -116,12 +126,34 @@ class _Poller:
             self.asked.failures += 1
 
 
+class _Taster(_Poller):
+    """Hangs up on each first byte. What it asks for is not in step with anything the daemon does every second."""
+
+    def _pause_seconds(self) -> float:
+        return random.uniform(0.5, 1.5) * self._every_seconds
+
+    def _ask(self) -> None:
+        self._headers["Accept-Encoding"] = "identity" if self._headers["Accept-Encoding"] == "gzip" else "gzip"
+        self._connection.connect()
+        time.sleep(_SETTLE_SECONDS)
+        begun = time.monotonic()
+        self._connection.request("GET", self._path, headers=self._headers)
+        response = self._connection.getresponse()
+        self._first_bytes.append(self._connection.first_byte_seconds(begun))
+        self.asked.answers += response.status == 200
+        # A reset, so that the daemon need not fill our buffer first.
+        self._connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("@ii", 1, 0))
+        response.close()
+        self._connection.close()
+
+
 def main() -> int:
     """Ask until SIGTERM; then print what came."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("address")
     parser.add_argument("--scrape", type=float, default=SCRAPE_SECONDS, help="seconds between two scrapes")
     parser.add_argument("--poll", type=float, default=POLL_SECONDS, help="seconds between two polls of a router")
+    parser.add_argument("--taste", type=float, default=0.0, help="seconds between two first bytes; 0 for none")
     parser.add_argument("--life", type=float, default=_LIFE_SECONDS, help="seconds after which they end by themselves")
     given = parser.parse_args()
     scraper = {"Accept": _PROMETHEUS_ACCEPT, "Accept-Encoding": "gzip"}
@@ -129,6 +161,8 @@ def main() -> int:
         "metrics": _Poller(given.address, "/metrics", given.scrape, scraper),
         "routing": _Poller(given.address, "/api/v1/routing", given.poll, {"Accept-Encoding": "gzip"}),
     }
+    if given.taste:
+        pollers[FIRST_BYTES] = _Taster(given.address, "/metrics", given.taste, dict(scraper))
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     threads = [threading.Thread(target=one.run, args=(over,), daemon=True) for one in pollers.values()]
