@@ -116,9 +116,10 @@ def _cut_off(request: web.Request) -> None:
 
 
 async def in_turns(chunks: Iterator[bytes], clock: Clock) -> AsyncGenerator[bytes, None]:
-    """Each chunk as it is, with a turn of the loop after it."""
+    """Each chunk that is not empty as it is, with a turn of the loop after any."""
     for chunk in chunks:
-        yield chunk
+        if chunk:
+            yield chunk
         await clock.sleep(0)
 
 
