@@ -13,10 +13,9 @@ from monitor.clock import Clock
 
 logger = logging.getLogger(__name__)
 
-# By itself Python looks for cycles every few hundred objects: 4 % of the loop at 200 probes a second, and 50 ms at a
-# time. Where 10,000 endpoints are watched a look through everything keeps the loop for 200 ms, one through what the last
-# five seconds brought for 40 ms, and neither finds anything: a probe leaves no cycles. Clients that hang up leave some.
-# So `Garbage` looks where there is more than there was; the thresholds are for what nobody foresaw.
+# By itself Python looks for cycles every few hundred objects: 4 % of the loop at 200 probes a second. With 10,000
+# endpoints a look through everything keeps the loop for 200 ms, and one through what came in five seconds for 40 ms; a
+# probe leaves next to nothing to be found. So `Garbage` looks where memory has grown, and thresholds are far off.
 GC_THRESHOLDS = (2_000_000, 1_000, 1_000)
 LOOK_SECONDS = 3600.0
 GROWN = 1.25
@@ -51,8 +50,8 @@ def undisturbed() -> Iterator[None]:
 
 
 class Garbage:
-    """Looks for cycles once an hour at most, and only if memory has grown by a quarter: cycles that nobody finds are what
-    would make it grow. `blocks` counts what is allocated."""
+    """Looks for cycles once an hour at most, and only if memory has grown by a quarter, as cycles that nobody finds
+    would make it. `blocks` counts what is allocated."""
 
     def __init__(self, clock: Clock, blocks: Callable[[], int] = sys.getallocatedblocks) -> None:
         self._clock = clock

@@ -49,7 +49,8 @@ class Document:
 
     @property
     def gzipped(self) -> Gzipped:
-        self._gzipped = self._gzipped or Gzipped(self.chunks(), self._clock)
+        if self._gzipped is None or self._gzipped.is_broken:
+            self._gzipped = Gzipped(self.chunks(), self._clock)
         return self._gzipped
 
     def pass_by(self) -> None:
