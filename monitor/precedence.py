@@ -15,9 +15,9 @@ import sys
 import threading
 from collections.abc import Iterable
 
-# What the kernel takes: 0.1 to 100 ms.
-FIRST_SLICE_NS = 100_000
-LAST_SLICE_NS = 100_000_000
+FIRST_SLICE_NS = 100_000  # the shortest that the kernel takes
+# Its own. A longer one would let other processes go before a thread that has the interpreter's lock, and the loop wait.
+USUAL_SLICE_NS = 0
 
 # linux/sched/types.h: size, policy, flags, nice, priority, runtime (the slice), deadline, period, utilization's bounds.
 _ATTRIBUTES = struct.Struct("@IIQiIQQQII")
@@ -32,7 +32,7 @@ def go_first() -> bool:
 
 
 class Others:
-    """The threads beside the loop's."""
+    """The threads beside the loop's, which have its slice from it when they are started."""
 
     def __init__(self) -> None:
         self._seen: frozenset[int] = frozenset()
@@ -41,7 +41,7 @@ class Others:
         """Those that are new since the last call, the calling one left out; how many were told."""
         there = frozenset([each.native_id for each in threads if each.native_id is not None])
         new, self._seen = there - self._seen - {threading.get_native_id()}, there
-        return sum(_set_slice(thread, LAST_SLICE_NS) for thread in new)
+        return sum(_set_slice(thread, USUAL_SLICE_NS) for thread in new)
 
 
 def _set_slice(thread: int, slice_ns: int) -> bool:
