@@ -34,7 +34,7 @@ MANY_STREAMS = 48
 # Who waits for a lull waits no longer than this for the others: a loop that is never idle still does all its work.
 LULL_SECONDS = 0.005
 # Between two callbacks somebody who asks is looked for so often, and answered for so long before others have as much.
-ASKED_SECONDS = 0.0005
+ASKED_SECONDS = 0.001
 ANSWERING_SECONDS = 0.002
 _STEPS = 16  # callbacks that may follow from one read: aiohttp takes three to the first byte, a new connection five
 _SELECTABLE = 1024  # select() takes descriptors below this

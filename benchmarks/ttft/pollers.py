@@ -18,12 +18,16 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from benchmarks.ttft.truth import quantile
 from monitor.clock import SystemClock
 from monitor.probing.pulse import wall_offset
 from monitor.probing.stamps import StampedSocket
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 SCRAPE_SECONDS = 5.0
 POLL_SECONDS = 0.1
@@ -48,10 +52,20 @@ class Asked:
 
 
 class _Socket(StampedSocket):
-    __slots__ = ()
+    """Reads one byte of an answer first: a stamp is that of a read's last byte, and who wakes up late finds much."""
+
+    __slots__ = ("first_stamp",)
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        if self.first_stamp is not None:
+            return super().recv_into(buffer, nbytes, flags)
+        size = super().recv_into(buffer, 1, flags)
+        self.first_stamp = self.stamp
+        return size
 
     def sendall(self, data: bytes, flags: int = 0) -> None:  # type: ignore[override]
         """A request is short: one send() takes it whole."""
+        self.first_stamp = None
         if self.send(data, flags) < len(data):
             raise OSError("the request was not taken whole")
 
@@ -66,9 +80,8 @@ class StampedConnection(http.client.HTTPConnection):
         self.sock = self._stamped
 
     def first_byte_seconds(self, begun: float) -> float:
-        """Once the head of the answer has been read, which comes in one read; `begun` (monotonic) where there are no
-        stamps."""
-        sent_at, stamp = self._stamped.sent_at, self._stamped.stamp
+        """Once the head of the answer has been read; `begun` (monotonic) where there are no stamps."""
+        sent_at, stamp = self._stamped.sent_at, self._stamped.first_stamp
         self._stamped.sent_at = None  # the next request's is another
         if sent_at is None or stamp is None:
             return time.monotonic() - begun

@@ -14,8 +14,8 @@ SNAPSHOT_SECONDS = 5.0
 # One of so many endpoints stays the newest for a second, though figures change: of 10,000 each costs a tenth of a
 # second of CPU, and whoever polls more often is told 304.
 _VIEWS_A_SECOND = 5000
-# Endpoints that are written at once: a millisecond if all of them have changed. The first are on their way sooner.
-_PARTS, _FIRST_PARTS = 20, 4
+# Endpoints that are written at once: a millisecond and a half if all have changed. The first are on their way sooner.
+_PARTS, _FIRST_PARTS = 32, 4
 
 
 class Document:
