@@ -206,7 +206,13 @@ if hasattr(select, "epoll"):
 
         def _process_events(self, events: list[tuple[selectors.SelectorKey, int]]) -> None:
             if events and (answered := self._answer()):
-                events = [event for event in events if event[0].fd not in answered]
+                # What was found may be closed by now, and its number another's: asyncio would stop reading that one.
+                there = self.gathering.get_map()
+                events = [
+                    (key, mask & ~selectors.EVENT_READ if key.fd in answered else mask)
+                    for key, mask in events
+                    if there.get(key.fd) is key
+                ]
             super()._process_events(events)  # type: ignore[misc]
 
         def _answer(self) -> set[int]:
