@@ -5,6 +5,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -345,6 +346,37 @@ def test_who_goes_on_asking_gets_the_rest_of_the_answer() -> None:
 
     loop.run(main())
     assert written
+
+
+def test_who_asks_without_end_takes_the_usual_way_until_others_have_had_as_long(
+    monkeypatch: pytest.MonkeyPatch, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Else every turn would begin with answers to all of them, and a probe takes many turns."""
+    left, right = pair
+    seconds, read = [100.0], [0]
+    monkeypatch.setattr(loop, "ANSWERING_SECONDS", 0.0025)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    running = loop.make_loop()
+    assert isinstance(running, loop.GatheringLoop)
+
+    def answer() -> None:
+        left.recv(16)
+        read[0] += 1
+        seconds[0] += 0.001
+
+    def asked_after(pause: float) -> int:
+        """How many are answered before all else."""
+        seconds[0] += pause
+        right.send(b"asked")
+        running._process_events(running.gathering.select(0))
+        return read[0]
+
+    try:
+        running.add_reader(left, answer)
+        running.gathering.hasten(left.fileno())
+        assert [asked_after(pause) for pause in (0, 0, 0, 0.0004, 0.0002)] == [1, 2, 3, 3, 4]
+    finally:
+        running.close()
 
 
 def test_a_listening_socket_may_be_told_of_again() -> None:
