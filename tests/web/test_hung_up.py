@@ -45,7 +45,7 @@ async def test_what_was_being_sent_is_let_go(ends: str, monkeypatch: pytest.Monk
     if ends == "we cut them off":
         monkeypatch.setattr(sending, "SENDING_SECONDS", 0.05)
     clock, readers = SystemClock(), Sending(1)
-    sent = [0]
+    sent, ended = [0], [0]
 
     def chunks() -> Iterator[bytes]:
         for _ in range(100):
@@ -53,7 +53,10 @@ async def test_what_was_being_sent_is_let_go(ends: str, monkeypatch: pytest.Monk
             yield LARGE
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await readers.answer(request, {}, chunks, lambda: Gzipped(chunks(), clock), clock)
+        try:
+            return await readers.answer(request, {}, chunks, lambda: Gzipped(chunks(), clock), clock)
+        finally:
+            ended[0] += 1
 
     app = web.Application()
     app.router.add_get("/", handle)
@@ -64,17 +67,15 @@ async def test_what_was_being_sent_is_let_go(ends: str, monkeypatch: pytest.Monk
         await site.start()
         before = sys.getrefcount(LARGE)
         with no_looks_for_cycles():
-            for _ in range(3):
-                client = socket.create_connection(runner.addresses[0][:2])
-                client.sendall(b"GET / HTTP/1.1\r\nHost: monitor\r\n\r\n")
+            for number in range(3):
                 sent[0] = 0
-                await until(lambda: sent[0] > 1)
-                await asyncio.sleep(0.02)
-                assert readers._under_way
-                if ends == "they hang up":
-                    hang_up(client)
-                await until(lambda: not readers._under_way)
-                client.close()
+                with socket.create_connection(runner.addresses[0][:2]) as client:
+                    client.sendall(b"GET / HTTP/1.1\r\nHost: monitor\r\n\r\n")
+                    if ends == "they hang up":
+                        await until(lambda: sent[0] > 1)
+                        await asyncio.sleep(0.02)  # there is no more room in the socket
+                        hang_up(client)
+                    await until(lambda: ended[0] > number)  # noqa: B023 - awaited here
             await until(lambda: sys.getrefcount(LARGE) == before)
     finally:
         await runner.cleanup()
