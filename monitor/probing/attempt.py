@@ -183,6 +183,8 @@ class Attempt:
                 await asyncio.sleep(0)
                 continue
             if wire.ending is not None:
+                if wire.has_ended_after(self._deadline.at):
+                    raise Expired
                 return hearing.ended(wire.ending)
             now = self._clock.monotonic()
             if now >= self._deadline.at:

@@ -29,6 +29,7 @@ from probing_stage import (
 )
 from threaded_provider import telling
 
+from monitor.catalog.model import Quirks
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.probing import arrivals
@@ -330,6 +331,25 @@ async def test_a_deadline_is_reckoned_by_the_stamp_and_not_by_the_timer() -> Non
         await conn.hang()
 
     observation: Observation = await probed(script, idle_timeout_seconds=SHORT)
+    assert observation.outcome is Outcome.TIMEOUT_IDLE
+
+
+@pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+@pytest.mark.parametrize("is_needed", [True, False], ids=["terminal event due", "close ends"])
+async def test_a_bodys_bare_end_that_came_too_late_is_an_idle_timeout_although_the_loop_slept(is_needed: bool) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        await conn.events(text("a"), STOP)
+
+        def late() -> None:
+            time.sleep(SHORT + 0.05)
+            conn.writer.write(b"0\r\n\r\n")
+
+        asyncio.get_running_loop().call_later(0.02, late)
+        await conn.hang()
+
+    observation = await probed(script, idle_timeout_seconds=SHORT, quirks=Quirks(expect_done=is_needed))
     assert observation.outcome is Outcome.TIMEOUT_IDLE
 
 
