@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
@@ -10,6 +11,7 @@ from functools import partial
 from monitor.clock import Clock
 from monitor.health.state import Transition
 from monitor.memory import Garbage
+from monitor.precedence import Others
 from monitor.rooms import Rooms
 from monitor.scheduling.jobs import Chores
 from monitor.settings import Settings
@@ -24,7 +26,8 @@ REFRESH_SECONDS = 1.0
 SETTLED_SECONDS = 3.0  # most answers are whole by then; a view that waits for them is rendered once a probe
 EXPIRE_SECONDS = 5.0
 LOCATIONS_SECONDS = 5.0
-GARBAGE_SECONDS = 15.0  # how often to look whether it is time to collect
+THREADS_SECONDS = 5.0  # how often new threads are looked for
+GARBAGE_SECONDS = 60.0  # how often to look whether it is time to collect
 INCIDENTS_SECONDS = 5.0  # how often incidents that the database did not take are tried again
 HOURS_SECONDS = 15.0  # how often to look whether an hour is to be closed
 RETENTION_SECONDS = 600.0
@@ -56,6 +59,7 @@ class Housekeeping:
         self.is_ticking = False
         self._chores = Chores(clock, rooms.dispatcher.tick)
         self._garbage = Garbage(clock)
+        self._others = Others()
 
     def start_ticking(self) -> None:
         """The schedule alone, while there is nothing restored to be kept."""
@@ -73,6 +77,7 @@ class Housekeeping:
             "retention", RETENTION_SECONDS, partial(self._unless_it_fails, "retention", self._retain),
             first_after_seconds=RETENTION_FIRST_SECONDS,
         )  # fmt: skip
+        chores.add("threads", THREADS_SECONDS, self._order_threads, first_after_seconds=0.0)
         chores.add("garbage", GARBAGE_SECONDS, self._collect_garbage)
         beat = watchdog_interval_seconds()
         if beat is not None:
@@ -131,6 +136,9 @@ class Housekeeping:
     async def _expire(self) -> None:
         for transition in self._rooms.board.expire():
             self._on_transition(transition)
+
+    async def _order_threads(self) -> None:
+        self._others.stand_back(threading.enumerate())
 
     async def _collect_garbage(self) -> None:
         self._garbage.collect()

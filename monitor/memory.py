@@ -5,19 +5,20 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from monitor.clock import Clock
 
 logger = logging.getLogger(__name__)
 
-# By itself Python looks for cycles every few hundred objects: 4 % of the loop at 200 probes a second, and 50 ms at a
-# time. A probe leaves next to none, so `Garbage` looks now and then; the thresholds are for what nobody foresaw.
-GC_THRESHOLDS = (500_000, 1_000, 1_000)
-LEAST_SECONDS = 60.0
-# A look takes the loop for as long as there are objects to look at: it is to take no greater share of the time.
-_MOST_SHARE = 1 / 20_000
+# By itself Python looks for cycles every few hundred objects: 4 % of the loop at 200 probes a second. With 10,000
+# endpoints a look through everything keeps the loop for 200 ms, and one through what came in five seconds for 40 ms; a
+# probe leaves next to nothing to be found. So `Garbage` looks where memory has grown, and thresholds are far off.
+GC_THRESHOLDS = (2_000_000, 1_000, 1_000)
+LOOK_SECONDS = 3600.0
+GROWN = 1.25
 
 # malloc.h. What is larger is mapped by itself and goes back when it is freed: by default glibc learns from each large
 # buffer that is freed to keep all that are smaller, 32 MB at most, and a page of 60 MB leaves its holes in the heap.
@@ -49,19 +50,27 @@ def undisturbed() -> Iterator[None]:
 
 
 class Garbage:
-    """Looks for cycles, every minute at most, and the less often the longer it takes."""
+    """Looks for cycles once an hour at most, and only if memory has grown by a quarter, as cycles that nobody finds
+    would make it. `blocks` counts what is allocated."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, blocks: Callable[[], int] = sys.getallocatedblocks) -> None:
         self._clock = clock
-        self._not_before = clock.monotonic() + LEAST_SECONDS
+        self._blocks = blocks
+        self._not_before = clock.monotonic() + LOOK_SECONDS
+        self._fewest: int | None = None  # blocks that were there at any of these times since the last look
 
     def collect(self) -> bool:
         """Whether it was time to look."""
         begun = self._clock.monotonic()
         if begun < self._not_before:
             return False
+        self._not_before = begun + LOOK_SECONDS
+        there = self._blocks()
+        # Within the first hour everything comes that stays: that is no growth.
+        if self._fewest is None or there <= self._fewest * GROWN:
+            self._fewest = there if self._fewest is None else min(there, self._fewest)
+            return False
         found = gc.collect()
-        taken = self._clock.monotonic() - begun
-        self._not_before = begun + max(LEAST_SECONDS, taken / _MOST_SHARE)
-        logger.debug("garbage objects=%d seconds=%.4f", found, taken)
+        self._fewest = self._blocks()
+        logger.debug("garbage objects=%d seconds=%.4f", found, self._clock.monotonic() - begun)
         return True

@@ -200,8 +200,88 @@ def test_connections_that_are_made_to_us_are_such(monkeypatch: pytest.MonkeyPatc
             await writer.wait_closed()
         return len(hastened)
 
-    assert loop.run(main()) == 1
-    assert hastened == accepted
+    assert loop.run(main()) == 2
+    assert hastened[1:] == accepted  # the first one listens
+
+
+# --- who asks us is answered first
+
+
+class Answering(asyncio.Protocol):
+    """As aiohttp does it: a task that waits for the request makes another one that answers."""
+
+    def __init__(self, seen: list[str]) -> None:
+        self._seen = seen
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._asked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._serve())
+
+    def data_received(self, data: bytes) -> None:
+        self._asked.set_result(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._task.cancel()
+
+    async def _serve(self) -> None:
+        asked = await self._asked
+        await asyncio.create_task(self._answer(asked))
+
+    async def _answer(self, asked: bytes) -> None:
+        self._seen.append(asked.decode())
+
+
+async def asked_in_the_middle(seen: list[str], callbacks: int = 10) -> None:
+    """Somebody asks while so many callbacks are ready, of which the second is being run."""
+    running = asyncio.get_running_loop()
+    server = await running.create_server(lambda: Answering(seen), "127.0.0.1", 0)
+    async with server:
+        with socket.create_connection(server.sockets[0].getsockname()) as client:
+            await asyncio.sleep(0.01)
+            running.call_soon(client.send, b"asked")
+            for number in range(callbacks):
+                running.call_soon(seen.append, str(number))
+            async with asyncio.timeout(5):
+                while len(seen) <= callbacks:  # noqa: ASYNC110 - each turn is a look
+                    await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+def test_who_asks_waits_for_one_callback_however_many_are_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "ASKED_SECONDS", 0.0)
+    seen: list[str] = []
+    loop.run(asked_in_the_middle(seen))
+    assert seen == ["asked", *map(str, range(10))]
+
+
+def test_between_two_callbacks_nobody_is_looked_for_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "ASKED_SECONDS", 60.0)
+    seen: list[str] = []
+    loop.run(asked_in_the_middle(seen))
+    assert seen[-1] == "asked"  # at the next look at all sockets
+
+
+def test_many_who_ask_leave_the_others_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has asked too much is answered as ever."""
+    monkeypatch.setattr(loop, "ASKED_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "ANSWERING_SECONDS", 0.0)
+    seen: list[str] = []
+    loop.run(asked_in_the_middle(seen))
+    assert seen == [*map(str, range(10)), "asked"]
+
+
+def test_a_listening_socket_may_be_told_of_again() -> None:
+    """As asyncio does once it has been out of descriptors."""
+
+    async def main() -> None:
+        running = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            listening.setblocking(False)
+            for _ in range(2):
+                running._start_serving(asyncio.Protocol, listening)  # type: ignore[attr-defined]
+            running.remove_reader(listening)
+
+    loop.run(main())
 
 
 # --- work in slices

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 
 from monitor.clock import FakeClock
-from monitor.memory import LEAST_SECONDS, Garbage
+from monitor.memory import LOOK_SECONDS, Garbage
 
 # What glibc does by itself: the second buffer comes from the heap, since the first was given back.
 _PAGES = """
@@ -42,33 +42,46 @@ def test_a_large_page_leaves_no_hole_in_the_heap() -> None:
     assert int(told.stdout) < 1 << 20
 
 
-def test_garbage_is_looked_for_every_minute_at_most() -> None:
-    clock = HandClock()
-    garbage = Garbage(clock)
-    assert not garbage.collect()
-    clock.pass_by(LEAST_SECONDS)
-    assert garbage.collect()
-    clock.pass_by(LEAST_SECONDS - 1)
+class Blocks:
+    """What is allocated, as a test has it."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self) -> int:
+        return self.count
+
+
+class Knot:
+    """Refers to itself: only a look finds that nobody else does."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_a_service_that_needs_no_more_memory_is_never_looked_through_as_a_whole() -> None:
+    clock, blocks = HandClock(), Blocks(1000)
+    garbage = Garbage(clock, blocks)
+    for count in (4000, 4800, 3900, 4700, 4000) * 5:
+        clock.pass_by(LOOK_SECONDS)
+        blocks.count = count
+        assert not garbage.collect()
+
+
+def test_memory_that_has_grown_is_looked_through_and_an_hour_later_at_the_soonest_again() -> None:
+    clock, blocks = HandClock(), Blocks(1000)
+    garbage = Garbage(clock, blocks)
+    clock.pass_by(LOOK_SECONDS)
+    assert not garbage.collect()  # what the first hour has brought is what there is
+    knot = weakref.ref(Knot())
+    blocks.count = 1300
+    clock.pass_by(LOOK_SECONDS - 1)
     assert not garbage.collect()
     clock.pass_by(1)
     assert garbage.collect()
-
-
-def test_the_longer_a_look_takes_the_longer_is_the_pause_after_it() -> None:
-    clock = HandClock()
-    garbage = Garbage(clock)
-
-    def takes_10_ms(phase: str, _info: dict[str, int]) -> None:
-        if phase == "stop":
-            clock.pass_by(0.01)
-
-    gc.callbacks.append(takes_10_ms)
-    try:
-        clock.pass_by(LEAST_SECONDS)
-        assert garbage.collect()
-        clock.pass_by(190.0)
-        assert not garbage.collect()
-        clock.pass_by(10.0)
-        assert garbage.collect()
-    finally:
-        gc.callbacks.remove(takes_10_ms)
+    assert knot() is None
+    clock.pass_by(LOOK_SECONDS)
+    assert not garbage.collect()  # it was no garbage: that many it is now
+    blocks.count = 1700
+    clock.pass_by(LOOK_SECONDS)
+    assert garbage.collect()

@@ -29,6 +29,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--warm-up", type=float, default=None, help="seconds; default the interval and five more")
     parser.add_argument("--scrape", type=float, default=15.0, help="seconds between two scrapes of /metrics")
     parser.add_argument("--poll", type=float, default=5.0, help="seconds between two polls of /api/v1/routing")
+    parser.add_argument("--taste", type=float, default=1.0, help="seconds between two first bytes of /metrics; 0: none")
     parser.add_argument(
         "--first", action="store_true",
         help="the daemon is nicest of all on the machine (-20, root): for a machine that others use meanwhile",
@@ -56,6 +57,7 @@ def main(*words: str) -> int:
             warm_up_seconds=given.interval + 5.0 if given.warm_up is None else given.warm_up,
             scrape_seconds=given.scrape,
             poll_seconds=given.poll,
+            taste_seconds=given.taste,
             directory=directory,
             cores=cores,
             niceness=-20 if given.first else 0,

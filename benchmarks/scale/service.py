@@ -49,6 +49,7 @@ class Plan:
     # The daemon's, so that a busy machine does not take its core. Not a real-time class, in which a thread that
     # compresses would keep the loop from the core for 100 ms at a time.
     niceness: int = 0
+    taste_seconds: float = 0.0
     server_words: Sequence[str] = ()
     daemon_words: Sequence[str] = ("-m", "monitor")
     environment: dict[str, str] = field(default_factory=dict)
@@ -187,7 +188,12 @@ def _pollers(plan: Plan, address: str) -> Iterator[dict[str, dict[str, float]]]:
     out = plan.directory / "pollers.json"
     command = [sys.executable, "-m", "benchmarks.ttft.pollers", address, "--life", str(_life_seconds(plan))]
     command += ["--scrape", str(plan.scrape_seconds), "--poll", str(plan.poll_seconds)]
-    with out.open("wb") as sink, pinned(command, plan.cores.rest, stdout=sink, stderr=None) as pollers:
+    command += ["--taste", str(plan.taste_seconds)]
+    niceness = -20 if may_be_realtime() else 0  # who wakes up late has several writes' bytes under one stamp
+    with (
+        out.open("wb") as sink,
+        pinned(command, plan.cores.rest, stdout=sink, stderr=None, niceness=niceness) as pollers,
+    ):
         yield asked
         stop(pollers)
     asked.update(json.loads(out.read_text() or "{}"))

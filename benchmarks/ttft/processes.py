@@ -43,7 +43,9 @@ def begin(benchmark: str, priority_option: str | None) -> Cores:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, and so takes the children along
     if priority_option is not None and not may_be_realtime():
         raise SystemExit(f"{benchmark}: {priority_option} needs root, or CAP_SYS_NICE")
-    return Cores.of_this_machine()
+    cores = Cores.of_this_machine()
+    os.sched_setaffinity(0, {cores.server, cores.rest})  # each of our looks at /proc would be in the client's way
+    return cores
 
 
 def may_be_realtime() -> bool:

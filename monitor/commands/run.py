@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from monitor import loop, memory
+from monitor import loop, memory, precedence
 from monitor.commands.terminal import add_config, complain, log_to_stderr
 from monitor.daemon import Daemon, DaemonError
 from monitor.probing.redaction import Redactor
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     memory.give_back()
+    precedence.go_first()
     settings = load_settings(arguments.config)
     redactor = Redactor(())
     log_to_stderr(redactor, arguments.verbose)

@@ -34,7 +34,7 @@ from monitor.slot import Era, expected_slots
 _ERAS_PER_SLICE = 250
 # Counted at once: about a millisecond. numpy is called as often for one observation as for all of them.
 _COUNTED_AT_ONCE = 60
-# How many wait to be counted at the most.
+# From so many on as many are counted as come.
 _MOST_COMMITTED = 250
 
 
@@ -156,9 +156,10 @@ class Board:
         """Count committed observations in the windows, each exactly once: when somebody looks at them next."""
         if not self._committed:
             self._committed_since = self._clock.now()
+        waiting = len(self._committed)
         self._committed.extend(observations)
         if len(self._committed) >= _MOST_COMMITTED:
-            self._count()
+            self._count(max(len(self._committed) - waiting, _COUNTED_AT_ONCE))
 
     @property
     def windows(self) -> Windows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 
 import numpy as np
@@ -13,14 +13,24 @@ from monitor.health.dense import Indices
 from monitor.health.figures import series_figures
 from monitor.health.kind_board import NO_KINDS, KindBoard
 from monitor.health.standings import Standings
-from monitor.health.view import API_PERFORMANCE_WINDOW, API_QUANTILES, EndpointView, KindView, Vantage
+from monitor.health.view import (
+    API_PERFORMANCE_WINDOW,
+    API_QUANTILES,
+    EndpointView,
+    KindView,
+    Vantage,
+    WindowFigures,
+)
 from monitor.health.windows import Windows
 from monitor.letting_go import let_go
 from monitor.settings import Settings
 
-# Some 1.5 ms of work: who asks meanwhile waits for it. Half of it are calls into numpy, which cost as much for ten.
+# The figures of so many, and then their views, are a millisecond each: who asks meanwhile waits for it. Figures are
+# calls into numpy, which cost as much for ten.
 SERIES_PER_SLICE = 20
 _ALWAYS_STALE = float("-inf")
+
+Figures = Mapping[str, WindowFigures]  # by window
 
 
 class Display:
@@ -92,15 +102,17 @@ class Display:
             # Between two slices a reload may have taken endpoints away.
             part = [row for row in stale[start : start + SERIES_PER_SLICE] if self._is_configured(row)]
             if part:
-                self._renew(windows, part, now)
+                found = self._figures(windows, part, now)
+                yield
+                self._renew_views(windows, found, now)
                 yield
         yield from let_go(self._publish())
 
     def _is_configured(self, row: int) -> bool:
         return self._standings.series[row].endpoint in self._catalog.endpoints
 
-    def _renew(self, windows: Windows, rows: Sequence[int], now: float) -> None:
-        standings = self._standings
+    def _figures(self, windows: Windows, rows: Sequence[int], now: float) -> Iterable[tuple[int, Figures]]:
+        """By row. What spoils a view from here on is for the next refresh."""
         found, until = series_figures(
             windows,
             rows,
@@ -108,11 +120,17 @@ class Display:
             self._settings.uptime_policy,
             self.performance_windows,
             self.quantiles,
-            Cadences([standings.series[row].eras for row in rows]),
+            Cadences([self._standings.series[row].eras for row in rows]),
         )
         self._fresh_until[rows] = until
-        for row, figures in zip(rows, found, strict=True):
+        return zip(rows, found, strict=True)
+
+    def _renew_views(self, windows: Windows, found: Iterable[tuple[int, Figures]], now: float) -> None:
+        standings = self._standings
+        for row, figures in found:
             series = standings.series[row]
+            if not self._is_configured(row):
+                continue
             former, was_shown = series.view, series.is_shown
             configured = self._catalog.endpoints[series.endpoint]
             kinds: Mapping[str, KindView] = NO_KINDS

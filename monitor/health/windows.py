@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 _PLACES = {name: place for place, name in enumerate(LONG_WINDOWS)}
 # Rollup rows subtracted at a time: some 3 ms of work, so that a slide never holds up the event loop.
 _ROWS_AT_ONCE = 250
-_SUMS_AT_ONCE = 64  # which have more bins
+_SUMS_AT_ONCE = 32  # which have more bins
 
 _NONE: Mapping[str, str] = {}
 

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _FACT = "window_sums"
 _AUTHOR = "window_sums_author"  # a word of whoever makes them now: of monitors that think so at once, the last one
 _ENDPOINTS_A_GO = 500  # bounds the memory, and how long a matrix takes to grow: some 2 MB and 1 ms
-_ROWS_A_TURN = 100  # of thirty days' bins: some 3 ms
+_ROWS_A_TURN = 40  # of thirty days' bins: some 1.5 ms
 _ROWS_A_STEP = 250  # of one transaction: some 5 ms
 _ALIVE = ("success", "reasoning_cut")
 
@@ -101,10 +101,10 @@ async def renew_sums(history: History, submit: Submit, until: int) -> bool:
         return False
     changes, believed = begun
     rows: list[dict[str, Any]] = []
-    ids = await history.endpoint_ids()
-    for start in range(0, len(ids), _ENDPOINTS_A_GO):
-        some = ids[start : start + _ENDPOINTS_A_GO]
-        rows += await _summed(history, window, until, believed, (some[0], some[-1]))
+    endpoint_ids, ids = await history.endpoint_ids(), await history.ids_by_name()
+    for start in range(0, len(endpoint_ids), _ENDPOINTS_A_GO):
+        some = endpoint_ids[start : start + _ENDPOINTS_A_GO]
+        rows += await _summed(history, window, until, believed, (some[0], some[-1]), ids)
     rows.sort(key=lambda row: tuple(row[column.name] for column in _KEY))
     try:
         return await _write(partial(_by_author, submit, author), window, _Record(until, changes, len(rows)), rows)
@@ -127,7 +127,7 @@ async def _by_author(submit: Submit, author: str, job: Job[T]) -> T:
 
 
 async def _summed(
-    history: History, window: str, until: int, believed: dict[str, int], endpoint_ids: tuple[int, int]
+    history: History, window: str, until: int, believed: dict[str, int], endpoint_ids: tuple[int, int], ids: Ids
 ) -> list[dict[str, Any]]:
     windows = Windows(float(until))
     ranges = windows.restore_ranges(float(until), until, until // DAY * DAY, believed, only=(window,))
@@ -149,7 +149,6 @@ async def _summed(
                 note_alive(alive, width, part)
                 await asyncio.sleep(0)
     found: list[dict[str, Any]] = []
-    ids = await history.ids_by_name()
     for part in windows.sums(window):
         found += sum_columns(LONG_WINDOWS[window], part, ids, alive, until - LONG_WINDOWS[window])
         await asyncio.sleep(0)

@@ -14,8 +14,8 @@ SNAPSHOT_SECONDS = 5.0
 # One of so many endpoints stays the newest for a second, though figures change: of 10,000 each costs a tenth of a
 # second of CPU, and whoever polls more often is told 304.
 _VIEWS_A_SECOND = 5000
-# Endpoints that are written at once: a millisecond and a half if all of them have changed.
-_PARTS = 32
+# Endpoints that are written at once: a millisecond and a half if all have changed. The first are on their way sooner.
+_PARTS, _FIRST_PARTS = 32, 4
 
 
 class Document:
@@ -40,15 +40,17 @@ class Document:
 
     def chunks(self) -> Iterator[bytes]:
         before = self._head
-        for start in range(0, len(self._views), _PARTS):
-            parts = map(self._part_of, self._views[start : start + _PARTS])
-            yield before + b",".join([each.closed(self._now) for each in parts])
+        start, end = 0, _FIRST_PARTS
+        while part := self._views[start:end]:
+            yield before + b",".join([each.closed(self._now) for each in map(self._part_of, part)])
             before = b","
+            start, end = end, end + _PARTS
         yield SNAPSHOT_END if self._views else before + SNAPSHOT_END
 
     @property
     def gzipped(self) -> Gzipped:
-        self._gzipped = self._gzipped or Gzipped(self.chunks(), self._clock)
+        if self._gzipped is None or self._gzipped.is_broken:
+            self._gzipped = Gzipped(self.chunks(), self._clock)
         return self._gzipped
 
     def pass_by(self) -> None:

@@ -27,6 +27,8 @@ _SLICE = 16
 # Endpoints whose lines are joined at once, of one family: up to a quarter of a megabyte, a tenth of a millisecond.
 _JOINED = 256
 _CHUNK_BYTES = 256 * 1024
+# Endpoints that are looked at for a chunk, however little they have to say: half a millisecond.
+_LOOKED_AT = 20 * _JOINED
 # The first is short: it is on its way before the second is looked at.
 _FIRST_CHUNK_BYTES = 32 * 1024
 
@@ -104,8 +106,8 @@ class Exposition:
             await self._clock.sleep(0)
 
     def page(self, form: Format, notice: str | None, selection: Selection = EVERYTHING) -> Iterator[bytes]:
-        """In chunks, each made when it is asked for: the endpoints as of the last refresh, then the monitor's own
-        figures as of when they are come to; these are left out of a selection."""
+        """In chunks, each made when it is asked for, some of them empty: the endpoints as of the last refresh, then the
+        monitor's own figures as of when they are come to; these are left out of a selection."""
         now = self.generation
         lines = selection.of(now.views, now.lines) if selection else now.lines
         remark = form.remark(notice) if notice else b""
@@ -133,24 +135,26 @@ def _kept(former: Generation, views: Sequence[EndpointView]) -> list[Lines | Non
 
 
 def _chunks(rendered: Sequence[Lines], form: Format, remark: bytes, own: Callable[[], bytes]) -> Iterator[bytes]:
-    pieces, size, enough = [remark], 0, _FIRST_CHUNK_BYTES
+    pieces, size, enough, looked = [remark], 0, _FIRST_CHUNK_BYTES, 0
     kinds: Sequence[Lines] = ()
     for place, head in enumerate(form.heads):
         if place == _CHAT:
+            yield b"".join(pieces)
+            pieces, size, looked = [], 0, 0
             kinds = [lines for lines in rendered if len(lines) > _CHAT]
         of = rendered if place < _CHAT else kinds
         is_begun = False
         for start in range(0, len(of), _JOINED):
             lines = [each[place] for each in of[start : start + _JOINED]]
-            if not (length := sum(map(len, lines))):
-                continue
-            if not is_begun:
-                pieces.append(head)
-                is_begun = True
-            pieces += lines
-            size += length
-            if size >= enough:
+            looked += _JOINED
+            if length := sum(map(len, lines)):
+                if not is_begun:
+                    pieces.append(head)
+                    is_begun = True
+                pieces += lines
+                size += length
+            if size >= enough or looked >= _LOOKED_AT:
                 yield b"".join(pieces)
-                pieces, size, enough = [], 0, _CHUNK_BYTES
-    pieces.append(own())
+                pieces, size, enough, looked = [], 0, _CHUNK_BYTES, 0
     yield b"".join(pieces)
+    yield own()

@@ -50,7 +50,7 @@ def _page(pages: Pages, room: Room, form: Format, selection: Selection) -> Gzipp
     key = (form.content_type, selection, room.exposition.generation)
     page = pages.get(key)
     # A whole one is old: its own metrics were counted when it was made.
-    if page is None or page.is_whole:
+    if page is None or page.is_whole or page.is_broken:
         page = pages[key] = Gzipped(room.exposition.page(form, room.notice, selection), room.clock)
     return page
 

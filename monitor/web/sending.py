@@ -116,9 +116,10 @@ def _cut_off(request: web.Request) -> None:
 
 
 async def in_turns(chunks: Iterator[bytes], clock: Clock) -> AsyncGenerator[bytes, None]:
-    """Each chunk as it is, with a turn of the loop after it."""
+    """Each chunk that is not empty as it is, with a turn of the loop after any."""
     for chunk in chunks:
-        yield chunk
+        if chunk:
+            yield chunk
         await clock.sleep(0)
 
 
@@ -134,6 +135,7 @@ class Gzipped:
         self._pieces: list[bytes] = []
         self._step: asyncio.Task[None] | None = None
         self.is_whole = False
+        self.is_broken = False
 
     async def read(self) -> AsyncGenerator[bytes, None]:
         if not self._pieces:
@@ -141,6 +143,8 @@ class Gzipped:
         number = 0
         while True:
             while number == len(self._pieces):
+                if self.is_broken:
+                    raise RuntimeError("what comes next could not be made")
                 if self.is_whole:
                     return
                 if self._step is None:
@@ -158,12 +162,18 @@ class Gzipped:
 
     async def _go_on(self) -> None:
         """One more piece. It is whole as soon as there is nothing left to make: what is whole grows old."""
-        if len(self._pieces) == 1:
-            self._next = next(self._chunks, None)
-        chunks = await self._batch()
-        is_last = self._next is None
-        self._pieces.append(await asyncio.to_thread(self._compressed, chunks, is_last))
-        self._step, self.is_whole = None, is_last
+        try:
+            if len(self._pieces) == 1:
+                self._next = next(self._chunks, None)
+            chunks = await self._batch()
+            is_last = self._next is None
+            self._pieces.append(await asyncio.to_thread(self._compressed, chunks, is_last))
+            self.is_whole = is_last
+        except BaseException:
+            self.is_broken = True
+            raise
+        finally:
+            self._step = None  # which would hold this page, by what was raised, for as long as nobody looks for cycles
 
     async def _batch(self) -> list[bytes]:
         """What goes to the thread at once: half a megabyte, since each time costs as much as to compress 30 kB."""

@@ -400,6 +400,25 @@ async def test_what_breaks_in_the_middle_is_no_whole_answer(
         assert (await web.get("/healthz")).status == 200
 
 
+async def test_a_page_that_broke_is_kept_for_nobody() -> None:
+    """Nor does what was raised hold it: nobody looks for cycles."""
+
+    def chunks() -> Iterator[bytes]:
+        yield b"first"
+        raise RuntimeError("broken on purpose")
+
+    page = Gzipped(chunks(), FakeClock())
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            async for _piece in page.read():
+                pass
+        assert page.is_broken and not page.is_whole
+    gone = weakref.ref(page)
+    del page
+    await asyncio.sleep(0)
+    assert gone() is None
+
+
 async def test_the_end_of_the_monitor_waits_a_moment_for_who_reads_and_not_for_who_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
