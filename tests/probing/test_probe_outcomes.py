@@ -369,6 +369,7 @@ async def test_what_is_not_http_is_malformed(sent: bytes) -> None:
     assert (await probed(script)).outcome is Outcome.MALFORMED
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("worth", [b"zz\r\nhello\r\n", b"5\r\nhelloXX\r\n", b"f" * 30 + b"\r\n"])
 @pytest.mark.parametrize("closes", [False, True])
 async def test_a_body_that_leaves_its_framing_in_mid_stream_is_malformed(worth: bytes, closes: bool) -> None:
