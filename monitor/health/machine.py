@@ -85,11 +85,13 @@ class StateMachine:
         if well_since is not None:
             self._begin_well(readings, well_since)
             return readings[-1]
+        last = None
         if self.is_blank:
             readings = [one for one in readings if self._is_taken(one.outcome)]
             readings = readings[self._begin_steady(readings, forget_seconds) :]
+            last = self.standing.relevant
         relevant = [one for one in readings if self._take(one, forget_seconds)]
-        return relevant[-1] if relevant else None
+        return relevant[-1] if relevant else last
 
     @property
     def is_blank(self) -> bool:

@@ -41,13 +41,15 @@ class ReadLog:
     """The reads of one response's body: first as they came off the wire, then as body bytes, until they are taken."""
 
     __slots__ = (
-        "_base", "_body", "_held", "_reads", "_total", "_whole", "_wired", "headers_at", "is_kernel", "is_lost", "skips"
+        "_base", "_body", "_held", "_reads", "_total", "_whole", "_wired", "ended_at", "headers_at", "is_kernel",
+        "is_lost", "skips",
     )  # fmt: skip
 
     def __init__(self, body: StreamReader, headers_at: float, is_kernel: bool, skips: bool) -> None:
         self.headers_at = headers_at
         self.is_kernel = is_kernel  # every stamp so far is the kernel's
         self.is_lost = False  # the connection is gone
+        self.ended_at: float | None = None  # the stamp of the read that ended the body; a connection's end has none
         self.skips = skips  # aiohttp's parser stands between two chunks, and would not miss whole ones
         self._body = body
         self._whole: list[Arrival] = []
@@ -73,6 +75,8 @@ class ReadLog:
             self._total = total
             self._reads.append((total, read[1], read[2]))
             self.is_kernel = self.is_kernel and read[3]
+        if self.ended_at is None and self._body.is_eof():
+            self.ended_at = read[1]
 
     def take(self) -> list[Arrival]:
         """What has come since the last time, in order. Also what came before the connection broke."""

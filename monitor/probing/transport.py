@@ -148,6 +148,10 @@ class Wire:
             self.ending = self._how_it_ended()
         return arrivals
 
+    def has_ended_after(self, at: float) -> bool:
+        """Whether the body's end came after that; False where only the connection's told of it, which has no stamp."""
+        return self._log.ended_at is not None and self._log.ended_at > at
+
     async def woken(self) -> None:
         """Sleep while bytes come in; see `wake_at` and `Handler.sleep`. At once if some lie there untaken."""
         if self._log.has_untaken:

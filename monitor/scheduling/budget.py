@@ -211,6 +211,11 @@ class Budget:
         if _day_of(at) == self._day:
             self.spent_usd += usd
 
+    def spent_at_least(self, usd: float, now: float) -> None:
+        """So much is on record of today's probes, ours and the others'."""
+        self._roll(now)
+        self.spent_usd = max(self.spent_usd, usd)
+
     def shared_by(self, monitors: int) -> None:
         """So many monitors, this one among them, live by this budget."""
         self._monitors = monitors

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from monitor.clock import Clock
 from monitor.observation import Observation
+from monitor.scheduling.budget import DAY_SECONDS
 from monitor.scheduling.shards import SHARDS, shard_of
 from monitor.self_metrics import SelfMetrics
 from monitor.sharing.following import Following
@@ -22,6 +23,7 @@ from monitor.sharing.sharing import Hands, Sharing, T
 from monitor.storage import turns
 from monitor.storage.database import Database, Job
 from monitor.storage.errors import StorageError
+from monitor.storage.history import History
 from monitor.storage.incidents import Fence
 from monitor.web.ports import Check
 
@@ -85,6 +87,7 @@ class Together(Sharing):
         self._writer = hands.writer
         self._writer.is_following = True
         self._budget = hands.dispatcher.gate.budget
+        self._utc_now = hands.dispatcher.schedule.utc_now
         self._shares = Shares(
             self._membership, self._database.connect_beside, self._location_id, hands.dispatcher, hands.writer,
             self._clock, self._metrics, hands.on_taken,
@@ -123,6 +126,11 @@ class Together(Sharing):
 
     async def begin_following(self) -> None:
         await self._following.begin()
+        if self._budget.usd_per_day is not None:
+            # What others have spent since the day's sum was read, at the start, nobody tells any more.
+            now = self._utc_now()
+            spent_usd = await History(self._database).spent_since(now // DAY_SECONDS * DAY_SECONDS, self._location)
+            self._budget.spent_at_least(spent_usd, now)
 
     async def catch_up(self) -> None:
         await self._following.catch_up()
@@ -152,7 +160,7 @@ class Together(Sharing):
             await self._clock.sleep(FOLLOW_SECONDS)
             try:
                 await self._writer.stand_still(follow, lambda _: None)
-                if not self._writer.spilled:  # else theirs may be on their disks as well
+                if self._following.has_begun and not self._writer.spilled:  # else theirs may be on their disks as well
                     self._budget.others_heard()
             except StorageError as error:
                 log.debug("others_not_followed error=%s", error)

@@ -36,7 +36,7 @@ MOVE_SECONDS = 45.0  # each rewrites the pages of those that come late: at 30 s 
 # probe that hears nothing ends after 20 s.
 _LATEST_MS = 22_000
 ROWS_A_TRANSACTION = 10_000  # each costs nine pages beyond those that its rows fill
-# Rows that come in order leave an eighth of each page empty, which so many fill: 132 bytes a row and not 143. Of every
+# Rows that come in order leave an eighth of each page empty, which so many fill: 132 bytes a row and not 142. Of every
 # tenth already some meet a full page, and split it.
 _FILLING = 13
 _ROWS_A_STATEMENT = 250  # some 2 ms of the database's thread

@@ -6,13 +6,15 @@ import random
 
 import numpy as np
 import pytest
-from health_stage import settings
+from health_stage import endpoint, settings
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitor.clock import FakeClock
 from monitor.health.machine import StateMachine
 from monitor.health.sketch import SECONDS, TOKENS_PER_SECOND, Scale, decode_many, encode, encode_many
-from monitor.health.state import Reading
+from monitor.health.standings import Standings
+from monitor.health.state import Reading, State
 from monitor.outcome import Outcome
 from monitor.settings import StateRule
 
@@ -62,10 +64,25 @@ def test_many_readings_make_the_machine_that_one_after_the_other_makes(
         due_at += gap
         readings.append(Reading(due_at, number, due_at + 0.01, outcome, None))
     whole, each = StateMachine(rule, policy), StateMachine(rule, policy)
-    whole.retell(readings, FORGET)
-    for one in readings:
-        each.retell([one], FORGET)
+    last = whole.retell(readings, FORGET)
+    relevant = [one for one in readings if each.retell([one], FORGET) is not None]
+    assert last == (relevant[-1] if relevant else None)
     assert [getattr(whole, name) for name in SEEN] == [getattr(each, name) for name in SEEN]
+
+
+async def test_a_state_that_nothing_confirms_since_the_key_fails_is_forgotten_after_a_restart_too() -> None:
+    clock, known = FakeClock(), settings(endpoint("author/one"))
+    standings = Standings(known, clock)
+    standings.add(endpoint("author/one").id, known.location)
+    readings = [
+        Reading(due_at, 0, due_at, Outcome.SUCCESS if number < 20 else Outcome.AUTH, None)
+        for number, due_at in enumerate(clock.now() - 60.0 * ago for ago in range(28, 0, -1))
+    ]
+    standings.retell(0, readings, clock.now(), None)
+    assert standings.series[0].machine.standing.state is State.OPERATIONAL
+    await clock.advance(FORGET)
+    assert [row for row, _ in standings.expire()] == [0]
+    assert standings.series[0].machine.standing.state is State.UNKNOWN
 
 
 @given(

@@ -29,10 +29,13 @@ from probing_stage import (
 )
 from threaded_provider import telling
 
+from monitor.catalog.model import Quirks
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.probing import arrivals
+from monitor.probing.classifier import Verdict
 from monitor.probing.dialects.dialect import Credentials
+from monitor.probing.hearing import Heard, Hearing
 from monitor.probing.probe import _dialect_of
 from monitor.probing.question import Question
 
@@ -267,6 +270,51 @@ async def slept_through(pauses: list[float], tail_after: float = 0.0) -> Observa
         return (await stage.send(f"http://127.0.0.1:{truth.port}/v1")).observation
 
 
+@pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+async def test_a_token_that_came_in_time_counts_although_the_deadline_passed_between_look_and_judgement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard = Hearing.take
+    stalls = [0.3]
+
+    def take(hearing: Hearing, wire: Heard) -> Verdict | None:
+        verdict = heard(hearing, wire)
+        if hearing.tape.payload_events >= 2 and stalls:
+            until = time.monotonic() + stalls.pop()
+            while time.monotonic() < until:
+                pass
+        return verdict
+
+    monkeypatch.setattr(Hearing, "take", take)
+    with telling([0.05, 0.1, 0.2, 0.05]) as truth:
+        stage = Stage(probing=replace(PATIENT, idle_timeout_seconds=0.25))
+        observation = (await stage.send(f"http://127.0.0.1:{truth.port}/v1")).observation
+    assert not stalls
+    assert observation.outcome is Outcome.SUCCESS, observation.detail
+
+
+@pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+@pytest.mark.parametrize(
+    ("last", "outcome"),
+    [(b"zz\r\nhello\r\n", Outcome.MALFORMED), (b"0\r\n\r\n", Outcome.TRUNCATED)],
+    ids=["no framing", "last chunk"],
+)
+async def test_how_a_body_ended_in_time_counts_although_the_loop_slept_through_the_deadline(
+    last: bytes, outcome: Outcome
+) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        await conn.events(text("a"))
+        await asyncio.sleep(0.02)
+        await conn.events(text("b"))
+        await conn.send(last)
+        time.sleep(0.3)
+        await conn.hang()
+
+    assert (await probed(script, idle_timeout_seconds=SHORT)).outcome is outcome
+
+
 async def test_a_deadline_is_reckoned_by_the_stamp_and_not_by_the_timer() -> None:
     """The next token comes just after its deadline, while the loop is too busy to notice that it passed."""
 
@@ -283,6 +331,25 @@ async def test_a_deadline_is_reckoned_by_the_stamp_and_not_by_the_timer() -> Non
         await conn.hang()
 
     observation: Observation = await probed(script, idle_timeout_seconds=SHORT)
+    assert observation.outcome is Outcome.TIMEOUT_IDLE
+
+
+@pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+@pytest.mark.parametrize("is_needed", [True, False], ids=["terminal event due", "close ends"])
+async def test_a_bodys_bare_end_that_came_too_late_is_an_idle_timeout_although_the_loop_slept(is_needed: bool) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        await conn.events(text("a"), STOP)
+
+        def late() -> None:
+            time.sleep(SHORT + 0.05)
+            conn.writer.write(b"0\r\n\r\n")
+
+        asyncio.get_running_loop().call_later(0.02, late)
+        await conn.hang()
+
+    observation = await probed(script, idle_timeout_seconds=SHORT, quirks=Quirks(expect_done=is_needed))
     assert observation.outcome is Outcome.TIMEOUT_IDLE
 
 

@@ -43,8 +43,6 @@ from monitor.probing.probe import Prober
 from monitor.probing.redaction import Redactor
 from monitor.probing.resolver import Resolver
 
-pytestmark = pytest.mark.timed
-
 ERROR = {"error": {"code": 502, "message": "Provider disconnected"}}
 
 
@@ -371,6 +369,7 @@ async def test_what_is_not_http_is_malformed(sent: bytes) -> None:
     assert (await probed(script)).outcome is Outcome.MALFORMED
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("worth", [b"zz\r\nhello\r\n", b"5\r\nhelloXX\r\n", b"f" * 30 + b"\r\n"])
 @pytest.mark.parametrize("closes", [False, True])
 async def test_a_body_that_leaves_its_framing_in_mid_stream_is_malformed(worth: bytes, closes: bool) -> None:
@@ -553,6 +552,7 @@ def left_open(body: str) -> Script:
     return script
 
 
+@pytest.mark.timed
 async def test_a_whole_answer_without_a_newline_whose_body_is_left_open_is_a_success() -> None:
     observation = await probed(left_open(json.dumps(WHOLE_ANSWER)), first_token_timeout_seconds=0.2)
     assert observation.outcome is Outcome.SUCCESS, observation.detail
@@ -561,6 +561,7 @@ async def test_a_whole_answer_without_a_newline_whose_body_is_left_open_is_a_suc
     assert observation.throughput_tokens_per_second is None
 
 
+@pytest.mark.timed
 async def test_a_whole_error_whose_body_is_left_open_is_that_error() -> None:
     body = json.dumps({"error": {"message": "no", "code": "insufficient_quota"}})
     observation = await probed(left_open(body), first_token_timeout_seconds=0.2)

@@ -20,8 +20,6 @@ from monitor.probing.error_body import error_facts
 from monitor.probing.retry_hints import retry_after, span_until
 from monitor.secret import Secret
 
-pytestmark = pytest.mark.timed
-
 NOW = 1_700_000_000.0
 
 

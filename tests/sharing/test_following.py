@@ -17,8 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from monitor.clock import FakeClock
 from monitor.observation import Observation
 from monitor.outcome import Outcome
+from monitor.scheduling.budget import Budget
 from monitor.self_metrics import SelfMetrics
-from monitor.sharing.together import Together
+from monitor.sharing.together import FOLLOW_SECONDS, Together
 from monitor.storage import schema
 from monitor.storage.errors import StorageError
 
@@ -276,6 +277,34 @@ async def test_who_closes_hours_follows_before_it_locks_anybody_out(postgres_url
         assert len(first.others) == 6
 
 
+async def test_what_others_spent_between_the_start_and_the_restore_is_spent(postgres_url: str, tmp_path: Path) -> None:
+    async with pair(postgres_url, tmp_path, FakeClock(MIDNIGHT + 600)) as (first, second):
+        together = together_of(first)
+        budget = together._budget = Budget(1.0, MIDNIGHT + 600)  # as the start has read it
+        budget._unheard = 1.0
+        following = asyncio.create_task(together._follow())
+        try:
+            await second.write(row(0, 0, cost_usd=0.25))
+            for _ in range(3):
+                await first.clock.advance(FOLLOW_SECONDS)
+                await first.writer.stand_still(nothing, lambda _: None)
+            assert budget._unheard == 1.0, "nobody has been heard of"
+            # Ours that is not on record yet stays spent.
+            for spent, known in ((0.0, 0.25), (0.5, 0.5)):
+                budget.spent_usd = spent
+                await first.writer.stand_still(together.begin_following, lambda _: None)
+                assert budget.spent_usd == pytest.approx(known)
+            await first.clock.advance(FOLLOW_SECONDS)
+            await first.writer.stand_still(nothing, lambda _: None)
+            assert budget._unheard < 1.0
+        finally:
+            following.cancel()
+
+
+async def nothing() -> None:
+    pass
+
+
 def raising(*_: object, **__: object) -> None:
     raise ValueError("a bad row")
 
@@ -284,4 +313,5 @@ def together_of(one: One) -> Together:
     together = Together(one.database, "test", 1, "one", one.clock, SelfMetrics("test"), is_alone=True)
     together._following = one.following
     together._writer = one.writer
+    together._utc_now = one.clock.now
     return together

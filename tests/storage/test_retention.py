@@ -87,6 +87,16 @@ async def test_a_closing_takes_as_many_old_hours_away_as_it_brings_and_a_prune_l
 
 
 @on_a_file
+async def test_a_closing_takes_no_hour_away_whose_day_is_open(store: Stage) -> None:
+    for hour in range(24):
+        await store.write([observation(hour * 60)])
+        await store.writer.close_hours(MIDNIGHT + (hour + 1) * HOUR, let_go_before=MIDNIGHT + 40 * DAY)
+    assert await store.count("hourly_rollups") == 24
+    (days,) = [rows async for rows in store.history.rollups("day")]
+    assert [day.tally.outcomes.total() for day in days] == [24]
+
+
+@on_a_file
 async def test_pages_that_a_closing_empties_are_in_the_log_once(store: Stage) -> None:
     async def logged(hour: int, let_go_before: float) -> int:
         await store.write([observation(hour * 60, endpoint=f"m@{number}") for number in range(300)])
