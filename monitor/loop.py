@@ -33,7 +33,7 @@ GATHER_SECONDS = 0.002
 MANY_STREAMS = 48
 # Who waits for a lull waits no longer than this for the others: a loop that is never idle still does all its work.
 LULL_SECONDS = 0.005
-# Between two callbacks somebody who asks is looked for so often, and answered for so long before others have as much.
+# Between two callbacks somebody who asks is looked for so often; answering is so far ahead of all else at most.
 ASKED_SECONDS = 0.001
 ANSWERING_SECONDS = 0.002
 _STEPS = 16  # callbacks that may follow from one read: aiohttp takes three to the first byte, a new connection five
@@ -191,6 +191,7 @@ if hasattr(select, "epoll"):
             self.gathering = GatheringSelector()
             super().__init__(self.gathering)
             self._ready = _Ready(self._answer)
+            self._even_at = 0.0  # monotonic seconds: when others have had as long as those who were answered
 
         def _start_serving(self, protocol_factory: Any, sock: socket.socket, *arguments: Any, **more: Any) -> None:
             super()._start_serving(protocol_factory, sock, *arguments, **more)  # type: ignore[misc]
@@ -205,8 +206,14 @@ if hasattr(select, "epoll"):
             return made
 
         def _process_events(self, events: list[tuple[selectors.SelectorKey, int]]) -> None:
-            if events and (answered := self._answer()):
-                events = [event for event in events if event[0].fd not in answered]
+            if events and time.monotonic() >= self._even_at - ANSWERING_SECONDS and (answered := self._answer()):
+                # What was found may be closed by now, and its number another's: asyncio would stop reading that one.
+                there = self.gathering.get_map()
+                events = [
+                    (key, mask & ~selectors.EVENT_READ if key.fd in answered else mask)
+                    for key, mask in events
+                    if there.get(key.fd) is key
+                ]
             super()._process_events(events)  # type: ignore[misc]
 
         def _answer(self) -> set[int]:
@@ -220,7 +227,8 @@ if hasattr(select, "epoll"):
                     answered.add(descriptor)
                     self._follow(reader, begun + ANSWERING_SECONDS)
                     now = time.monotonic()
-            self._ready.look_at = now + max(ASKED_SECONDS, now - begun)
+            self._even_at = max(self._even_at, begun) + 2 * (now - begun)
+            self._ready.look_at = max(now + ASKED_SECONDS, self._even_at - ANSWERING_SECONDS)
             return answered
 
         def _reader_of(self, descriptor: int) -> asyncio.Handle | None:

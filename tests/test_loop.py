@@ -4,7 +4,8 @@ import asyncio
 import select
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -268,6 +269,114 @@ def test_many_who_ask_leave_the_others_their_turn(monkeypatch: pytest.MonkeyPatc
     seen: list[str] = []
     loop.run(asked_in_the_middle(seen))
     assert seen == [*map(str, range(10)), "asked"]
+
+
+class Named(asyncio.Protocol):
+    """Keeps what it is told, and whom it is told by."""
+
+    made: list[Named]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport, self.heard = transport, b""
+        self.descriptor = transport.get_extra_info("socket").fileno()
+        self.made.append(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard += data
+        if data == b"close the second":
+            self.made[1].transport.abort()
+
+
+async def until(done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not done():  # noqa: ASYNC110 - each turn is a look
+            await asyncio.sleep(0.001)
+
+
+def test_who_gets_the_descriptor_of_one_closed_in_an_answer_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though something was found on the closed one in the same look."""
+    monkeypatch.setattr(loop, "ASKED_SECONDS", 60.0)
+    monkeypatch.setattr(loop, "ANSWERING_SECONDS", 5.0)
+    made: list[Named] = []
+    monkeypatch.setattr(Named, "made", made, raising=False)
+
+    async def main() -> None:
+        server = await asyncio.get_running_loop().create_server(Named, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        with socket.create_server(("127.0.0.1", 0)) as far, socket.socket() as late:
+            async with server:
+                with socket.create_connection(address) as client:
+                    await until(lambda: len(made) == 1)
+                    await asyncio.get_running_loop().create_connection(Named, *far.getsockname())
+                    peer, _ = far.accept()
+                    with peer:
+                        await asyncio.sleep(0.01)
+                        peer.send(b"found")
+                        client.send(b"close the second")
+                        late.connect(address)
+                        await until(lambda: len(made) == 3)
+                        assert made[2].descriptor == made[1].descriptor  # or nothing is proved
+                        late.send(b"hello")
+                        await until(lambda: made[2].heard == b"hello")
+                        made[0].transport.abort()
+                        made[2].transport.abort()
+            await asyncio.sleep(0)
+
+    loop.run(main())
+
+
+def test_who_goes_on_asking_gets_the_rest_of_the_answer() -> None:
+    """What is read early is no more to be read in this turn; what can be written still is."""
+    written: list[int] = []
+
+    async def main() -> None:
+        running = asyncio.get_running_loop()
+        assert isinstance(running, loop.GatheringLoop)
+        here, there = socket.socketpair()
+        with here, there:
+            running.add_reader(here, here.recv, 16)
+            running.add_writer(here, written.append, 1)
+            running.gathering.hasten(here.fileno())
+            there.send(b"more")
+            running._process_events(running.gathering.select(0))
+            await asyncio.sleep(0)
+            running.remove_reader(here)
+            running.remove_writer(here)
+
+    loop.run(main())
+    assert written
+
+
+def test_who_asks_without_end_takes_the_usual_way_until_others_have_had_as_long(
+    monkeypatch: pytest.MonkeyPatch, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Else every turn would begin with answers to all of them, and a probe takes many turns."""
+    left, right = pair
+    seconds, read = [100.0], [0]
+    monkeypatch.setattr(loop, "ANSWERING_SECONDS", 0.0025)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    running = loop.make_loop()
+    assert isinstance(running, loop.GatheringLoop)
+
+    def answer() -> None:
+        left.recv(16)
+        read[0] += 1
+        seconds[0] += 0.001
+
+    def asked_after(pause: float) -> int:
+        """How many are answered before all else."""
+        seconds[0] += pause
+        right.send(b"asked")
+        running._process_events(running.gathering.select(0))
+        return read[0]
+
+    try:
+        running.add_reader(left, answer)
+        running.gathering.hasten(left.fileno())
+        assert [asked_after(pause) for pause in (0, 0, 0, 0.0004, 0.0002)] == [1, 2, 3, 3, 4]
+    finally:
+        running.close()
 
 
 def test_a_listening_socket_may_be_told_of_again() -> None:

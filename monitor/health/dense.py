@@ -32,7 +32,8 @@ def grown_capacity(capacity: int, needed: int) -> int:
 def untouched(shape: tuple[int, ...]) -> npt.NDArray[np.int32]:
     """Zeros, of which the system gives what is written to, 4 KiB at a time. numpy asks for 2 MiB at a time: the first
     sixty probes of a new fleet then take 100 ms of the loop, and a third of the memory lies idle."""
-    pages = mmap.mmap(-1, math.prod(shape) * 4)
+    # Private: of shared memory, which is the default, the system also gives what is read.
+    pages = mmap.mmap(-1, math.prod(shape) * 4, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel that has none
             pages.madvise(mmap.MADV_NOHUGEPAGE)

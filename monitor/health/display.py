@@ -48,6 +48,7 @@ class Display:
         self._must_list_anew = True
         self._gone: list[object] = []  # views that were renewed since they were published
         self._version = 0
+        self._times_spoiled = 0
 
     def configure(self, settings: Settings) -> None:
         self._settings = settings
@@ -76,6 +77,8 @@ class Display:
         self._fresh_until[row] = _ALWAYS_STALE
 
     def spoil_all(self) -> None:
+        """Of all rows, for the next refresh: what one that is under way still renews stays spoilt."""
+        self._times_spoiled += 1
         self._fresh_until[:] = _ALWAYS_STALE
 
     def outdate(self, row: int, at: float) -> None:
@@ -98,11 +101,14 @@ class Display:
     def renew(self, windows: Windows, now: float, settled_seconds: float) -> Iterator[None]:
         """See `Board.refresh_slices`."""
         stale = np.flatnonzero(self._fresh_until[: len(self._standings.series)] <= now - settled_seconds).tolist()
+        times_spoiled = self._times_spoiled
         for start in range(0, len(stale), SERIES_PER_SLICE):
             # Between two slices a reload may have taken endpoints away.
             part = [row for row in stale[start : start + SERIES_PER_SLICE] if self._is_configured(row)]
             if part:
                 found = self._figures(windows, part, now)
+                if self._times_spoiled != times_spoiled:  # these windows are others by now, or have a slide before them
+                    self._fresh_until[part] = _ALWAYS_STALE
                 yield
                 self._renew_views(windows, found, now)
                 yield

@@ -73,8 +73,9 @@ class Sending:
                     if request.method != hdrs.METH_HEAD:
                         async for chunk in chunks:
                             await response.write(chunk)
-            except ConnectionError:
-                pass  # they went away
+            except ConnectionError as error:
+                # They went away. What is raised then is held by what its frames hold, and so was the chunk.
+                error.with_traceback(None)
             except TimeoutError:
                 _log.info("web.too_slow path=%s seconds=%g", shown(request.path), SENDING_SECONDS)
                 _cut_off(request)
@@ -138,7 +139,7 @@ class Gzipped:
         self.is_broken = False
 
     async def read(self) -> AsyncGenerator[bytes, None]:
-        if not self._pieces:
+        if not self._pieces and not self.is_broken:
             self._begin()
         number = 0
         while True:
@@ -157,7 +158,11 @@ class Gzipped:
 
     def _begin(self) -> None:
         """The first chunk, in a fraction of a millisecond and whole: a thread's answer would come some turns later."""
-        first = self._compressor.compress(next(self._chunks, b""))
+        try:
+            first = self._compressor.compress(next(self._chunks, b""))
+        except BaseException:
+            self.is_broken = True  # what has raised has no more to give, as if that were all
+            raise
         self._pieces.append(first + self._compressor.flush(zlib.Z_SYNC_FLUSH))
 
     async def _go_on(self) -> None:

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 import sqlalchemy.ext.asyncio as sql
 
+from monitor import precedence
 from monitor.clock import SystemClock
 from monitor.secret import Secret
 from monitor.systemd import Notifier, watchdog_interval_seconds
@@ -45,6 +46,7 @@ def allowed():
     yield "ctypes_callback", lambda: ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 7)()
     yield "tls", lambda: len(ssl.create_default_context().get_ciphers()) > 0
     yield "greenlet", lambda: greenlet.greenlet(lambda: "switched").switch()
+    yield "slice", precedence.go_first
     yield "msgspec", lambda: msgspec.json.decode(b'{"a": 1}')["a"]
     yield "credential", lambda: Secret("credential", "ACME_API_KEY").reveal() == "sk-planted"
     yield "processors", os.cpu_count

@@ -197,6 +197,7 @@ def test_the_hardening_lets_the_monitor_work(started: Machine) -> None:
         "ctypes_callback": "7",
         "tls": "True",
         "greenlet": "switched",
+        "slice": "True",
         "msgspec": "1",
         "credential": "True",
         "routes": "True",

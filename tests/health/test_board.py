@@ -191,6 +191,19 @@ def test_a_reload_between_two_slices_of_a_refresh_is_survived() -> None:
     assert [view.endpoint.id for view in refreshed(board)] == [many[0].id]
 
 
+@pytest.mark.parametrize("slices_before", range(1, 5))
+def test_windows_that_are_exchanged_between_two_slices_are_in_the_next_views(slices_before: int) -> None:
+    many = [endpoint(f"author/m{number}") for number in range(2 * SERIES_PER_SLICE)]
+    board = board_of(*many)
+    take(board, *(probe(NOW - 60, of=one) for one in many))
+    slices = board.refresh_slices()
+    for _ in range(slices_before):
+        next(slices)
+    board.take_windows(board.windows.emptied(NOW))
+    list(slices)
+    assert {view.windows["30d"].samples for view in refreshed(board)} == {0}
+
+
 def test_removed_endpoints_vanish_at_once_and_come_back_with_their_windows() -> None:
     board = board_of(ONE, OTHER)
     take(board, *(probe(NOW - 60 * number) for number in range(5)))

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import math
+import resource
+import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,6 +179,22 @@ def test_a_figure_that_nobody_has_had_yet_moves_nothing() -> None:
     assert matrix.counts is counts
     rows, bins, amounts = matrix.cells(0, slice(998, 1000))
     assert (rows.tolist(), bins.tolist(), amounts.tolist()) == ([1] * 3, [0, 400, SECONDS.bins - 1], [1] * 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells what is there of a mapping")
+def test_who_has_no_figures_costs_no_memory_when_they_are_asked_for() -> None:
+    matrix = BinMatrix(1, SECONDS)
+    matrix.reserve(16_000)
+    for bin_ in (0, SECONDS.bins - 1):
+        matrix.add(0, np.array([15_999]), np.array([bin_]), np.array([1]))
+    before = resident_bytes()
+    assert np.isnan(matrix.quantiles(0, np.arange(15_000), (0.5,))).all()
+    assert resident_bytes() - before < matrix.counts.nbytes // 4
+
+
+def resident_bytes() -> int:
+    """The process's, by the pages it has; what it has read and never written to is nowhere counted."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def found_at(plain: np.ndarray[tuple[int, int], np.dtype[np.int64]], rows: list[int]) -> object:

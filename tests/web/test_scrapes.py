@@ -419,6 +419,19 @@ async def test_a_page_that_broke_is_kept_for_nobody() -> None:
     assert gone() is None
 
 
+async def test_a_page_that_broke_at_its_beginning_is_no_empty_one() -> None:
+    def chunks() -> Iterator[bytes]:
+        raise RuntimeError("broken on purpose")
+        yield b"never"
+
+    page = Gzipped(chunks(), FakeClock())
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            async for _piece in page.read():
+                pass
+        assert page.is_broken and not page.is_whole
+
+
 async def test_the_end_of_the_monitor_waits_a_moment_for_who_reads_and_not_for_who_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
