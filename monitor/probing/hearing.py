@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, takewhile
 from operator import sub
 from typing import Protocol
 
@@ -20,8 +20,9 @@ from monitor.probing.dialects.dialect import Decoder, Framer
 from monitor.probing.encoding import Inflater
 from monitor.probing.error_codes import Codes
 from monitor.probing.events import END, Failed, Payload, Usage
-from monitor.probing.framings.frame import Frame, Undecodable, Unreadable
+from monitor.probing.framings.frame import MAX_BODY_BYTES, Frame, Undecodable, Unreadable
 from monitor.probing.measure import Deadlines, Tape
+from monitor.probing.molds import run_of
 
 # What usage gets to arrive after the terminal event.
 USAGE_SECONDS = 2.0
@@ -79,6 +80,7 @@ class Hearing:
         self._inflating: Iterator[bytes] | None = None  # the first of the unheard
         self._unheard: list[Arrival] = []
         self._unreadable_lines = 0
+        self._heard_bytes = 0  # at most
 
     def begin(self, t0: float, headers_at: float, deadlines: Deadlines, inflater: Inflater | None) -> None:
         self._t0, self._deadlines, self._inflater = t0, deadlines, inflater
@@ -122,6 +124,7 @@ class Hearing:
                     arrivals[place:place] = [(data[_PIECE_BYTES:], at, since)]
                     data = data[:_PIECE_BYTES]
             heard += len(data)
+            self._heard_bytes += len(data)
             is_late = at > deadline.at
             if is_late and (since > deadline.at or self.terminal_at is not None):
                 raise Expired
@@ -153,22 +156,23 @@ class Hearing:
             return 0
         reads, ats, sinces = zip(*arrivals, strict=True)
         last, end = tape.last_payload_at or t0, t0 + self._deadlines.total
-        if max(ats) > end or max(map(sub, ats, chain((last,), ats))) > self._deadlines.idle:
-            count = 0
-            for at in ats:
-                if at - last > self._deadlines.idle or at > end:
-                    break
-                last = at
-                count += 1
-            reads = reads[:count]
-        texts = self._decoder.texts(self._framer.run(reads))
-        if texts:
-            count = len(texts)
-            tape.add_texts(texts, ats[:count], sinces[count - 1])
+        gaps = list(map(sub, ats, chain((last,), ats)))
+        if max(ats) > end or max(gaps) > self._deadlines.idle:
+            in_time = (at <= end and gap <= self._deadlines.idle for at, gap in zip(ats, gaps, strict=True))
+            reads = reads[: sum(takewhile(bool, in_time))]
+        size = sum(map(len, reads))
+        texts = run_of(reads, self._say) if self._heard_bytes + size <= MAX_BODY_BYTES else ()
+        count = len(texts)
+        if count:
+            tape.add_texts(texts, ats[:count], gaps[:count], sinces[count - 1])
             self._framer.passed(reads[:count])
+            self._heard_bytes += size
             self.read_at = ats[count - 1]
             self._deadline.at, self._deadline.outcome = self._deadlines.next_due(t0, self.read_at)
-        return len(texts)
+        return count
+
+    def _say(self, reads: Sequence[bytes]) -> Sequence[str]:
+        return self._decoder.texts(self._framer.run(reads))
 
     def ended(self, ending: Ending) -> Verdict:
         tape = self.tape

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
-from operator import sub
 
 import msgspec
 
@@ -122,19 +120,18 @@ class Tape:
         elif isinstance(event, Vector):
             self.dimensions = event.dimensions
 
-    def add_texts(self, texts: Sequence[str], arrivals: Sequence[float], since: float) -> None:
-        """What `begin_read` and `add` do with one Content each, in reads after the first. `since`: of the last read."""
+    def add_texts(self, texts: Sequence[str], arrivals: Sequence[float], gaps: Sequence[float], since: float) -> None:
+        """What `begin_read` and `add` do with one Content each, in reads after the first. `gaps`: the silence before
+        each; `since`: of the last read."""
         assert self.last_payload_at is not None and self.answered
-        count, last = len(texts), arrivals[-1]
-        gaps = map(sub, arrivals, chain((self.last_payload_at,), arrivals))
-        most = max(self._max_gap, max(gaps))
+        count = len(texts)
         self._reads += count
         self._payload_reads += count
         self._last_read = self._reads
         self.payload_events += count
         self._since = max(since, arrivals[-2] if count > 1 else self._at)
-        self._at = self.last_payload_at = last
-        self._max_gap = most
+        self._at = self.last_payload_at = arrivals[-1]
+        self._max_gap = max(self._max_gap, *gaps)
         said = "".join(texts)
         self._payload_bytes += len(said) if said.isascii() else len(said.encode("utf-8", "surrogatepass"))
         if self._answer_characters < _MAX_ANSWER_CHARACTERS:
