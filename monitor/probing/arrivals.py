@@ -21,7 +21,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from monitor.clock import Clock
-from monitor.probing.chunks import bodies_of, whole_chunks
+from monitor.probing.chunks import LAST_CHUNK, bodies_of, chunks_and_end, whole_chunks
 from monitor.probing.collector import Basket, Collector
 from monitor.probing.framings.frame import MAX_BODY_BYTES
 from monitor.probing.pulse import Pulse
@@ -32,7 +32,6 @@ from monitor.probing.unsealing import Unsealer, underlying
 Arrival = tuple[bytes, float, float]
 # the same off the wire, and whether the stamp is the kernel's
 _Read = tuple[bytes, float, float, bool]
-
 
 _END_OF_HEAD = b"\r\n\r\n"
 
@@ -66,6 +65,10 @@ class ReadLog:
         """Reads that were nothing but whole chunks, and went past aiohttp's parser."""
         self._whole += zip(bodies, arrivals.at, arrivals.since, strict=True)
         self.is_kernel = self.is_kernel and arrivals.is_kernel
+
+    @property
+    def may_skip(self) -> bool:
+        return self.skips and not self._reads
 
     def note(self, read: _Read) -> None:
         """After the read, headers and framing included, has gone through aiohttp's parser."""
@@ -173,9 +176,9 @@ class Handler(ResponseHandler):
 
     def parse(self) -> None:
         """Let aiohttp have what was set aside, but for the whole chunks that it would not miss."""
-        log = self.log
         reads = self._basket.empty()
-        if reads and log is not None and log.skips and not log.has_untaken:
+        log = self.log
+        if reads and log is not None and log.may_skip:
             bodies = bodies_of([data for data, _, _ in reads])
             log.skip(bodies, Arrivals.of(reads[: len(bodies)]))
             del reads[: len(bodies)]
@@ -230,16 +233,24 @@ class Handler(ResponseHandler):
 
     def _parse(self, read: _Read) -> None:
         self._latest = read
-        data = read[0]
+        data, at, since, is_kernel = read
         start = 0
         while self._awaits_head and self.exception() is None:
             end = data.find(_END_OF_HEAD, start) + len(_END_OF_HEAD)
             if end < len(_END_OF_HEAD) or end == len(data):
                 break
             # Apart from what is behind it: aiohttp would drop it with that, if that is no HTTP.
-            self._feed((data[start:end], *read[1:]))
+            self._feed((data[start:end], at, since, is_kernel))
             start = end
-        self._feed((data[start:], *read[1:]) if start else read)
+        rest = data[start:]
+        # What comes with the head or with the end comes once: of the rest aiohttp has to know how much it is.
+        if self.log is not None and self.log.may_skip and (start or rest.endswith(LAST_CHUNK)):
+            body, end_of_body = chunks_and_end(rest)
+            if body:
+                self.log.skip((body,), Arrivals([at], [since], is_kernel))
+                rest = end_of_body
+        if rest or not data:
+            self._feed((rest, at, since, is_kernel))
 
     @property
     def _awaits_head(self) -> bool:

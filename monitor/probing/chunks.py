@@ -10,19 +10,32 @@ _HEX_DIGITS = b"0123456789ABCDEFabcdef"
 _MOST_HEAD_BYTES = 8
 _HEAD = re.compile(rb"([0-9A-Fa-f]{1,6})\r\n")
 _END = b"\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
 
 
 def bodies_of(reads: Iterable[bytes]) -> list[bytes]:
     """The body bytes of the first of these reads, up to one that is anything but whole chunks."""
     bodies = []
+    size = -1
     for data in reads:
-        head = _head_of(len(data))
+        if len(data) != size:
+            size = len(data)
+            head = _head_of(size)
+            start = len(head)
+        body = data[start:-2]
         # One chunk, as nearly all such reads are.
-        body = data[len(head) : -2] if data.startswith(head) and data.endswith(_END) else whole_chunks(data)
+        if head + body + _END != data:
+            body = whole_chunks(data)
         if not body:
             break
         bodies.append(body)
     return bodies
+
+
+def chunks_and_end(data: bytes) -> tuple[bytes, bytes]:
+    """The body bytes of a read of whole chunks, nothing of any other; and the last chunk, if it ends in that."""
+    end = LAST_CHUNK if data.endswith(LAST_CHUNK) else b""
+    return whole_chunks(data.removesuffix(end)), end
 
 
 @functools.lru_cache(maxsize=4096)

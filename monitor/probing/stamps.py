@@ -34,6 +34,8 @@ _ASK_FOR_STAMP = ((socket.SOL_SOCKET, _SO_TIMESTAMPING, struct.pack("@I", _TX_SO
 _MSG_ERRQUEUE = 0x2000  # where transmit stamps are told
 # asyncio asks for 256 KiB at a time, which each read would allocate, at the cost of page faults. A TLS record fits.
 READ_BYTES = 16 << 10
+# What Python's own allocator has room for. A larger read asks malloc for all of it, and gives most of it back.
+SHORT_READ_BYTES = 512 - sys.getsizeof(b"")
 
 # Two processors' clocks may differ: a stamp from the near future is one of just now.
 _TOLERANCE_SECONDS = 0.001

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from aiohttp.client_proto import ResponseHandler
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from probing_stage import Stage
 from threaded_provider import telling
@@ -20,9 +22,9 @@ from monitor.clock import SystemClock
 from monitor.outcome import Outcome
 from monitor.probing.arrivals import Handler
 from monitor.probing.chunks import bodies_of, whole_chunks
-from monitor.probing.collector import Basket, Collector
+from monitor.probing.collector import WAKE_BYTES, Basket, Collector
 from monitor.probing.pulse import Pulse
-from monitor.probing.stamps import Look, StampedSocket, has_kernel_stamps
+from monitor.probing.stamps import SHORT_READ_BYTES, Look, StampedSocket, StampKeeper, has_kernel_stamps
 
 pytestmark = pytest.mark.timed
 
@@ -41,11 +43,13 @@ bodies = st.lists(
 
 
 @st.composite
-def streams(draw: st.DrawFn) -> tuple[list[bytes], bytes]:
-    """Reads of one response, the headers' first, and its body: chunk by chunk as a rule, then cut anywhere."""
+def streams(draw: st.DrawFn) -> tuple[list[bytes], bytes, bool]:
+    """Reads of one response, the headers' first, its body, and whether it ends: chunk by chunk as a rule, then cut
+    anywhere."""
     pieces = draw(bodies)
     extension = draw(st.sampled_from([b"", b"", b"", b";x=1"]))
-    wire = [chunk(piece, extension) for piece in pieces] + draw(st.sampled_from([[], [NOTHING_MORE]]))
+    end = draw(st.sampled_from([[], [NOTHING_MORE]]))
+    wire = [chunk(piece, extension) for piece in pieces] + end
     for _ in range(draw(st.integers(0, 3))):
         if len(wire) > 1:
             place = draw(st.integers(0, len(wire) - 2))
@@ -55,11 +59,12 @@ def streams(draw: st.DrawFn) -> tuple[list[bytes], bytes]:
             cut = draw(st.integers(0, len(wire[place])))
             wire[place : place + 1] = [part for part in (wire[place][:cut], wire[place][cut:]) if part]
     with_head = draw(st.booleans()) and bool(wire)
-    return ([HEAD + wire[0], *wire[1:]] if with_head else [HEAD, *wire]), b"".join(pieces)
+    return ([HEAD + wire[0], *wire[1:]] if with_head else [HEAD, *wire]), b"".join(pieces), bool(end)
 
 
 async def taken(reads: list[bytes], naps: list[bool], takes: list[bool]) -> tuple[list[bytes], bool]:
-    """What a reader gets that sleeps through the reads of `naps` and takes after those of `takes`; is the body over?"""
+    """What a reader gets that sleeps through the reads of `naps` and takes after those of `takes`; is the body over, by
+    a stamped read?"""
     clock = SystemClock()
     pulse = Pulse(clock)
     handler = Handler(asyncio.get_running_loop(), clock, pulse, Collector(clock, pulse))
@@ -80,6 +85,7 @@ async def taken(reads: list[bytes], naps: list[bool], takes: list[bool]) -> tupl
             got += [data for data, _, _ in log.take()]
     handler.parse()
     got += [data for data, _, _ in log.take()]
+    assert (log.ended_at is not None) is log.is_over
     return got, log.is_over
 
 
@@ -87,15 +93,33 @@ choices = st.lists(st.booleans(), min_size=20, max_size=20)
 
 
 @given(streams(), choices, choices)
+@example(([HEAD, *map(chunk, (b"one", b"two", b"six"))], b"onetwosix", False), [False, True] * 10, [False] * 20)
 def test_a_sleeper_gets_the_same_bytes_read_by_read_as_aiohttps_parser_gives(
-    stream: tuple[list[bytes], bytes], naps: list[bool], takes: list[bool]
+    stream: tuple[list[bytes], bytes, bool], naps: list[bool], takes: list[bool]
 ) -> None:
     async def both() -> tuple[tuple[list[bytes], bool], tuple[list[bytes], bool]]:
         return await taken(stream[0], naps, takes), await taken(stream[0], [False] * 20, [True] * 20)
 
     past, through = asyncio.run(both())
-    assert b"".join(past[0]) == stream[1]
+    assert (b"".join(past[0]), past[1]) == stream[1:]
     assert past == through
+
+
+async def test_only_the_head_and_the_end_of_a_plain_stream_go_through_aiohttps_parser(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parsed: list[bytes] = []
+    data_received = ResponseHandler.data_received
+
+    def counted(handler: ResponseHandler, data: bytes) -> None:
+        parsed.append(data)
+        data_received(handler, data)
+
+    monkeypatch.setattr(ResponseHandler, "data_received", counted)
+    reads = [HEAD + chunk(b"role"), chunk(b"one"), chunk(b"two"), chunk(b"stop") + chunk(b"done") + NOTHING_MORE]
+    got, is_over = await taken(reads, [True] * 3, [False] * 3)
+    assert (got, is_over) == ([b"role", b"one", b"two", b"stopdone"], True)
+    assert parsed == [HEAD, NOTHING_MORE]
 
 
 @pytest.fixture
@@ -103,9 +127,11 @@ async def collector() -> AsyncIterator[Collector]:
     clock = SystemClock()
     pulse = Pulse(clock)
     pulse.begin()
-    opened = Collector(clock, pulse)
+    opened, keeper = Collector(clock, pulse), StampKeeper()
     opened.open()
+    await keeper.open(clock)
     yield opened
+    keeper.close()
     opened.close()
     pulse.end()
 
@@ -151,6 +177,88 @@ async def test_what_comes_for_a_sleeper_is_in_its_basket_and_asyncio_hears_nothi
     await asyncio.wait_for(ear.woken.wait(), 20)
     assert [data for data, _, _ in basket.empty()] == [b"one two three", b"the end of it"]
     assert not ear.heard
+
+
+class Packets:
+    """A socket in which these lie, each with a stamp of its own."""
+
+    def __init__(self, *packets: tuple[bytes, bytes]) -> None:
+        self.packets = list(packets)
+        self.reads = 0
+
+    def recvmsg(self, size: int, _: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, None]:
+        self.reads += 1
+        if not self.packets:
+            raise BlockingIOError
+        data, stamp = self.packets.pop(0)
+        if data[size:]:
+            self.packets.insert(0, (data[size:], stamp))
+        return data[:size], [(1, 35, stamp)], 0, None
+
+
+@pytest.mark.parametrize("second", [(b"b" * 400, b"later"), None], ids=["more", "nothing"])
+async def test_what_fills_its_room_is_one_read_with_what_lies_behind_it_and_the_stamp_of_that(
+    collector: Collector, second: tuple[bytes, bytes] | None
+) -> None:
+    lying: Any = Packets((b"a" * SHORT_READ_BYTES, b"early"), *([second] if second else []))
+    basket = Basket()
+    collector.watch(1 << 20, lying, basket)
+    collector.read([(1 << 20, select.EPOLLIN)])
+    more, stamp = second or (b"", b"early")
+    assert [read[:2] for read in basket.empty()] == [(b"a" * SHORT_READ_BYTES + more, stamp)]
+    lying.packets, lying.reads = [(b"c" * 700, b"late")], 0
+    collector.read([(1 << 20, select.EPOLLIN)])
+    assert [read[:2] for read in basket.empty()] == [(b"c" * 700, b"late")]
+    assert lying.reads == 1, "there is more room from now on"
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize(
+    ("data", "wakes"),
+    [
+        (chunk(b"data: a token\n\n"), False),
+        (chunk(b"data: a token\r\n\r\n"), False),
+        (chunk(b"data: [DONE]\n\n") + NOTHING_MORE, True),
+        (NOTHING_MORE, True),
+        (b"\r\n", True),
+        (b"\n", True),
+        (b"x" * (WAKE_BYTES + 1), True),
+    ],
+)
+async def test_a_sleeper_is_woken_by_an_end_whoever_reads_it(
+    collector: Collector, data: bytes, wakes: bool, eager: bool
+) -> None:
+    woken: list[bool] = []
+    for is_put in (False, True):
+        basket = Basket()
+        basket.lull((b"",) if eager else (), lambda is_put=is_put: woken.append(is_put))
+        if is_put:
+            basket.put(data, None, Look(Pulse(SystemClock()), 0.0))
+            continue
+        lying: Any = Packets((data, b"stamp"))
+        collector.watch(1 << 20, lying, basket)
+        while lying.packets:
+            collector.read([(1 << 20, select.EPOLLIN)])
+    assert sorted(set(woken)) == ([False, True] if wakes or eager else [])
+
+
+@kernel_only
+@pytest.mark.parametrize("broken", [False, True], ids=["closed", "reset"])
+async def test_a_read_that_fills_its_room_is_kept_whatever_is_behind_it(
+    collector: Collector, pair: tuple[StampedSocket, socket.socket], broken: bool
+) -> None:
+    basket = Basket()
+    collector.watch(pair[0].fileno(), pair[0], basket)
+    pair[1].send(b"a" * SHORT_READ_BYTES)
+    if broken:
+        pair[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    pair[1].close()
+    assert not collector.read([(pair[0].fileno(), select.EPOLLIN)])
+    ((data, stamp, _),) = basket.empty()
+    assert data == b"a" * SHORT_READ_BYTES
+    assert stamp is not None
+    with pytest.raises(ConnectionResetError) if broken else contextlib.nullcontext():
+        assert pair[0].recv(100) == b""
 
 
 def test_what_may_end_a_stream_is_searched_once_nothing_has_come_behind_it() -> None:
