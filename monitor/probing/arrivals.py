@@ -179,9 +179,12 @@ class Handler(ResponseHandler):
         reads = self._basket.empty()
         log = self.log
         if reads and log is not None and log.may_skip:
-            bodies = bodies_of([data for data, _, _ in reads])
-            log.skip(bodies, Arrivals.of(reads[: len(bodies)]))
+            bodies, end = bodies_of([data for data, _, _ in reads])
+            arrivals = Arrivals.of(reads[: len(bodies)])
+            log.skip(bodies, arrivals)
             del reads[: len(bodies)]
+            if end:
+                self._feed((end, arrivals.at[-1], arrivals.since[-1], arrivals.is_kernel))
         for data, stamp, look in reads:
             self._parse((data, *look.arrival(stamp)))
 

@@ -13,9 +13,11 @@ _END = b"\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-def bodies_of(reads: Iterable[bytes]) -> list[bytes]:
-    """The body bytes of the first of these reads, up to one that is anything but whole chunks."""
-    bodies = []
+def bodies_of(reads: Iterable[bytes]) -> tuple[list[bytes], bytes]:
+    """The body bytes of the first of these reads, up to one that is anything but whole chunks; and the last chunk,
+    where the last of these ends in it."""
+    bodies: list[bytes] = []
+    end = b""
     size = -1
     for data in reads:
         if len(data) != size:
@@ -25,11 +27,13 @@ def bodies_of(reads: Iterable[bytes]) -> list[bytes]:
         body = data[start:-2]
         # One chunk, as nearly all such reads are.
         if head + body + _END != data:
-            body = whole_chunks(data)
+            body, end = chunks_and_end(data)
         if not body:
-            break
+            return bodies, b""
         bodies.append(body)
-    return bodies
+        if end:
+            break
+    return bodies, end
 
 
 def chunks_and_end(data: bytes) -> tuple[bytes, bytes]:

@@ -21,7 +21,7 @@ from monitor import loop
 from monitor.clock import SystemClock
 from monitor.outcome import Outcome
 from monitor.probing.arrivals import Handler
-from monitor.probing.chunks import bodies_of, whole_chunks
+from monitor.probing.chunks import bodies_of, chunks_and_end, whole_chunks
 from monitor.probing.collector import WAKE_BYTES, Basket, Collector
 from monitor.probing.pulse import Pulse
 from monitor.probing.stamps import SHORT_READ_BYTES, Look, StampedSocket, StampKeeper, has_kernel_stamps
@@ -281,15 +281,20 @@ def test_what_may_end_a_stream_is_searched_once_nothing_has_come_behind_it() -> 
 @given(bodies, st.binary(max_size=40))
 def test_the_bodies_of_many_reads_are_those_of_each(pieces: list[bytes], other: bytes) -> None:
     reads = [chunk(pieces[0]), *map(chunk, pieces), b"".join(map(chunk, pieces)), chunk(b"x" * 300)] if pieces else []
-    assert bodies_of(reads) == [whole_chunks(read) for read in reads]
-    assert bodies_of([*reads, other, *reads])[: len(reads)] == bodies_of(reads)
-    assert whole_chunks(other) or bodies_of([other, *reads]) == []
+    whole = [whole_chunks(read) for read in reads]
+    assert bodies_of(reads) == (whole, b"")
+    assert bodies_of([*reads, other, *reads])[0][: len(reads)] == whole
+    assert chunks_and_end(other)[0] or bodies_of([other, *reads]) == ([], b"")
+    for last in reads[-2:]:
+        ended = [*reads, last + NOTHING_MORE]
+        assert bodies_of([*ended, *reads]) == ([*whole, whole_chunks(last)], NOTHING_MORE)
+        assert bodies_of([*reads, NOTHING_MORE, *reads]) == (whole, b""), "which ends nothing that is skipped"
 
 
 def test_what_has_no_head_is_no_chunk_whatever_its_length() -> None:
     """Of some lengths there is no chunk: one with a longer head would be longer by two."""
     for size in range(300):
-        assert bodies_of([b"\r\n" + b"x" * size + b"\r\n"]) == []
+        assert bodies_of([b"\r\n" + b"x" * size + b"\r\n"]) == ([], b"")
 
 
 @kernel_only

@@ -82,8 +82,9 @@ def is_too_deep(data: bytes) -> bool:
 
 def any_too_deep(events: Sequence[bytes]) -> bool:
     """Whether one of them is. Brackets are counted in a loop of C's: no event of a usual stream is looked at twice."""
-    most = sum(max(map(bytes.count, events, repeat(bracket)), default=0) for bracket in (b"{", b"["))
-    return most > MAX_JSON_DEPTH and any(map(is_too_deep, events))
+    if len(events) > 1 and sum(max(map(bytes.count, events, repeat(one))) for one in (b"{", b"[")) <= MAX_JSON_DEPTH:
+        return False
+    return any(map(is_too_deep, events))
 
 
 def checked(data: bytes) -> bytes:
