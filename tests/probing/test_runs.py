@@ -15,13 +15,11 @@ from probing_stage import DONE, ROLE, STOP, sse, text, usage
 
 from monitor.catalog.model import Quirks
 from monitor.clock import SystemClock
-from monitor.probing import hearing
 from monitor.probing.arrivals import Arrival
 from monitor.probing.deadline import Deadline
 from monitor.probing.dialects import DIALECTS
 from monitor.probing.dialects.dialect import Decoder
 from monitor.probing.events import Event
-from monitor.probing.framings import sse as sse_framing
 from monitor.probing.framings.frame import BodyTooLong, Frame
 from monitor.probing.hearing import Hearing
 from monitor.probing.measure import Deadlines
@@ -220,8 +218,8 @@ def test_a_stream_that_is_taken_at_once_comes_to_the_same_as_read_by_read(
 def test_a_stream_that_is_too_long_is_cut_at_the_same_read(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
     said = [voice.opening, *[voice.say("word ")] * 50, *ENDINGS[voice.dialect]]
     arrivals = [(one.encode(), 0.1, 0.1) for one in said]
-    for module in (hearing, sse_framing):
-        monkeypatch.setattr(module, "MAX_BODY_BYTES", sum(len(data) for data, _, _ in arrivals[:30]))
+    for module in ("hearing", "framings.sse"):
+        monkeypatch.setattr(f"monitor.probing.{module}.MAX_BODY_BYTES", sum(len(data) for data, _, _ in arrivals[:30]))
     at_once = outcome_of(voice, arrivals, at_once=True)
     assert at_once == outcome_of(voice, arrivals, at_once=False)
     assert (at_once[0][0], at_once[2]) == (BodyTooLong, "word " * 29)
