@@ -94,7 +94,8 @@ class Decoder(ABC):
 
     def texts(self, run: Sequence[bytes]) -> Sequence[str]:
         """What the first frames of a run say, up to one that is anything but a piece of the answer: `decode` that one
-        and those after it. Nothing where the whole run is to be decoded."""
+        and those after it. Nothing where the whole run is to be decoded. It changes nothing, and heeds nothing of a
+        text but that it is one: `molds` asks of others in its place."""
         return ()
 
 
