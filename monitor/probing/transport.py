@@ -23,9 +23,10 @@ from monitor import threads
 from monitor.clock import Clock
 from monitor.observation import ClockKind
 from monitor.outcome import Outcome
-from monitor.probing.arrivals import Arrival, Handler, stamping_connector
+from monitor.probing.arrivals import Arrival, Handler
 from monitor.probing.classifier import Ending
 from monitor.probing.collector import Collector
+from monitor.probing.connecting import Connector
 from monitor.probing.dialects.dialect import ProbeRequest
 from monitor.probing.pulse import Pulse
 from monitor.probing.request_head import Target
@@ -315,13 +316,11 @@ class Transport:
         connector = self._connectors.get(mode)
         if connector is None:
             is_fresh = mode == "fresh"
-            connector = self._connectors[mode] = stamping_connector(
+            connector = self._connectors[mode] = Connector(
                 self._clock,
                 self.pulse,
                 self._collector,
                 resolver=self._resolver,
-                use_dns_cache=False,  # the resolver has its own, with a deadline
-                limit=0,  # caps are the dispatcher's
                 force_close=is_fresh,
                 keepalive_timeout=None if is_fresh else _KEEPALIVE_SECONDS,
             )
