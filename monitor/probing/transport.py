@@ -21,6 +21,7 @@ from yarl import URL
 
 from monitor import threads
 from monitor.clock import Clock
+from monitor.lookout import Lookout
 from monitor.observation import ClockKind
 from monitor.outcome import Outcome
 from monitor.probing.arrivals import Arrival, Handler
@@ -206,6 +207,7 @@ class Transport:
         self._clock = clock
         self._resolver = resolver
         self.pulse = Pulse(clock)
+        self.lookout = Lookout(clock)  # for deadlines
         self.turn = asyncio.Lock()  # of those who have much to hear
         self._collector = Collector(clock, self.pulse)
         self._stamp_keeper = StampKeeper()
@@ -222,6 +224,7 @@ class Transport:
         for connector in self._connectors.values():
             await connector.close()
         self._connectors.clear()
+        self.lookout.close()
         self._collector.close()
         self._stamp_keeper.close()
         await self._resolver.close()

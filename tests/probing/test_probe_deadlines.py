@@ -369,8 +369,7 @@ async def test_a_connection_that_comes_about_as_its_deadline_rings_is_given_its_
         attempt = prober._attempt(endpoint, _dialect_of(endpoint), Credentials(), question, None)
         async with asyncio.timeout(None) as attempt._deadline.timeout:
             attempt._deadline.arm(time.monotonic() - 0.001, Outcome.TIMEOUT_CONNECT)
-            attempt._deadline._timer_at = 0.0
-            attempt._deadline._ring()
+            attempt._deadline.look(time.monotonic())
             attempt._connected(time.monotonic())
             await asyncio.sleep(0.02)
         attempt._deadline.disarm()
