@@ -180,11 +180,10 @@ class Handler(ResponseHandler):
             self._parse((data, *look.arrival(stamp)))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if self._wired is not None:  # our connector has told of it
-            return
         super().connection_made(transport)
         self._wired = underlying(transport)
-        inner = getattr(transport.get_extra_info("socket"), "_sock", None)
+        told = transport.get_extra_info("socket")
+        inner = getattr(told, "_sock", told)
         if isinstance(inner, StampedSocket):
             self._socket = inner
             is_plain = transport.get_extra_info("sslcontext") is None

@@ -1,5 +1,5 @@
 """How a connection is made: by aiohttp's connector, with our sockets and protocols. Its private names are used here and
-in `arrivals`, and asyncio's for making a transport here alone.
+in `arrivals` alone.
 
 pool? -> address(es) -> several: aiohttp's race -> TLS? -> ready
                      -> one: reached at once    -> TLS? -> ready
@@ -20,6 +20,7 @@ from aiohttp.tracing import Trace
 from monitor.clock import Clock
 from monitor.probing.arrivals import Handler
 from monitor.probing.collector import Collector
+from monitor.probing.line import Line
 from monitor.probing.pulse import Pulse
 from monitor.probing.stamps import StampedSocket, has_kernel_stamps
 
@@ -29,8 +30,8 @@ class Connector(aiohttp.TCPConnector):
     running loop.
 
     aiohttp's way to the only address of a host leads through three time-outs that never ring, a place under the limit,
-    a race with one runner and five turns of the loop: a twentieth of what a probe costs. A fresh connection without TLS
-    is ready in the turn in which its socket is."""
+    a race with one runner and five turns of the loop: a twentieth of what a probe costs. A connection without TLS is
+    ready in the turn in which its socket is."""
 
     def __init__(self, clock: Clock, pulse: Pulse, collector: Collector, **options: Any) -> None:
         has_stamps = has_kernel_stamps()
@@ -44,12 +45,10 @@ class Connector(aiohttp.TCPConnector):
             return plain
 
         super().__init__(socket_factory=make_socket, use_dns_cache=False, limit=0, **options)
-        make_transport = getattr(self._loop, "_make_socket_transport", None)
-        if not isinstance(getattr(self, "_factory", None), functools.partial) or make_transport is None:
+        if not isinstance(getattr(self, "_factory", None), functools.partial):
             raise RuntimeError(f"aiohttp {aiohttp.__version__} connects in another way: install aiohttp>=3.14,<3.15")
         handlers = functools.partial(Handler, self._loop, clock, pulse, collector)
         self._factory = cast("functools.partial[ResponseHandler]", handlers)
-        self._make_transport = make_transport
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
@@ -87,9 +86,7 @@ class Connector(aiohttp.TCPConnector):
                 *args, sock=reached, req=req, timeout=timeout, client_error=client_error, **kwargs
             )
         handler = self._factory()
-        transport: asyncio.Transport = self._make_transport(reached, handler)
-        handler.connection_made(transport)  # asyncio will tell of it at its next turn
-        return transport, handler
+        return Line(self._loop, reached, handler), handler
 
     async def _reached(self, address_info: tuple[int, int, int, str, tuple[Any, ...]]) -> socket.socket:
         assert self._socket_factory is not None
