@@ -37,17 +37,18 @@ class Recall:
     def around(self, probe: Callable[[Turn], Awaitable[ProbeReport]]) -> Callable[[Turn], Awaitable[ProbeReport]]:
         """`probe`, with its reports judged again."""
 
-        async def recalling(turn: Turn) -> ProbeReport:
-            if self.board is not None:
-                return await probe(turn)
-            report = await probe(turn)
-            if_worked = _if_worked(report.observation)
-            if if_worked is None or not await self._had_worked(turn.endpoint, report.observation):
-                return report
-            judged = msgspec.structs.replace(report.observation, outcome=if_worked)
-            return msgspec.structs.replace(report, observation=judged)
+        def recalling(turn: Turn) -> Awaitable[ProbeReport]:
+            return probe(turn) if self.board is not None else self._recalled(probe, turn)
 
         return recalling
+
+    async def _recalled(self, probe: Callable[[Turn], Awaitable[ProbeReport]], turn: Turn) -> ProbeReport:
+        report = await probe(turn)
+        if_worked = _if_worked(report.observation)
+        if if_worked is None or not await self._had_worked(turn.endpoint, report.observation):
+            return report
+        judged = msgspec.structs.replace(report.observation, outcome=if_worked)
+        return msgspec.structs.replace(report, observation=judged)
 
     async def _had_worked(self, endpoint: Endpoint, observation: Observation) -> bool:
         if self.board is not None:

@@ -10,12 +10,9 @@ reading stands in, and the log says that its clock is no longer the kernel's.
 from __future__ import annotations
 
 import asyncio
-import functools
-import socket
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
-import aiohttp
 from aiohttp import http
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
@@ -25,7 +22,7 @@ from monitor.probing.chunks import LAST_CHUNK, bodies_of, chunks_and_end, whole_
 from monitor.probing.collector import Basket, Collector
 from monitor.probing.framings.frame import MAX_BODY_BYTES
 from monitor.probing.pulse import Pulse
-from monitor.probing.stamps import Arrivals, Look, StampedSocket, has_kernel_stamps
+from monitor.probing.stamps import Arrivals, Look, StampedSocket
 from monitor.probing.unsealing import Unsealer, underlying
 
 # (bytes, arrival of the last of them, earliest possible arrival of the first of them): monotonic seconds
@@ -191,7 +188,8 @@ class Handler(ResponseHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._wired = underlying(transport)
-        inner = getattr(transport.get_extra_info("socket"), "_sock", None)
+        told = transport.get_extra_info("socket")
+        inner = getattr(told, "_sock", told)
         if isinstance(inner, StampedSocket):
             self._socket = inner
             is_plain = transport.get_extra_info("sslcontext") is None
@@ -280,20 +278,3 @@ class Handler(ResponseHandler):
             return False
         _, end, rest = data.partition(b"\r\n\r\n")
         return bool(end) and (not rest or bool(whole_chunks(rest)))
-
-
-def stamping_connector(clock: Clock, pulse: Pulse, collector: Collector, **options: Any) -> aiohttp.TCPConnector:
-    """A connector whose sockets and protocols are the ones above. Needs the running loop."""
-    factory: Callable[[Any], socket.socket] | None = None
-    if has_kernel_stamps():
-
-        def make_socket(address: Any) -> socket.socket:
-            return StampedSocket(clock, address[0], address[1], address[2])
-
-        factory = make_socket
-    connector = aiohttp.TCPConnector(socket_factory=factory, **options)
-    if not isinstance(getattr(connector, "_factory", None), functools.partial):
-        raise RuntimeError(f"aiohttp {aiohttp.__version__} makes its protocols elsewhere: install aiohttp>=3.14,<3.15")
-    handlers = functools.partial(Handler, asyncio.get_running_loop(), clock, pulse, collector)
-    connector._factory = cast("functools.partial[ResponseHandler]", handlers)
-    return connector

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from monitor.clock import Clock
 from monitor.observation import ClockKind
@@ -76,7 +77,7 @@ class Attempt:
         self._transport = transport
         self._clock = clock
         self._worked_before = worked_before
-        self._deadline = Deadline(clock)
+        self._deadline = Deadline(clock, transport.lookout)
         self._hearing = Hearing(
             framer=framer,
             decoder=decoder,
@@ -197,7 +198,7 @@ class Attempt:
             looked_behind = None
             # While the first token is awaited it may come unseen, and the idle deadline may then be the nearer one.
             is_unheard = self.tape.last_payload_at is None
-            self._deadline.look_at(now + self._deadlines.idle if is_unheard else self._deadline.at)
+            self._deadline.look_by(now + self._deadlines.idle if is_unheard else self._deadline.at)
             await wire.woken()
 
     async def _error_body(self, wire: Wire) -> bytes:
@@ -220,7 +221,7 @@ class Attempt:
                 if self._clock.monotonic() >= self._deadline.at:
                     break
                 # The timer that has rung may have been that of an earlier deadline.
-                self._deadline.look_at(self._deadline.at)
+                self._deadline.look_by(self._deadline.at)
                 await wire.woken()
         except (LinkError, Unreadable):
             pass

@@ -7,7 +7,6 @@ read with later ones, it is set back by the stream's own mean gap, though never 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -25,8 +24,7 @@ _MAX_ANSWER_CHARACTERS = 64 << 10
 _BURSTY = 1.5
 
 
-@dataclass(frozen=True, slots=True)
-class Deadlines:
+class Deadlines(msgspec.Struct, frozen=True, gc=False):
     """The three spans that only generated payload resets, in seconds."""
 
     first_token: float

@@ -7,11 +7,12 @@ import secrets
 # No l, o, 0, 1: a model that reads them as one another would fail `answer_ok` for nothing.
 _LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
 _NONCE_LETTERS = 10
+_LETTER_OF_BYTE = _LETTERS.encode() * 8
 
 
 def new_nonce() -> str:
     """A fresh word of 50 random bits, which no cache has seen."""
-    return "".join([_LETTERS[byte % 32] for byte in secrets.token_bytes(_NONCE_LETTERS)])
+    return secrets.token_bytes(_NONCE_LETTERS).translate(_LETTER_OF_BYTE).decode()
 
 
 def prompt_text(nonce: str) -> str:

@@ -21,11 +21,13 @@ from yarl import URL
 
 from monitor import threads
 from monitor.clock import Clock
+from monitor.lookout import Lookout
 from monitor.observation import ClockKind
 from monitor.outcome import Outcome
-from monitor.probing.arrivals import Arrival, Handler, stamping_connector
+from monitor.probing.arrivals import Arrival, Handler
 from monitor.probing.classifier import Ending
 from monitor.probing.collector import Collector
+from monitor.probing.connecting import Connector
 from monitor.probing.dialects.dialect import ProbeRequest
 from monitor.probing.pulse import Pulse
 from monitor.probing.request_head import Target
@@ -205,6 +207,7 @@ class Transport:
         self._clock = clock
         self._resolver = resolver
         self.pulse = Pulse(clock)
+        self.lookout = Lookout(clock)  # for deadlines
         self.turn = asyncio.Lock()  # of those who have much to hear
         self._collector = Collector(clock, self.pulse)
         self._stamp_keeper = StampKeeper()
@@ -221,6 +224,7 @@ class Transport:
         for connector in self._connectors.values():
             await connector.close()
         self._connectors.clear()
+        self.lookout.close()
         self._collector.close()
         self._stamp_keeper.close()
         await self._resolver.close()
@@ -315,13 +319,11 @@ class Transport:
         connector = self._connectors.get(mode)
         if connector is None:
             is_fresh = mode == "fresh"
-            connector = self._connectors[mode] = stamping_connector(
+            connector = self._connectors[mode] = Connector(
                 self._clock,
                 self.pulse,
                 self._collector,
                 resolver=self._resolver,
-                use_dns_cache=False,  # the resolver has its own, with a deadline
-                limit=0,  # caps are the dispatcher's
                 force_close=is_fresh,
                 keepalive_timeout=None if is_fresh else _KEEPALIVE_SECONDS,
             )

@@ -16,6 +16,7 @@ import msgspec
 
 from monitor.catalog.model import Endpoint
 from monitor.clock import Clock
+from monitor.lookout import Lookout
 from monitor.outcome import Outcome
 from monitor.probing.probe import host_and_port
 from monitor.probing.report import Journey, ProbeReport, Turn, Watch
@@ -37,7 +38,7 @@ from monitor.suspicion.judge import (
 )
 from monitor.suspicion.outages import Outages, OwnOutage
 from monitor.suspicion.places import Known, Places
-from monitor.suspicion.watch import Lookout, ProbeWatch
+from monitor.suspicion.watch import ProbeWatch
 
 HOLD_SECONDS = 5.0
 # Where signs of life are frequent, the next one is waited for before anybody is bothered.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import socket
 import ssl
 import sys
@@ -40,9 +41,10 @@ from threaded_provider import Truth, telling
 from monitor.clock import SystemClock
 from monitor.observation import Observation
 from monitor.outcome import Outcome
-from monitor.probing import arrivals, collector, stamps, transport
-from monitor.probing.arrivals import Handler, stamping_connector
+from monitor.probing import arrivals, collector, connecting, stamps, transport
+from monitor.probing.arrivals import Handler
 from monitor.probing.collector import Collector
+from monitor.probing.connecting import Connector
 from monitor.probing.pulse import Pulse
 from monitor.probing.stamps import StampedSocket, StampKeeper
 
@@ -146,7 +148,7 @@ async def test_a_first_token_that_shares_a_late_read_is_flagged_and_set_back() -
 async def test_without_kernel_stamps_the_probe_says_so_and_a_stall_makes_it_ours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(arrivals, "has_kernel_stamps", lambda: False)
+    monkeypatch.setattr(connecting, "has_kernel_stamps", lambda: False)
     with telling([0.05, 0.05]) as truth:
         calm = await seen(truth)
     assert (calm.outcome, calm.clock) == (Outcome.SUCCESS, "userspace")
@@ -327,13 +329,13 @@ def named(where: str) -> Iterator[None]:
     try:
         yield
     except AttributeError as error:
-        pytest.fail(f"{where} has moved: mend monitor/probing/arrivals.py ({error})")
+        pytest.fail(f"{where} has moved: mend arrivals.py or connecting.py in monitor/probing ({error})")
 
 
 def bare_connector() -> aiohttp.TCPConnector:
     clock = SystemClock()
     pulse = Pulse(clock)
-    return stamping_connector(clock, pulse, Collector(clock, pulse))
+    return Connector(clock, pulse, Collector(clock, pulse))
 
 
 async def test_aiohttp_and_asyncio_still_have_the_names_that_the_clock_needs() -> None:
@@ -343,6 +345,9 @@ async def test_aiohttp_and_asyncio_still_have_the_names_that_the_clock_needs() -
         connector = aiohttp.TCPConnector()
         assert isinstance(connector._factory, functools.partial)
         assert connector._factory.func is ResponseHandler
+        assert connector._acquired == set()
+        for name in ("_create_connection", "_wrap_create_connection", "_wrap_existing_connection"):
+            assert inspect.iscoroutinefunction(getattr(connector, name))
         await connector.close()
     with named("DataQueue._buffer"):
         handler = Handler(loop, SystemClock(), Pulse(SystemClock()), Collector(SystemClock(), Pulse(SystemClock())))
@@ -373,12 +378,13 @@ async def test_aiohttp_and_asyncio_still_have_the_names_that_the_clock_needs() -
 
 
 async def test_a_connector_that_makes_its_protocols_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Moved(aiohttp.TCPConnector):
-        def __init__(self, **options: Any) -> None:
-            super().__init__(**options)
-            del self._factory
+    make = aiohttp.TCPConnector.__init__
 
-    monkeypatch.setattr(aiohttp, "TCPConnector", Moved)
+    def moved(self: aiohttp.TCPConnector, **options: Any) -> None:
+        make(self, **options)
+        del self._factory
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "__init__", moved)
     with pytest.raises(RuntimeError, match=r"install aiohttp>=3\.14,<3\.15"):
         bare_connector()
 

@@ -62,14 +62,14 @@ async def test_every_exhaustion_of_this_machine_is_told_from_the_providers_fault
     def exhausted(*arguments: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(transport, "stamping_connector", stamping_with(exhausted))
+    monkeypatch.setattr(transport, "Connector", stamping_with(exhausted))
     observation = (await Stage().send("http://127.0.0.1:9/v1")).observation
     assert observation.outcome is Outcome.OVERLOAD
     assert os.strerror(number) in (observation.detail or "")
 
 
 def stamping_with(make_socket: Any) -> Any:
-    original = transport.stamping_connector
+    original = transport.Connector
 
     def connector(*arguments: Any, **options: Any) -> Any:
         made = original(*arguments, **options)

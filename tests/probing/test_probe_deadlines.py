@@ -32,7 +32,7 @@ from threaded_provider import telling
 from monitor.catalog.model import Quirks
 from monitor.observation import Observation
 from monitor.outcome import Outcome
-from monitor.probing import arrivals
+from monitor.probing import connecting
 from monitor.probing.classifier import Verdict
 from monitor.probing.dialects.dialect import Credentials
 from monitor.probing.hearing import Heard, Hearing
@@ -223,7 +223,7 @@ async def test_a_deadline_that_our_own_loop_slept_through_is_not_the_providers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without the kernel's stamps nobody can tell whether anything came in time."""
-    monkeypatch.setattr(arrivals, "has_kernel_stamps", lambda: False)
+    monkeypatch.setattr(connecting, "has_kernel_stamps", lambda: False)
 
     async def script(conn: Conn) -> None:
         await conn.request()
@@ -237,7 +237,7 @@ async def test_a_deadline_that_our_own_loop_slept_through_is_not_the_providers(
     assert "timeout_idle" in (observation.detail or "")
 
 
-@pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+@pytest.mark.skipif(not connecting.has_kernel_stamps(), reason="no kernel stamps on this system")
 async def test_tokens_that_came_in_time_count_although_the_loop_slept_through_the_deadline() -> None:
     with telling([0.05] * 12) as truth:
         asyncio.get_running_loop().call_later(0.03, time.sleep, 0.5)
@@ -246,18 +246,18 @@ async def test_tokens_that_came_in_time_count_although_the_loop_slept_through_th
     assert observation.outcome is Outcome.SUCCESS, observation.detail
 
 
-@pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+@pytest.mark.skipif(not connecting.has_kernel_stamps(), reason="no kernel stamps on this system")
 async def test_a_token_that_came_too_late_is_the_providers_although_the_loop_slept() -> None:
     assert (await slept_through([0.05, 0.4, 0.4])).outcome is Outcome.TIMEOUT_IDLE
 
 
-@pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+@pytest.mark.skipif(not connecting.has_kernel_stamps(), reason="no kernel stamps on this system")
 async def test_a_token_that_shares_a_late_read_with_the_end_may_have_come_in_time() -> None:
     """A read has one stamp, that of its last byte."""
     assert (await slept_through([0.05, 0.4])).outcome is Outcome.SUCCESS
 
 
-@pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+@pytest.mark.skipif(not connecting.has_kernel_stamps(), reason="no kernel stamps on this system")
 async def test_an_end_that_came_too_late_is_the_providers_although_the_loop_slept() -> None:
     assert (await slept_through([0.05], tail_after=0.4)).outcome is Outcome.TIMEOUT_IDLE
 
@@ -270,7 +270,7 @@ async def slept_through(pauses: list[float], tail_after: float = 0.0) -> Observa
         return (await stage.send(f"http://127.0.0.1:{truth.port}/v1")).observation
 
 
-@pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+@pytest.mark.skipif(not connecting.has_kernel_stamps(), reason="no kernel stamps on this system")
 async def test_a_token_that_came_in_time_counts_although_the_deadline_passed_between_look_and_judgement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -293,7 +293,7 @@ async def test_a_token_that_came_in_time_counts_although_the_deadline_passed_bet
     assert observation.outcome is Outcome.SUCCESS, observation.detail
 
 
-@pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+@pytest.mark.skipif(not connecting.has_kernel_stamps(), reason="no kernel stamps on this system")
 @pytest.mark.parametrize(
     ("last", "outcome"),
     [(b"zz\r\nhello\r\n", Outcome.MALFORMED), (b"0\r\n\r\n", Outcome.TRUNCATED)],
@@ -334,7 +334,7 @@ async def test_a_deadline_is_reckoned_by_the_stamp_and_not_by_the_timer() -> Non
     assert observation.outcome is Outcome.TIMEOUT_IDLE
 
 
-@pytest.mark.skipif(not arrivals.has_kernel_stamps(), reason="no kernel stamps on this system")
+@pytest.mark.skipif(not connecting.has_kernel_stamps(), reason="no kernel stamps on this system")
 @pytest.mark.parametrize("is_needed", [True, False], ids=["terminal event due", "close ends"])
 async def test_a_bodys_bare_end_that_came_too_late_is_an_idle_timeout_although_the_loop_slept(is_needed: bool) -> None:
     async def script(conn: Conn) -> None:
@@ -369,8 +369,7 @@ async def test_a_connection_that_comes_about_as_its_deadline_rings_is_given_its_
         attempt = prober._attempt(endpoint, _dialect_of(endpoint), Credentials(), question, None)
         async with asyncio.timeout(None) as attempt._deadline.timeout:
             attempt._deadline.arm(time.monotonic() - 0.001, Outcome.TIMEOUT_CONNECT)
-            attempt._deadline._timer_at = 0.0
-            attempt._deadline._ring()
+            attempt._deadline.look(time.monotonic())
             attempt._connected(time.monotonic())
             await asyncio.sleep(0.02)
         attempt._deadline.disarm()

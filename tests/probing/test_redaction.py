@@ -7,12 +7,14 @@ import html
 import json
 import re
 import time
+from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monitor.probing import redaction
 from monitor.probing.redaction import MASK, Redactor, one_line
 
 # Every character that some quoting changes.
@@ -143,6 +145,31 @@ def test_the_redactor_does_not_show_what_it_knows() -> None:
 @settings(max_examples=200, deadline=None)
 def test_no_surrounding_lets_a_secret_through(before: str, after: str, secret: str) -> None:
     assert secret not in Redactor([secret]).redact(before + secret + after).replace(MASK, "")
+
+
+NAMES = ("x-api-key", "apikey", "api key", "access_token", "auth-token", "client_secret", "secretkey", "password")
+PREFIXES = ["sk", "rk", "gsk", "csk", "nvapi", "pplx", "pk", "xai", "hf", "r8", "fw", "tgp", "ghp", "glpat", "dapi"]
+
+
+@pytest.mark.parametrize("spell", [str.lower, str.upper, str.title])
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        *("bearer ", "basic ", "AIza", "AKIA", "ASIA", "eyJabcd."),
+        *(f"{name}: " for name in (*NAMES, "authorization", "signature")),
+        *(f"?{name}=" for name in ("key", "token", "sig", "secret")),
+        *(f"{prefix}{joint}" for prefix in PREFIXES for joint in "-_"),
+    ],
+)
+def test_every_beginning_of_a_key_gives_it_away(beginning: str, spell: Callable[[str], str]) -> None:
+    told = Redactor().redact(f"<{spell(beginning)}0123456789ABCDEFabcdef>")
+    assert "ABCDEF" not in told
+
+
+@given(st.one_of(st.from_regex(redaction._KEY_LIKE), st.text(max_size=60)))
+@settings(max_examples=100, deadline=None)
+def test_a_text_is_looked_at_closely_wherever_that_finds_something(text: str) -> None:
+    assert Redactor().redact(text) == redaction._KEY_LIKE.sub(redaction._mask_match, text)
 
 
 @given(st.text(max_size=300))

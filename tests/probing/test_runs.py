@@ -15,6 +15,7 @@ from probing_stage import DONE, ROLE, STOP, sse, text, usage
 
 from monitor.catalog.model import Quirks
 from monitor.clock import SystemClock
+from monitor.lookout import Lookout
 from monitor.probing.arrivals import Arrival
 from monitor.probing.deadline import Deadline
 from monitor.probing.dialects import DIALECTS
@@ -163,7 +164,7 @@ def outcome_of(voice: Voice, arrivals: Sequence[Arrival], *, at_once: bool) -> t
     async def main() -> tuple[Any, ...]:
         clock = SystemClock()
         deadlines = Deadlines(first_token=10.0, idle=1.0, total=4.0)
-        deadline = Deadline(clock)
+        deadline = Deadline(clock, Lookout(clock))
         framer, decoder = dialect.framer(QUESTION), dialect.decoder(Quirks(expect_done=True), QUESTION)
         hearing = Hearing(
             framer=framer,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from monitor.clock import FakeClock
+from monitor.lookout import Lookout
 from monitor.suspicion.judge import Place
 from monitor.suspicion.places import Known
-from monitor.suspicion.watch import SILENT_SECONDS, STUCK_SECONDS, Lookout, ProbeWatch
+from monitor.suspicion.watch import SILENT_SECONDS, STUCK_SECONDS, ProbeWatch
 
 START = 1_000.0
 

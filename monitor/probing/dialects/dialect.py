@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import ClassVar, Protocol
 
 import msgspec
@@ -173,6 +174,8 @@ def request_headers(
         "User-Agent": f"llm-provider-monitor/{__version__}",
         **auth,
     }
+    if not credentials.headers:
+        return headers
     overridden = {name.lower() for name in credentials.headers}
     return {name: value for name, value in headers.items() if name.lower() not in overridden} | dict(
         credentials.headers
@@ -183,6 +186,7 @@ def bearer(credentials: Credentials) -> dict[str, str]:
     return {} if credentials.api_key is None else {"Authorization": f"Bearer {credentials.api_key}"}
 
 
+@lru_cache(maxsize=4096)
 def joined(base_url: str, path: str, query: str = "") -> str:
     """`base_url`, whose own query stays, with `path` (`/chat/completions`) behind it."""
     base, _, own_query = base_url.partition("?")
