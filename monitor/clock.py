@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+_BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
 
 class Timer(Protocol):
     def cancel(self) -> None: ...
@@ -123,9 +125,7 @@ def utc_text(at: float, timespec: str = "milliseconds") -> str:
 
 def suspended_seconds() -> float:
     """How long the machine has slept since it started: time that `monotonic` does not count. 0 where unknown."""
-    if not hasattr(time, "CLOCK_BOOTTIME"):
-        return 0.0
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    return 0.0 if _BOOTTIME is None else time.clock_gettime(_BOOTTIME) - time.monotonic()
 
 
 def denied_seconds() -> float:

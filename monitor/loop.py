@@ -16,19 +16,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
+import itertools
+import logging
 import select
 import selectors
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from contextvars import Context
+from typing import Any, Protocol, TypeVar, TypeVarTuple
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
-# Two looks are at least so far apart while many streams are read, unless something is to be done at once. Tokens of the
-# fastest streams come every millisecond or two; to sleep and be woken costs as much as three reads.
-GATHER_SECONDS = 0.002
+# Two looks are at least so far apart while many streams are read, unless a timer is due. Tokens of the fastest streams
+# come every millisecond or two; to sleep and be woken costs as much as three reads.
+GATHER_SECONDS = 0.0015
 # Below this many streams there is little to gather, and whoever waits for a thread or a socket would wait for nothing.
 MANY_STREAMS = 48
 # Who waits for a lull waits no longer than this for the others: a loop that is never idle still does all its work.
@@ -39,6 +46,9 @@ ANSWERING_SECONDS = 0.002
 _STEPS = 16  # callbacks that may follow from one read: aiohttp takes three to the first byte, a new connection five
 _SELECTABLE = 1024  # select() takes descriptors below this
 _TOLD_AT_ONCE = 64
+_FEW_TIMERS = 50  # so many cancelled ones may lie about
+_NEVER = float("inf")
+_LONGEST_SLEEP_SECONDS = 86400.0
 # Where others want the processor too, a sleep lasts longer than was asked for: then the next one is not slept.
 _OVERSLEPT_SECONDS = 0.001
 
@@ -69,45 +79,31 @@ if hasattr(select, "epoll"):
         def __len__(self) -> int:
             """How many streams it reads now."""
 
-    class _Epoll:
-        """What epoll finds passes through the readers before anybody else sees it."""
-
-        def __init__(self) -> None:
-            epoll = select.epoll()
-            self.readers: list[Reader] = []
-            self.register, self.modify, self.unregister = epoll.register, epoll.modify, epoll.unregister
-            self.close, self.fileno = epoll.close, epoll.fileno
-            self._poll = epoll.poll
-
-        def poll(self, timeout: float, maxevents: int) -> Found:
-            found = self._poll(timeout, maxevents)
-            for reader in self.readers:
-                found = reader.read(found)
-            return found
-
     class GatheringSelector(selectors.EpollSelector):
         """While its `readers` have few streams, and after a quiet span, it answers at once."""
 
-        _selector_cls = _Epoll
-        _selector: _Epoll
+        _fd_to_key: dict[int, selectors.SelectorKey]
+        _selector: select.epoll
 
         def __init__(self) -> None:
             super().__init__()
+            self.readers: list[Reader] = []
             self.lulled: deque[tuple[float, asyncio.Future[None]]] = deque()  # since when who waits
-            self._looked_at = 0.0
+            self.looked_at = 0.0  # monotonic seconds, as all times here
+            self.found_asked: list[int] = []  # hastened ones on which something has come
             self._overslept = False
             self._hasty = select.epoll()
-            self._asked: list[int] = []
+            self._selector.register(self._hasty.fileno(), select.EPOLLIN)
 
-        @property
-        def readers(self) -> list[Reader]:
-            return self._selector.readers
+        def has_just_looked(self, now: float) -> bool:
+            """Whether so many streams are read that two looks are to be a span apart, and the last one was less ago."""
+            return now - self.looked_at < GATHER_SECONDS and sum(map(len, self.readers)) >= MANY_STREAMS
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
             is_idle, now, pause = timeout is None or timeout > 0, 0.0, 0.0
             if is_idle and sum(map(len, self.readers)) >= MANY_STREAMS:
                 now = time.monotonic()
-                pause = self._looked_at + GATHER_SECONDS - now
+                pause = self.looked_at + GATHER_SECONDS - now
             if self.lulled:
                 if pause > 0:  # a slice instead of a rest
                     self._rouse()
@@ -132,7 +128,7 @@ if hasattr(select, "epoll"):
         def asked(self) -> list[int]:
             """The hastened descriptors on which something has come since the last call."""
             self._hear()
-            asked, self._asked = self._asked, []
+            asked, self.found_asked = self.found_asked, []
             return asked
 
         def close(self) -> None:
@@ -151,16 +147,29 @@ if hasattr(select, "epoll"):
             return is_cut_short
 
         def _hear(self) -> None:
-            self._asked += [descriptor for descriptor, _ in self._hasty.poll(0, _TOLD_AT_ONCE)]
+            self.found_asked += [descriptor for descriptor, _ in self._hasty.poll(0, _TOLD_AT_ONCE)]
 
         def _look(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
-            ready = super().select(timeout)
-            self._looked_at = time.monotonic()
+            found = self._selector.poll(timeout, len(self._fd_to_key) + 1)
+            for reader in self.readers:
+                found = reader.read(found)
+            self.looked_at = time.monotonic()
+            ready = []
+            for descriptor, events in found:
+                key = self._fd_to_key.get(descriptor)
+                if key is not None:
+                    # What is no more than readable is nothing to who writes; an error or a hang-up is told to both.
+                    mask = (events & ~select.EPOLLIN and selectors.EVENT_WRITE) | (
+                        events & ~select.EPOLLOUT and selectors.EVENT_READ
+                    )
+                    ready.append((key, mask & key.events))
+                elif descriptor == self._hasty.fileno():
+                    self._hear()
             return ready
 
         def _look_or_rouse(self, is_idle: bool) -> list[tuple[selectors.SelectorKey, int]]:
             ready = self._look(0)
-            if (is_idle and not ready) or self._looked_at - self.lulled[0][0] > LULL_SECONDS:
+            if (is_idle and not ready) or self.looked_at - self.lulled[0][0] > LULL_SECONDS:
                 self._rouse()
             return ready
 
@@ -171,27 +180,86 @@ if hasattr(select, "epoll"):
                     waiting.set_result(None)
                     return
 
-    class _Ready(deque[asyncio.Handle]):
-        """The callbacks that are ready; before one is taken out, `look` is called if it is time to."""
-
-        __slots__ = ("look", "look_at")
-
-        def __init__(self, look: Callable[[], object]) -> None:
-            super().__init__()
-            self.look = look
-            self.look_at = 0.0  # monotonic seconds
-
-        def popleft(self, _monotonic: Callable[[], float] = time.monotonic) -> asyncio.Handle:
-            if _monotonic() >= self.look_at:
-                self.look()
-            return super().popleft()
-
     class GatheringLoop(asyncio.SelectorEventLoop):
+        # asyncio's own names.
+        _closed: bool
+        _debug: bool
+        _ready: deque[asyncio.Handle]
+        _scheduled: list[tuple[float, int, asyncio.TimerHandle]]  # a heap; asyncio's is of handles alone
+        _stopping: bool
+
         def __init__(self) -> None:
             self.gathering = GatheringSelector()
             super().__init__(self.gathering)
-            self._ready = _Ready(self._answer)
-            self._even_at = 0.0  # monotonic seconds: when others have had as long as those who were answered
+            self._orders = itertools.count()
+            self._cancelled_timers = 0  # of those in the heap, or a few more
+            self._look_at = 0.0  # monotonic seconds: when to look for who asks
+            self._even_at = 0.0  # when others have had as long as those who were answered
+
+        def _run_once(self) -> None:
+            """A turn as asyncio's own: sockets, timers, and what is ready by then. But what is ready does not wait for
+            a look where one was made just now, and who asks does not wait for all that is ready."""
+            ready, gathering = self._ready, self.gathering
+            now, next_at = time.monotonic(), self._next_timer_at()
+            # A timer is never rung without a look: what came before it counts.
+            if not ready or next_at <= now or not gathering.has_just_looked(now):
+                if ready or self._stopping:
+                    next_at = now
+                timeout = None if next_at == _NEVER else min(max(next_at - now, 0.0), _LONGEST_SLEEP_SECONDS)
+                events = gathering.select(timeout)
+                if not gathering.found_asked:
+                    self._look_at = max(self._look_at, gathering.looked_at + ASKED_SECONDS)
+                if events:
+                    self._process_events(events)
+                self._ring(time.monotonic())
+            for _ in range(len(ready)):
+                begun = time.monotonic()
+                if begun >= self._look_at:
+                    self._answer()
+                handle = ready.popleft()
+                if not handle._cancelled:
+                    handle._run()
+                    if self._debug and time.monotonic() - begun >= self.slow_callback_duration:
+                        log.warning("executing %r took %.3f seconds", handle, time.monotonic() - begun)
+
+        def call_soon(
+            self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+        ) -> asyncio.Handle:
+            """asyncio's own, in one call instead of three: it is done ten times for each probe."""
+            if self._closed or self._debug:
+                return super().call_soon(callback, *args, context=context)
+            handle = asyncio.Handle(callback, args, self, context)
+            self._ready.append(handle)
+            return handle
+
+        def call_at(
+            self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+        ) -> asyncio.TimerHandle:
+            """asyncio's own, but for the heap: two handles are compared by Python, a dozen times for each timer."""
+            if self._closed:
+                self._check_closed()  # type: ignore[attr-defined]
+            timer = asyncio.TimerHandle(when, callback, args, self, context)
+            heapq.heappush(self._scheduled, (when, next(self._orders), timer))
+            return timer
+
+        def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+            self._cancelled_timers += 1
+
+        def _next_timer_at(self) -> float:
+            timers = self._scheduled
+            if self._cancelled_timers > max(len(timers) // 2, _FEW_TIMERS):
+                timers[:] = [each for each in timers if not each[2]._cancelled]
+                heapq.heapify(timers)
+                self._cancelled_timers = 0
+            while timers and timers[0][2]._cancelled:
+                self._cancelled_timers -= 1
+                heapq.heappop(timers)
+            return timers[0][0] if timers else _NEVER
+
+        def _ring(self, now: float) -> None:
+            timers = self._scheduled
+            while timers and timers[0][0] <= now:
+                self._ready.append(heapq.heappop(timers)[2])
 
         def _start_serving(self, protocol_factory: Any, sock: socket.socket, *arguments: Any, **more: Any) -> None:
             super()._start_serving(protocol_factory, sock, *arguments, **more)  # type: ignore[misc]
@@ -206,7 +274,8 @@ if hasattr(select, "epoll"):
             return made
 
         def _process_events(self, events: list[tuple[selectors.SelectorKey, int]]) -> None:
-            if events and time.monotonic() >= self._even_at - ANSWERING_SECONDS and (answered := self._answer()):
+            asked = self.gathering.found_asked
+            if asked and time.monotonic() >= self._even_at - ANSWERING_SECONDS and (answered := self._answer()):
                 # What was found may be closed by now, and its number another's: asyncio would stop reading that one.
                 there = self.gathering.get_map()
                 events = [
@@ -214,6 +283,7 @@ if hasattr(select, "epoll"):
                     for key, mask in events
                     if there.get(key.fd) is key
                 ]
+            asked.clear()  # whoever is left takes the usual way
             super()._process_events(events)  # type: ignore[misc]
 
         def _answer(self) -> set[int]:
@@ -228,7 +298,7 @@ if hasattr(select, "epoll"):
                     self._follow(reader, begun + ANSWERING_SECONDS)
                     now = time.monotonic()
             self._even_at = max(self._even_at, begun) + 2 * (now - begun)
-            self._ready.look_at = max(now + ASKED_SECONDS, self._even_at - ANSWERING_SECONDS)
+            self._look_at = max(now + ASKED_SECONDS, self._even_at - ANSWERING_SECONDS)
             return answered
 
         def _reader_of(self, descriptor: int) -> asyncio.Handle | None:

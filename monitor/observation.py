@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from monitor.outcome import Group, Outcome, group_of
+from monitor.outcome import OK_OUTCOMES, Group, Outcome, group_of
 
 CHAT = "chat"  # the kind of probe that every model of text is sent
 
@@ -61,6 +61,10 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def key(self) -> ObservationKey:
         return (self.endpoint, self.location, self.kind, self.slot, self.recheck)
+
+    @property
+    def is_ok(self) -> bool:
+        return self.outcome in OK_OUTCOMES
 
     @property
     def group(self) -> Group:

@@ -90,6 +90,9 @@ POLICIES: Mapping[str, Mapping[Outcome, Group]] = MappingProxyType(
 )
 
 
+OK_OUTCOMES = frozenset(outcome for outcome, group in _MONITOR_POLICY.items() if group is Group.OK)  # in all policies
+
+
 def group_of(outcome: Outcome, policy: str = "monitor") -> Group:
     """The group of `outcome` under the named uptime policy."""
     return POLICIES[policy][outcome]

@@ -10,7 +10,6 @@ from monitor.clock import utc_text
 from monitor.health.state import Standing, Transition
 from monitor.health.vantage import Finding
 from monitor.observation import Observation
-from monitor.outcome import Group
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ def quoted(value: object) -> str:
 
 def tell_probe(observation: Observation) -> None:
     """For `--verbose`: every probe that did not succeed."""
-    if observation.group is not Group.OK:
+    if not observation.is_ok:
         outcome = observation.outcome.value
         log.debug(
             "probe endpoint=%s kind=%s outcome=%s detail=%s",

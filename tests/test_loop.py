@@ -82,6 +82,95 @@ def test_what_is_ready_to_run_is_never_waited_with() -> None:
     assert loop.run(main()) < 500 * GATHER_SECONDS
 
 
+class Looks:
+    """A crowd that counts how often somebody looks for it."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def read(self, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        self.made += 1
+        return found
+
+    def __len__(self) -> int:
+        return MANY_STREAMS
+
+
+def test_what_is_ready_is_run_without_another_look_where_one_was_made_just_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "GATHER_SECONDS", 30.0)
+    looks = Looks()
+
+    async def main() -> None:
+        running = asyncio.get_running_loop()
+        assert isinstance(running, loop.GatheringLoop)
+        running.gathering.readers.append(looks)
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    loop.run(main())
+    assert looks.made <= 1
+
+
+def test_no_timer_is_rung_before_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came before a deadline counts, however much is ready to run."""
+    monkeypatch.setattr(loop, "GATHER_SECONDS", 30.0)
+    looks = Looks()
+
+    async def main() -> int:
+        running = asyncio.get_running_loop()
+        assert isinstance(running, loop.GatheringLoop)
+        running.gathering.readers.append(looks)
+        for _ in range(3):
+            rung = running.create_future()
+            running.call_later(0.001, rung.set_result, None)
+            while not rung.done():  # noqa: ASYNC110 - so that something is always ready
+                await asyncio.sleep(0)
+        return looks.made
+
+    assert loop.run(main()) >= 3
+
+
+def test_timers_ring_in_order_and_those_that_are_cancelled_do_not_pile_up() -> None:
+    async def main() -> tuple[list[int], int]:
+        running = asyncio.get_running_loop()
+        assert isinstance(running, loop.GatheringLoop)
+        rung: list[int] = []
+        now = running.time()
+        for number in (3, 1, 2, 1):
+            running.call_at(now + number / 1000, rung.append, number)
+        for _ in range(1_000):
+            running.call_later(3600.0, rung.append, 0).cancel()
+        async with asyncio.timeout(20):
+            while len(rung) < 4:  # noqa: ASYNC110 - each turn rings what is due
+                await asyncio.sleep(0.001)
+        return rung, len(running._scheduled)
+
+    rung, left = loop.run(main())
+    assert rung == [1, 1, 2, 3]
+    assert left < 100
+
+
+def test_a_loop_that_is_debugged_tells_of_slow_callbacks(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        running = asyncio.get_running_loop()
+        running.slow_callback_duration = 0.0
+        running.set_debug(True)
+        await asyncio.sleep(0)
+
+    loop.run(main())
+    assert "executing <Handle" in caplog.text
+
+
+def test_nothing_is_called_by_a_loop_that_is_closed() -> None:
+    closed = loop.make_loop()
+    closed.close()
+    for call in (lambda: closed.call_soon(print), lambda: closed.call_later(1.0, print)):
+        with pytest.raises(RuntimeError, match="closed"):
+            call()
+
+
 def test_a_timer_that_is_due_sooner_than_the_span_is_kept(pair: tuple[socket.socket, socket.socket]) -> None:
     with loop.GatheringSelector() as selector:
         selector.readers.append(Crowd())

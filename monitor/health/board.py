@@ -27,7 +27,7 @@ from monitor.health.view import EndpointView, KindView, WindowFigures
 from monitor.health.vouching import Vouchers
 from monitor.health.windows import Windows
 from monitor.observation import CHAT, Observation
-from monitor.outcome import Group, Outcome, group_of
+from monitor.outcome import Outcome
 from monitor.settings import Settings
 from monitor.slot import Era, expected_slots
 
@@ -130,7 +130,9 @@ class Board:
         """Take in an observation as it is made, or (`foreign`) as it is read from another monitor's rows: state and
         stamps, and for our own the process's counters. A confirmed change of a configured endpoint's state or cause,
         if it makes one."""
-        row = self._row(observation.endpoint, observation.location)
+        row = self._windows.find(observation.endpoint, observation.location)
+        if row is None or row >= len(self._series):
+            row = self._row(observation.endpoint, observation.location)
         series = self._series[row]
         decides = observation.kind == self.kind_of(observation.endpoint)
         if not foreign:
@@ -202,6 +204,8 @@ class Board:
 
     def wants_recheck(self, observation: Observation) -> bool:
         """After `observe`: whether a quick recheck would help to settle the state."""
+        if observation.is_ok:
+            return False
         row = self._windows.find(observation.endpoint, observation.location)
         return (
             row is not None
@@ -350,7 +354,7 @@ class Board:
 
     def _take(self, row: int, observation: Observation, age_seconds: float) -> None:
         series, at = self._series[row], observation.started_at
-        if group_of(observation.outcome) is Group.OK:
+        if observation.is_ok:
             series.stamp(at, at)
             self._vouchers.vouch(observation.endpoint, series.eras, at)
         elif observation.outcome is not Outcome.SECRET_MISSING:  # then no probe was sent

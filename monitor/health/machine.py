@@ -24,6 +24,8 @@ from monitor.observation import Observation
 from monitor.outcome import POLICIES, Group, Outcome, group_of
 from monitor.settings import StateRule
 
+# To look a member up takes as long as a call, and this is done for every probe.
+_FAULT, _UNKNOWN = Group.PROVIDER_FAULT, State.UNKNOWN
 _RELEVANT = frozenset({Group.OK, Group.PROVIDER_FAULT, Group.THROTTLED})
 
 _PASSING = frozenset(one for one in Outcome if group_of(one) in {Group.PROVIDER_FAULT, Group.THROTTLED})
@@ -168,7 +170,7 @@ class StateMachine:
 
     def _take(self, reading: Reading, forget_seconds: float) -> bool:
         relevant = POLICIES[self._policy][reading.outcome] in _RELEVANT
-        if not self._is_taken(reading.outcome):
+        if not (relevant or self._is_taken(reading.outcome)):
             return False
         readings = self._readings
         place = len(readings)
@@ -216,7 +218,7 @@ class StateMachine:
     def expires_after_seconds(self, forget_seconds: float) -> float | None:
         """How old the last relevant reading must be for `expire` to change anything; None if it never will."""
         standing = self.standing
-        if standing.state is State.UNKNOWN and standing.throttled_run == 0:
+        if standing.state is _UNKNOWN and standing.throttled_run == 0:
             return None
         if standing.relevant is None or standing.throttled_run == 0 or not standing.countable:
             return forget_seconds
@@ -228,7 +230,7 @@ class StateMachine:
         """Whether `observation` is a fault that a quick recheck would help to settle: never when already down, and at
         most `down_failures` - 1 times in a slot."""
         return (
-            POLICIES[self._policy][observation.outcome] is Group.PROVIDER_FAULT
+            POLICIES[self._policy][observation.outcome] is _FAULT
             and self.standing.state is not State.DOWN
             and observation.recheck < self._rule.down_failures - 1
         )

@@ -34,6 +34,8 @@ from typing import NamedTuple
 from monitor.outcome import POLICIES, Group, Outcome, group_of
 from monitor.settings import StateRule
 
+# To look a member up takes as long as a call, and this is done for every probe.
+_OK, _FAULT, _THROTTLED = Group.OK, Group.PROVIDER_FAULT, Group.THROTTLED
 THROTTLED = "throttled"  # the cause of a state that only throttling made
 
 
@@ -42,6 +44,9 @@ class State(StrEnum):
     OPERATIONAL = "operational"
     DEGRADED = "degraded"
     DOWN = "down"
+
+
+_OPERATIONAL = State.OPERATIONAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +107,16 @@ def as_transition(endpoint: str, location: str, standing: Standing, now: float) 
     return Transition(endpoint, location, standing.state, standing.state, standing.cause, since, since, standing.detail)
 
 
+_ABOUT_OUR_KEY = frozenset(one for one in Outcome if group_of(one) is Group.ACCOUNT) | {Outcome.SECRET_MISSING}
+_ABOUT_OUR_REQUEST = frozenset(one for one in Outcome if group_of(one) is Group.PROBE_DEFECT)
+
+
 def is_about_our_key(outcome: Outcome) -> bool:
-    return outcome is Outcome.SECRET_MISSING or group_of(outcome) is Group.ACCOUNT
+    return outcome in _ABOUT_OUR_KEY
 
 
 def is_about_our_request(outcome: Outcome) -> bool:
-    return group_of(outcome) is Group.PROBE_DEFECT
+    return outcome in _ABOUT_OUR_REQUEST
 
 
 def advance(
@@ -116,15 +125,16 @@ def advance(
     """`standing` after one more reading, which is later than all before it."""
     group = POLICIES[policy][reading.outcome]
     standing = aged(standing, reading.due_at, forget_seconds)
-    if is_about_our_key(reading.outcome):
+    if group is _OK:
+        if not (standing.usable and standing.defect is None):
+            standing = standing._replace(usable=True, unusable_cause=None, defect=None, defect_detail=None)
+    elif is_about_our_key(reading.outcome):
         standing = standing._replace(usable=False, unusable_cause=reading.outcome.value)
     elif is_about_our_request(reading.outcome):
         standing = standing._replace(defect=reading.outcome.value, defect_detail=reading.detail)
-    elif group is Group.OK and not (standing.usable and standing.defect is None):
-        standing = standing._replace(usable=True, unusable_cause=None, defect=None, defect_detail=None)
-    if group is Group.THROTTLED:
+    if group is _THROTTLED:
         return _throttled(standing, reading, rule)
-    if group in (Group.OK, Group.PROVIDER_FAULT):
+    if group is _OK or group is _FAULT:
         return _counted(standing, reading, rule, policy)
     return standing
 
@@ -183,7 +193,7 @@ def _counted(standing: Standing, reading: Reading, rule: StateRule, policy: str)
         standing.state, standing.since, standing.cause, standing.detail, standing.usable, standing.unusable_cause,
         standing.defect, standing.defect_detail, countable, 0, None, reading,
     )  # fmt: skip
-    if standing.state is State.OPERATIONAL and groups[reading.outcome] is Group.OK:
+    if standing.state is _OPERATIONAL and groups[reading.outcome] is _OK:
         return standing
     recent = countable[-rule.down_of :]
     faults = [one for one in recent if groups[one.outcome] is Group.PROVIDER_FAULT]

@@ -19,11 +19,11 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     recheck: int = 0
     kind: str = "chat"
     is_recovered: bool = False  # it fell due while it was another monitor's, which died over it
+    lane: str = ""  # what it is scheduled under: an endpoint's kinds come and go by themselves
 
-    @property
-    def lane(self) -> str:
-        """What it is scheduled under: an endpoint's kinds come and go by themselves."""
-        return self.endpoint.lane(self.kind)
+    def __post_init__(self) -> None:
+        # Kept, not made anew: it is asked for a dozen times on each probe's way.
+        msgspec.structs.force_setattr(self, "lane", self.endpoint.lane(self.kind))
 
     @property
     def decides(self) -> bool:

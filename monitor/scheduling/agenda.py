@@ -36,8 +36,10 @@ class Agenda:
 
     def arm(self, at: float, generation: int, due: DueSlot, recheck: Turn | None = None) -> None:
         """For `at` (monotonic seconds); at the loop's next turn if that is past."""
-        heapq.heappush(self._armed, Armed(at, next(self._orders), generation, due, recheck))
-        self._alarm.set(self._armed[0].at)
+        armed = Armed(at, next(self._orders), generation, due, recheck)
+        heapq.heappush(self._armed, armed)
+        if self._armed[0] is armed:
+            self._alarm.set(at)
 
     def is_overdue(self, by: float) -> bool:
         """Whether a turn was to fall due at `by` or before, and did not."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from monitor.catalog.model import Endpoint
@@ -61,10 +61,14 @@ class _Account:
     mean: float
     highest: float = 0.0  # seen
     paused: bool = False
+    ceiling: float = field(init=False)  # what one probe may cost
 
-    @property
-    def ceiling(self) -> float:
-        return max(self.list_ceiling or 0.0, self.highest)
+    def __post_init__(self) -> None:
+        self.see(0.0)
+
+    def see(self, usd: float) -> None:
+        self.highest = max(self.highest, usd)
+        self.ceiling = max(self.list_ceiling or 0.0, self.highest)
 
     @property
     def rate(self) -> float:
@@ -147,6 +151,8 @@ class Budget:
 
     def factor_of(self, lane: str, now: float) -> float:
         """By how much the interval of `lane` is stretched, >= 1."""
+        if self.usd_per_day is None:
+            return 1.0
         account = self._accounts.get(lane)
         return 1.0 if account is None or account.ceiling == 0.0 else self.factor(now)
 
@@ -163,9 +169,11 @@ class Budget:
 
     def allows(self, lane: str, now: float) -> bool:
         """Whether one more probe fits even if it and all in flight cost the most they may. Free ones always do."""
+        if self.usd_per_day is None:
+            return True
         self._roll(now)
         account = self._accounts.get(lane)
-        if self.usd_per_day is None or account is None or account.ceiling == 0.0:
+        if account is None or account.ceiling == 0.0:
             return True
         most = account.ceiling
         return self.spent_usd + self._reserved + most + self._elsewhere(most) <= self.usd_per_day
@@ -195,7 +203,7 @@ class Budget:
         if account is not None and cost_usd is not None:
             change = _LEARNING * (cost_usd - account.mean)
             account.mean += change
-            account.highest = max(account.highest, cost_usd)
+            account.see(cost_usd)
             if not account.paused:
                 self._rate += change / account.interval_seconds
 
@@ -254,6 +262,7 @@ class Budget:
             self._rate = math.fsum(account.rate for account in self._accounts.values())
             for account in self._accounts.values():
                 account.highest /= 2  # one freak bill must not shut an endpoint out for ever
+                account.see(0.0)
 
 
 def _day_of(now: float) -> int:

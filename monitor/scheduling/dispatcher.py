@@ -18,7 +18,6 @@ from monitor.catalog.model import Catalog, Endpoint
 from monitor.clock import Clock
 from monitor.health.state import is_about_our_key
 from monitor.observation import Observation
-from monitor.outcome import Group
 from monitor.probing.report import ProbeReport, Turn
 from monitor.scheduling.agenda import Agenda, Armed
 from monitor.scheduling.claims import EVERYTHING, Claims
@@ -151,7 +150,8 @@ class Dispatcher:
     def interval_seconds(self, endpoint_id: str) -> float:
         """The interval now in force of the kind that decides, stretches included. KeyError for an endpoint that is not
         watched."""
-        return self.gate.stretched_seconds(self._watched[endpoint_id].endpoint, self.schedule.utc_now())
+        # Asked for with every report, and the schedule's clock at every tick.
+        return self.gate.stretched_seconds(self._watched[endpoint_id].endpoint, self.schedule.latest)
 
     def share_limits(self, rank: int, monitors: int) -> None:
         """Providers' caps and the budget are for so many monitors together; `rank` as for Flights.share_caps."""
@@ -297,7 +297,7 @@ class Dispatcher:
         if lane == watched.endpoint.id:
             if is_about_our_key(observation.outcome):
                 self.gate.set_unusable(lane, True)
-            elif observation.group is Group.OK:
+            elif observation.is_ok:
                 self.gate.set_unusable(lane, False)
 
     def lanes(self) -> Iterator[WatchedLane]:

@@ -6,7 +6,9 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import msgspec
 
 from monitor.clock import Clock
 from monitor.probing.kinds import CACHE
@@ -33,15 +35,14 @@ class DrainReport:
     stuck: int
 
 
-@dataclass(slots=True, eq=False)
-class Flight:
+class Flight(msgspec.Struct, eq=False):
     turn: Turn
     began_at: float  # monotonic
     armed_at: float = 0.0  # monotonic: when it should have begun
     shard: int = 0
-    task: asyncio.Task[None] | None = field(default=None, init=False)
-    is_overrun: bool = field(default=False, init=False)
-    is_cut_off: bool = field(default=False, init=False)  # what it still says, it says of its own end
+    task: asyncio.Task[None] | None = None
+    is_overrun: bool = False
+    is_cut_off: bool = False  # what it still says, it says of its own end
 
     @property
     def is_late(self) -> bool:
@@ -118,7 +119,8 @@ class Flights:
         def cancelled(_task: asyncio.Task[None]) -> None:
             self._land(flight, None, was_cancelled=True)
 
-        flight.task = asyncio.create_task(self._fly(flight, armed_at, cancelled), name=f"probe {turn.lane}")
+        flying = self._fly(flight, armed_at, cancelled)
+        flight.task = asyncio.get_running_loop().create_task(flying, name=f"probe {turn.lane}")
         # For a task that is cancelled, maybe before its first step; one that ends lands by itself, a turn sooner.
         flight.task.add_done_callback(cancelled)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from monitor.catalog.model import Endpoint
-from monitor.outcome import Group, Outcome
+from monitor.outcome import Outcome
 from monitor.probing.report import ProbeReport, Turn
 from monitor.scheduling.budget import Budget, Reservation
 from monitor.secret import Secret
@@ -19,6 +19,7 @@ from monitor.slot import phase_fraction
 
 MAX_RETRY_AFTER_SECONDS = 600.0
 MAX_UNUSABLE_INTERVAL_SECONDS = 900.0
+_SECRET_MISSING = Outcome.SECRET_MISSING  # to look it up each time takes as long as a call
 _WHOLE = 1.0 - 1e-9  # credit is a sum of fractions: three thirds are not quite one in binary
 
 Key = str  # as `key_of` writes it
@@ -62,7 +63,8 @@ class Gate:
     def may_send(self, turn: Turn, monotonic: float, utc: float) -> str | None:
         """None if a slot that falls due now may be probed, else the reason to skip it."""
         lane = turn.lane
-        standing, shared = self._standing(lane), self._standing(turn.endpoint.id)
+        standing = self._standing(lane)
+        shared = standing if lane == turn.endpoint.id else self._standing(turn.endpoint.id)
         if shared.secret_missing:
             return "secret_missing"
         if self.retry_delay_seconds(turn.endpoint, monotonic) > 0.0:
@@ -140,11 +142,11 @@ class Gate:
         if not is_current:
             return
         observation = report.observation
-        if observation.outcome is Outcome.SECRET_MISSING:
+        if observation.outcome is _SECRET_MISSING:
             self.set_secret_missing(turn.endpoint.id, True)
         if not turn.decides:
             return
-        if observation.group is Group.OK:
+        if observation.is_ok:
             standing.unusable_level = 0
         elif turn.recheck == 0 and standing.unusable_level:
             standing.unusable_level = min(standing.unusable_level + 1, 30)

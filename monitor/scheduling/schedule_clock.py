@@ -62,6 +62,11 @@ class ScheduleClock:
         return self._monotonic + (utc - self._utc)
 
     @property
+    def latest(self) -> float:
+        """UTC seconds on the schedule when `utc_now` was last asked."""
+        return self._utc
+
+    @property
     def ahead_of_wall_seconds(self) -> float:
         """How far the schedule is ahead of the wall (negative: behind): what is still to be slewed away."""
         return self._utc + (self._clock.monotonic() - self._monotonic) - self._clock.now()

@@ -11,17 +11,17 @@ import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from monitor.probing.report import Turn
 
 
-@dataclass(slots=True, eq=False)
-class Waiter:
+class Waiter(msgspec.Struct, eq=False):
     turn: Turn
     armed_at: float  # monotonic: when it should have begun
     expires_at: float  # monotonic: when its slot ends
-    gone: bool = field(default=False, init=False)
+    gone: bool = False
 
 
 class WaitingRoom:

@@ -102,7 +102,7 @@ def clean_text(text: str, limit: int) -> str:
 
 
 def _named(what: str, name: str) -> str:
-    if not name or clean_text(name, _NAME_LIMIT) != name:
+    if not name or not (len(name) <= _NAME_LIMIT and (name.isprintable() or clean_text(name, _NAME_LIMIT) == name)):
         raise ValueError(f"{what} is not a name: {name!r}")
     return name
 

@@ -69,9 +69,10 @@ class OpenHour:
             return
         number = self._number(observation.endpoint, observation.location)
         share, owner = self._shares[number // PLACES_A_SHARE], number % PLACES_A_SHARE
+        code = OUTCOME_CODES[observation.outcome]
         share.owners.append(owner)
-        share.codes.append(OUTCOME_CODES[observation.outcome])
-        asked = observation.answer_ok is not None and observation.outcome is Outcome.SUCCESS
+        share.codes.append(code)
+        asked = observation.answer_ok is not None and code == _SUCCESS
         share.answers.append(int(bool(observation.answer_ok)) if asked else -1)
         share.tokens.append(observation.output_tokens or 0)
         share.costs.append(round((observation.cost_usd or 0.0) * PICO))

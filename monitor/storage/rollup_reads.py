@@ -193,6 +193,13 @@ class RollupReads(Reader):
         async with self._database.read() as connection:
             return await read_rolled_until(connection)
 
+    async def first_bucket(self, step: Step) -> float:
+        """The start of the first closed hour or day of anybody's; infinite if there is none."""
+        _, bucket = _rollup_table(step)
+        async with self._database.read() as connection:
+            found: int | None = (await connection.execute(select(func.min(bucket)))).scalar()
+        return math.inf if found is None else found
+
     def _rollup(self, start: int, step: Step, row: Any) -> Rollup:
         return Rollup(start, step, *self._place(row), expected=row.expected, tally=tally_of_columns(row))
 

@@ -102,9 +102,11 @@ async def renew_sums(history: History, submit: Submit, until: int) -> bool:
     changes, believed = begun
     rows: list[dict[str, Any]] = []
     endpoint_ids, ids = await history.endpoint_ids(), await history.ids_by_name()
+    # Of a young database thirty days would be read, day by day, that there are not.
+    firsts: dict[Step, float] = {step: await history.first_bucket(step) for step in ("day", "hour")}
     for start in range(0, len(endpoint_ids), _ENDPOINTS_A_GO):
         some = endpoint_ids[start : start + _ENDPOINTS_A_GO]
-        rows += await _summed(history, window, until, believed, (some[0], some[-1]), ids)
+        rows += await _summed(history, window, until, believed, (some[0], some[-1]), ids, firsts)
     rows.sort(key=lambda row: tuple(row[column.name] for column in _KEY))
     try:
         return await _write(partial(_by_author, submit, author), window, _Record(until, changes, len(rows)), rows)
@@ -127,7 +129,13 @@ async def _by_author(submit: Submit, author: str, job: Job[T]) -> T:
 
 
 async def _summed(
-    history: History, window: str, until: int, believed: dict[str, int], endpoint_ids: tuple[int, int], ids: Ids
+    history: History,
+    window: str,
+    until: int,
+    believed: dict[str, int],
+    endpoint_ids: tuple[int, int],
+    ids: Ids,
+    firsts: Mapping[Step, float],
 ) -> list[dict[str, Any]]:
     windows = Windows(float(until))
     ranges = windows.restore_ranges(float(until), until, until // DAY * DAY, believed, only=(window,))
@@ -141,7 +149,7 @@ async def _summed(
             alive |= {place: bucket for place, bucket in zip(places, buckets, strict=True) if bucket is not None}
     steps: list[tuple[int, Step]] = [(day, "day") for day in range(*ranges.days, DAY)]
     steps += [(hour, "hour") for span in ranges.hours for hour in range(*span, HOUR)]
-    for bucket, step in sorted(steps):
+    for bucket, step in sorted(each for each in steps if each[0] >= firsts[each[1]]):
         width = DAY if step == "day" else HOUR
         async for page in history.bucket_rows(step, bucket, endpoint_ids):
             for part in page.parts(_ROWS_A_TURN):

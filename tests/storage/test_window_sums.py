@@ -19,6 +19,7 @@ from monitor.health.windows import Windows
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.storage.database import Job, T
+from monitor.storage.history import History, Step
 from monitor.storage.restore import renewed_windows, restore_board
 from monitor.storage.schema import window_sums
 from monitor.storage.window_sums import renew_sums, sums_on_record
@@ -44,6 +45,24 @@ async def restored(store: Stage, now: float) -> Windows:
     board = Board(health_settings(), FakeClock(now))
     await restore_board(board, store.history, now)
     return board.windows
+
+
+async def test_of_a_young_database_no_day_is_read_that_it_does_not_have(
+    store: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.write([observation(number) for number in range(3)])
+    await store.writer.close_hours(MIDNIGHT + 3 * HOUR)
+    read: list[tuple[str, int]] = []
+    bucket_rows = History.bucket_rows
+
+    def noted(history: History, step: Step, start: int, ids: tuple[int, int] | None = None) -> object:
+        read.append((step, start))
+        return bucket_rows(history, step, start, ids)
+
+    monkeypatch.setattr(History, "bucket_rows", noted)
+    assert await renew_sums(store.history, store.writer.submit, MIDNIGHT + 3 * HOUR)
+    assert ("hour", MIDNIGHT) in read
+    assert len(read) <= 3
 
 
 def held_by(windows: Windows) -> Mapping[object, object]:
