@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from monitor.health.cadences import Cadences
 from monitor.health.dense import Indices
-from monitor.health.quantiles import Wanted, quantiles_of_series
+from monitor.health.quantiles import NO_QUANTILES, Wanted, quantiles_of_series
 from monitor.health.recent import ANSWERED, ASKED, Counts
 from monitor.health.sketch import FIGURES, Values
 from monitor.health.spans import LONG_WINDOWS, SHORT_WINDOWS, WINDOWS
@@ -42,7 +42,7 @@ def series_figures(
     wanted = _wanted(quantiles)
     for window in WINDOWS:
         if window not in performance_windows or not quantiles:
-            distributions += [_NO_QUANTILES] * len(rows)
+            distributions += [NO_QUANTILES] * len(rows)
             continue
         if window in SHORT_WINDOWS:
             values = list(recent.quantiles(starts[window], [each for _, each in wanted]))
@@ -74,11 +74,8 @@ def pooled_figures(
         counts = windows.counts(window, rows).sum(axis=0)[None, :]
         if quantiles:
             values = [windows.pooled_quantiles(window, figure, rows, each)[None, :] for figure, each in wanted]
-    found = quantiles_of_series(wanted, values) if quantiles else [_NO_QUANTILES]
+    found = quantiles_of_series(wanted, values) if quantiles else [NO_QUANTILES]
     return _shown(counts, policy, np.array([expected]), found)[0]
-
-
-_NO_QUANTILES: Quantiles = {}
 
 
 def _shown(
