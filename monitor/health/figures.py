@@ -37,7 +37,7 @@ def series_figures(
     starts = {window: windows.start_of(window, now) for window in WINDOWS}
     counts: list[Counts] = [recent.counts(starts[window]) for window in SHORT_WINDOWS]
     counts += [windows.counts(window, indices) for window in LONG_WINDOWS]
-    expected = [cadences.expected(starts[window], now) for window in WINDOWS]
+    expected = cadences.expected([starts[window] for window in WINDOWS], now)
     distributions: list[Quantiles] = []
     wanted = _wanted(quantiles)
     for window in WINDOWS:
@@ -50,11 +50,11 @@ def series_figures(
             values = [windows.quantiles(window, figure, indices, each) for figure, each in wanted]
         distributions += quantiles_of_series(wanted, values)
     # Window after window in one go: a call into numpy costs as much for five times the rows.
-    figures = _shown(np.concatenate(counts), policy, np.concatenate(expected), distributions)
+    figures = _shown(np.concatenate(counts), policy, expected.reshape(-1), distributions)
     by_window = [figures[at : at + len(rows)] for at in range(0, len(figures), len(rows))]
-    spans = SHORT_WINDOWS.values()
-    leaving = [cadences.next_due(now - span) + span for span in spans]
-    until = np.minimum.reduce([recent.next_change(spans), cadences.next_due(now), *leaving])
+    spans = (0.0, *SHORT_WINDOWS.values())
+    due = cadences.next_due([now - span for span in spans]) + np.array(spans)[:, None]
+    until = np.minimum(recent.next_change(SHORT_WINDOWS.values()), due.min(axis=0))
     return [dict(zip(WINDOWS, each, strict=True)) for each in zip(*by_window, strict=True)], until
 
 
@@ -83,6 +83,9 @@ def _shown(
 ) -> list[WindowFigures]:
     ok, fault, throttled, seen = (counts[:, :ASKED] @ group_matrix(policy)).T
     samples = ok + fault
+    parts = np.concatenate((ok, seen, throttled, counts[:, ANSWERED]))
+    found = ratios(parts, np.concatenate((samples, expected, samples + throttled, counts[:, ASKED])))
+    many = len(counts)
     return list(
         map(
             WindowFigures,
@@ -90,10 +93,7 @@ def _shown(
             ok.tolist(),
             seen.tolist(),
             expected.tolist(),
-            ratios(ok, samples),
-            ratios(seen, expected),
-            ratios(throttled, samples + throttled),
-            ratios(counts[:, ANSWERED], counts[:, ASKED]),
+            *[found[at : at + many] for at in range(0, len(found), many)],
             quantiles,
         )
     )

@@ -91,11 +91,11 @@ def quantiles_of_series(wanted: Wanted, values: Sequence[Values]) -> list[Mappin
     """`values` are [series x quantiles] of each figure of `wanted`; nan where a series has no samples."""
     rows = np.concatenate(values, axis=1)
     firsts = np.cumsum([0, *(len(quantiles) for _, quantiles in wanted[:-1])])
-    patterns = (rows[:, firsts] == rows[:, firsts]).tolist()
+    patterns = list(map(tuple, (rows[:, firsts] == rows[:, firsts]).tolist()))
+    layouts = {pattern: _layout(wanted, pattern) for pattern in set(patterns)}
     data, width = rows.tobytes(), rows.itemsize * rows.shape[1]
     return [
-        Quantiles(_layout(wanted, tuple(pattern)), data[place * width : (place + 1) * width])
-        for place, pattern in enumerate(patterns)
+        Quantiles(layouts[pattern], data[place * width : (place + 1) * width]) for place, pattern in enumerate(patterns)
     ]
 
 

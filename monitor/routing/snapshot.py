@@ -85,9 +85,9 @@ def joined(parts: Iterable[Part], now: float) -> bytes:
     for part in parts:
         at = part.view.last_probe_at
         # A wall clock that was stepped back makes no negative age.
-        age = b',"age_seconds":null},' if at is None else b',"age_seconds":%.1f},' % max(now - at, 0.0)
-        pieces += (part.opened, age)
-    return b"".join(pieces)[:-1]
+        age = b"null" if at is None else b"%.1f" % max(now - at, 0.0)
+        pieces += (b"," if pieces else b"", part.opened, b',"age_seconds":', age, b"}")
+    return b"".join(pieces)
 
 
 # By hand and not by an encoder: a probe changes most of an endpoint's hundred numbers, and to make them objects of a

@@ -15,7 +15,7 @@ SNAPSHOT_SECONDS = 5.0
 # second of CPU, and whoever polls more often is told 304.
 _VIEWS_A_SECOND = 5000
 # Endpoints that are written at once: a millisecond and a half if all have changed. The first are on their way sooner.
-_PARTS, _FIRST_PARTS = 64, 4
+_PARTS, _FIRST_PARTS = 48, 4
 
 
 class Document:
