@@ -21,6 +21,9 @@ from monitor.routing.kinds import kinds_object
 from monitor.routing.values import JsonObject, quantile_name, quantiles_of
 
 
+_SUSPECT = Vantage.SUSPECT
+
+
 def counts_object(figures: WindowFigures) -> JsonObject:
     """One window's counts and ratios (0..1)."""
     return {
@@ -62,7 +65,7 @@ class Part(msgspec.Struct, frozen=True, gc=False):
         ]
         opened = _OPENED % (
             identity,
-            view.state.value,
+            view.state,
             _text(view.cause),
             _stamp_text(view.state_since),
             "true" if view.usable else "false",
@@ -73,7 +76,7 @@ class Part(msgspec.Struct, frozen=True, gc=False):
             price,
             ",".join(windows),
             _kinds_text(view.kinds, performance_windows),
-            "true" if view.vantage is Vantage.SUSPECT else "false",
+            "true" if view.vantage is _SUSPECT else "false",
             _json(view.places) if view.places else "{}",
         )
         return cls(view, opened.encode(), identity, price)

@@ -26,6 +26,8 @@ Lines = tuple[bytes, ...]  # one item per family, in ENDPOINT_FAMILIES' order
 _LABELS = b"\1"
 _END = b"\0"
 _MOST_FORMS = 512
+# An enumeration is slow to hand out its members.
+_UNKNOWN, _DOWN, _DEGRADED = State.UNKNOWN, State.DOWN, State.DEGRADED
 
 _TEXT = "%b"
 _MEASURED = "%.6g"
@@ -122,11 +124,12 @@ class _Sheet:
 
     def _counts(self, view: EndpointView) -> list[Value]:
         """Those of `_counted`; None where there is to be no line."""
-        is_known = view.state is not State.UNKNOWN
+        state = view.state
+        is_known = state is not _UNKNOWN
         values: list[Value] = [
-            view.state is not State.DOWN if is_known else None,
+            state is not _DOWN if is_known else None,
             view.usable if view.is_watched else None,
-            view.state is State.DEGRADED if is_known else None,
+            state is _DEGRADED if is_known else None,
         ]
         by_window = [_fields_of(view.windows[window]) for window in self._windows]
         for field, form in zip(zip(*by_window, strict=True), _OF_WINDOWS.values(), strict=False):
