@@ -20,7 +20,6 @@ from monitor.health.view import EndpointView, KindView, Vantage, WindowFigures
 from monitor.routing.kinds import kinds_object
 from monitor.routing.values import JsonObject, quantile_name, quantiles_of
 
-
 _SUSPECT = Vantage.SUSPECT
 
 
