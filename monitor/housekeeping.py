@@ -22,7 +22,9 @@ from monitor.systemd import Notifier, watchdog_interval_seconds
 
 log = logging.getLogger(__name__)
 
-REFRESH_SECONDS = 1.0
+# Every picture is written whole, and gzipped, for the routers that poll. `Room` looks for it four times a second: so a
+# new state is served within two seconds, and figures, which settle first, within five of their change.
+REFRESH_SECONDS = 1.75
 SETTLED_SECONDS = 3.0  # most answers are whole by then; a view that waits for them is rendered once a probe
 EXPIRE_SECONDS = 5.0
 LOCATIONS_SECONDS = 5.0

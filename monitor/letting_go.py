@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-_AT_ONCE = 64
+_AT_ONCE = 200
 
 
 def let_go(things: list[object]) -> Iterator[None]:

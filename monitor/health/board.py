@@ -33,7 +33,7 @@ from monitor.slot import Era, expected_slots
 
 _ERAS_PER_SLICE = 250
 # Counted at once: about a millisecond. numpy is called as often for one observation as for all of them.
-_COUNTED_AT_ONCE = 60
+_COUNTED_AT_ONCE = 150
 # From so many on as many are counted as come.
 _MOST_COMMITTED = 250
 

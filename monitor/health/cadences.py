@@ -27,24 +27,28 @@ class Cadences:
         self._since, self._until = table[:, 1], table[:, 2]
         self._intervals, self._phases = table[:, 3].astype(np.int64), table[:, 4].astype(np.int64)
 
-    def expected(self, start: float, end: float) -> Indices:
-        """By series, the slots that fell due in [start, end)."""
-        begin, stop = np.maximum(start, self._since), np.minimum(end, self._until)
+    def expected(self, starts: Sequence[float], end: float) -> Indices:
+        """[starts x series], the slots that fell due from each start until before `end`."""
+        begin, stop = np.maximum(_column(starts), self._since), np.minimum(end, self._until)
         due = np.where(stop > begin, self._slots_from(stop) - self._slots_from(begin), 0)
-        found = np.zeros(self._series, dtype=np.int64)
-        np.add.at(found, self._owners, due)
+        found = np.zeros((len(starts), self._series), dtype=np.int64)
+        np.add.at(found.T, self._owners, due.T)
         return found
 
-    def next_due(self, after: float) -> Values:
-        """By series, when the first slot at `after` or later falls due; infinite if none will."""
-        slots = self._slots_from(np.maximum(after, self._since))
+    def next_due(self, after: Sequence[float]) -> Values:
+        """[moments x series], when the first slot at each moment or later falls due; infinite if none will."""
+        slots = self._slots_from(np.maximum(_column(after), self._since))
         due_at = (slots * self._intervals + self._phases) / 1000
-        found = np.full(self._series, np.inf)
-        np.minimum.at(found, self._owners, np.where(due_at < self._until, due_at, np.inf))
+        found = np.full((len(after), self._series), np.inf)
+        np.minimum.at(found.T, self._owners, np.where(due_at < self._until, due_at, np.inf).T)
         return found
 
     def _slots_from(self, at: Values) -> Indices:
         return -((self._phases - np.rint(at * 1000).astype(np.int64)) // self._intervals)
+
+
+def _column(moments: Sequence[float]) -> Values:
+    return np.asarray(moments, dtype=np.float64)[:, None]
 
 
 def _end_of(era: Era) -> float:

@@ -11,64 +11,31 @@ import numpy.typing as npt
 from monitor.health.columns import Columns, Ints
 from monitor.health.dense import BinMatrix, CountMatrix, Indices
 from monitor.health.recent import ANSWERED, ASKED
+from monitor.health.ring import ANSWER, CODE, FIRST_FIGURE, STARTED, Entries
 from monitor.health.rows import TallyRows
-from monitor.health.sketch import FIGURES, decode_many, encode_many
-from monitor.observation import CHAT, Observation
-from monitor.outcome import OUTCOME_CODES, OUTCOMES, Outcome
+from monitor.health.sketch import FIGURES, Values, decode_many, encode_many
+from monitor.observation import CHAT
+from monitor.outcome import OUTCOME_CODES, OUTCOMES
 
 _NAMES = tuple(outcome.value for outcome in OUTCOMES)
 _CODE_OF_NAME = {outcome.value: code for outcome, code in OUTCOME_CODES.items()}
 
+# Cells of one matrix: index of the observation, column.
+_Change = tuple[CountMatrix | BinMatrix, Ints, Ints]
 
-class AddedCells:
-    """Those that a batch of observations adds one to."""
 
-    def __init__(self) -> None:
-        self._rows: list[int] = []
-        self._stamps: list[float] = []
-        # Per matrix: index into the two above, column.
-        self._counts: tuple[list[int], list[int]] = ([], [])
-        self._bins: dict[str, tuple[list[int], list[int]]] = {name: ([], []) for name in FIGURES}
-
-    def add(self, row: int, observation: Observation, figures: Mapping[str, float]) -> None:
-        index = len(self._rows)
-        self._rows.append(row)
-        self._stamps.append(observation.started_at)
-        owners, columns = self._counts
-        owners.append(index)
-        columns.append(OUTCOME_CODES[observation.outcome])
-        if observation.answer_ok is not None and observation.outcome is Outcome.SUCCESS:
-            owners.append(index)
-            columns.append(ASKED)
-            if observation.answer_ok:
-                owners.append(index)
-                columns.append(ANSWERED)
-        for name, value in figures.items():
-            owners, columns = self._bins[name]
-            owners.append(index)
-            columns.append(FIGURES[name].bin_of(value))
-
-    def add_to(self, counts: CountMatrix, bins: Mapping[str, BinMatrix], starts: Sequence[int]) -> None:
-        """`starts` are the long windows' edges, in their order."""
-        all_rows = np.array(self._rows, dtype=np.int64)
-        all_stamps = np.array(self._stamps)
-        changes: list[tuple[CountMatrix | BinMatrix, tuple[list[int], list[int]]]] = [
-            (counts, self._counts),
-            *((bins[name], cells) for name, cells in self._bins.items()),
-        ]
-        for matrix, cells in changes:
-            owners = np.array(cells[0], dtype=np.int64)
-            if not owners.size:
-                continue
-            rows, stamps = all_rows[owners], all_stamps[owners]
-            columns = np.array(cells[1], dtype=np.int64)
-            ones = np.ones(rows.size, dtype=np.int64)
-            for place, start in enumerate(starts):
-                within = stamps >= start
-                if within.all():
-                    matrix.add(place, rows, columns, ones)
-                else:
-                    matrix.add(place, rows[within], columns[within], ones[within])
+def add_entries(
+    counts: CountMatrix, bins: Mapping[str, BinMatrix], series: Ints, entries: Entries, starts: Sequence[int]
+) -> None:
+    """Add one for each observation of which `entries` are those of its ring, to its row in `series` of the matrices;
+    `starts` are the long windows' edges, in their order."""
+    answers = entries[:, ANSWER]
+    asked, answered = np.flatnonzero(answers == answers), np.flatnonzero(answers == 1.0)
+    changes: list[_Change] = [(counts, *_counted(entries[:, CODE].astype(np.int64), asked, answered))]
+    for place, (name, scale) in enumerate(FIGURES.items(), FIRST_FIGURE):
+        owners = np.flatnonzero(entries[:, place] == entries[:, place])
+        changes.append((bins[name], owners, scale.bins_of(entries[owners, place])))
+    _add(changes, series, entries[:, STARTED], starts)
 
 
 def add_columns(
@@ -79,20 +46,30 @@ def add_columns(
     chosen: npt.NDArray[np.bool_],
     starts: Sequence[int],
 ) -> None:
-    """What AddedCells would add for the `chosen` rows of `columns`; `series` are their rows in the matrices."""
-    asked, answered = columns.answers()
-    everyone = np.arange(len(columns))
-    owners = np.concatenate((everyone, asked, answered))
-    cells = np.concatenate((columns.outcome, np.full(asked.size, ASKED), np.full(answered.size, ANSWERED)))
-    changes: list[tuple[CountMatrix | BinMatrix, Ints, Ints]] = [(counts, owners, cells)]
+    """What `add_entries` would add for the `chosen` rows of `columns`; `series` are their rows in the matrices."""
+    changes: list[_Change] = [(counts, *_counted(columns.outcome, *columns.answers()))]
     changes += [(bins[name], *columns.binned(name)) for name in FIGURES]
-    for matrix, owners, cells in changes:
-        kept = chosen[owners]
-        owners, cells = owners[kept], cells[kept]
-        rows, stamps = series[owners], columns.started_us[owners]
-        for place, start in enumerate(starts):
-            within = stamps >= start * 1_000_000
-            matrix.add(place, rows[within], cells[within], np.ones(int(within.sum()), dtype=np.int64))
+    kept = [(matrix, owners[of], cells[of]) for matrix, owners, cells in changes for of in [chosen[owners]]]
+    _add(kept, series, columns.started_at, starts)
+
+
+def _counted(codes: Ints, asked: Ints, answered: Ints) -> tuple[Ints, Ints]:
+    """(index of the observation, column of the count matrix) of what each observation is counted as."""
+    return (
+        np.concatenate((np.arange(codes.size), asked, answered)),
+        np.concatenate((codes, np.full(asked.size, ASKED), np.full(answered.size, ANSWERED))),
+    )
+
+
+def _add(changes: Sequence[_Change], series: Ints, started_at: Values, starts: Sequence[int]) -> None:
+    for place, start in enumerate(starts):
+        within = started_at >= start
+        is_whole = bool(within.all())
+        for matrix, owners, cells in changes:
+            if not is_whole:
+                kept = within[owners]
+                owners, cells = owners[kept], cells[kept]
+            matrix.add(place, series[owners], cells, np.ones(owners.size, dtype=np.int64))
 
 
 def counted_cells(rows: TallyRows) -> tuple[Indices, Indices, Indices]:

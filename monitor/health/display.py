@@ -25,9 +25,10 @@ from monitor.health.windows import Windows
 from monitor.letting_go import let_go
 from monitor.settings import Settings
 
-# The figures of so many, and then their views, are a millisecond each: who asks meanwhile waits for it. Figures are
-# calls into numpy, which cost as much for ten.
-SERIES_PER_SLICE = 20
+# The figures of so many, and then their views, are a millisecond each: who asks meanwhile waits for it. Most of that
+# are calls into numpy, which cost as much for one; where the last half hour holds more probes, these cost the most.
+SERIES_PER_SLICE = 80
+_PROBES_PER_SLICE = 4000
 _ALWAYS_STALE = float("-inf")
 
 Figures = Mapping[str, WindowFigures]  # by window
@@ -102,9 +103,9 @@ class Display:
         """See `Board.refresh_slices`."""
         stale = np.flatnonzero(self._fresh_until[: len(self._standings.series)] <= now - settled_seconds).tolist()
         times_spoiled = self._times_spoiled
-        for start in range(0, len(stale), SERIES_PER_SLICE):
+        for rows in _slices(stale, windows):
             # Between two slices a reload may have taken endpoints away.
-            part = [row for row in stale[start : start + SERIES_PER_SLICE] if self._is_configured(row)]
+            part = [row for row in rows if self._is_configured(row)]
             if part:
                 found = self._figures(windows, part, now)
                 if self._times_spoiled != times_spoiled:  # these windows are others by now, or have a slide before them
@@ -187,3 +188,17 @@ class Display:
                     self._listed.append(series.view)
         others = {view.location for view in self._listed} - {own}
         self.locations = (own, *sorted(others))
+
+
+def _slices(rows: Iterable[int], windows: Windows) -> Iterator[list[int]]:
+    part: list[int] = []
+    probes = 0
+    for row in rows:
+        its = windows.recent_probes(row)
+        if part and (len(part) == SERIES_PER_SLICE or probes + its > _PROBES_PER_SLICE):
+            yield part
+            part, probes = [], 0
+        part.append(row)
+        probes += its
+    if part:
+        yield part

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from monitor.health.cadences import Cadences
 from monitor.health.dense import Indices
-from monitor.health.quantiles import Wanted, quantiles_of_series
+from monitor.health.quantiles import NO_QUANTILES, Wanted, quantiles_of_series
 from monitor.health.recent import ANSWERED, ASKED, Counts
 from monitor.health.sketch import FIGURES, Values
 from monitor.health.spans import LONG_WINDOWS, SHORT_WINDOWS, WINDOWS
@@ -37,12 +37,12 @@ def series_figures(
     starts = {window: windows.start_of(window, now) for window in WINDOWS}
     counts: list[Counts] = [recent.counts(starts[window]) for window in SHORT_WINDOWS]
     counts += [windows.counts(window, indices) for window in LONG_WINDOWS]
-    expected = [cadences.expected(starts[window], now) for window in WINDOWS]
+    expected = cadences.expected([starts[window] for window in WINDOWS], now)
     distributions: list[Quantiles] = []
     wanted = _wanted(quantiles)
     for window in WINDOWS:
         if window not in performance_windows or not quantiles:
-            distributions += [_NO_QUANTILES] * len(rows)
+            distributions += [NO_QUANTILES] * len(rows)
             continue
         if window in SHORT_WINDOWS:
             values = list(recent.quantiles(starts[window], [each for _, each in wanted]))
@@ -50,11 +50,11 @@ def series_figures(
             values = [windows.quantiles(window, figure, indices, each) for figure, each in wanted]
         distributions += quantiles_of_series(wanted, values)
     # Window after window in one go: a call into numpy costs as much for five times the rows.
-    figures = _shown(np.concatenate(counts), policy, np.concatenate(expected), distributions)
+    figures = _shown(np.concatenate(counts), policy, expected.reshape(-1), distributions)
     by_window = [figures[at : at + len(rows)] for at in range(0, len(figures), len(rows))]
-    spans = SHORT_WINDOWS.values()
-    leaving = [cadences.next_due(now - span) + span for span in spans]
-    until = np.minimum.reduce([recent.next_change(spans), cadences.next_due(now), *leaving])
+    spans = (0.0, *SHORT_WINDOWS.values())
+    due = cadences.next_due([now - span for span in spans]) + np.array(spans)[:, None]
+    until = np.minimum(recent.next_change(SHORT_WINDOWS.values()), due.min(axis=0))
     return [dict(zip(WINDOWS, each, strict=True)) for each in zip(*by_window, strict=True)], until
 
 
@@ -74,11 +74,8 @@ def pooled_figures(
         counts = windows.counts(window, rows).sum(axis=0)[None, :]
         if quantiles:
             values = [windows.pooled_quantiles(window, figure, rows, each)[None, :] for figure, each in wanted]
-    found = quantiles_of_series(wanted, values) if quantiles else [_NO_QUANTILES]
+    found = quantiles_of_series(wanted, values) if quantiles else [NO_QUANTILES]
     return _shown(counts, policy, np.array([expected]), found)[0]
-
-
-_NO_QUANTILES: Quantiles = {}
 
 
 def _shown(
@@ -86,6 +83,9 @@ def _shown(
 ) -> list[WindowFigures]:
     ok, fault, throttled, seen = (counts[:, :ASKED] @ group_matrix(policy)).T
     samples = ok + fault
+    parts = np.concatenate((ok, seen, throttled, counts[:, ANSWERED]))
+    found = ratios(parts, np.concatenate((samples, expected, samples + throttled, counts[:, ASKED])))
+    many = len(counts)
     return list(
         map(
             WindowFigures,
@@ -93,10 +93,7 @@ def _shown(
             ok.tolist(),
             seen.tolist(),
             expected.tolist(),
-            ratios(ok, samples),
-            ratios(seen, expected),
-            ratios(throttled, samples + throttled),
-            ratios(counts[:, ANSWERED], counts[:, ASKED]),
+            *[found[at : at + many] for at in range(0, len(found), many)],
             quantiles,
         )
     )

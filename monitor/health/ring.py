@@ -15,6 +15,7 @@ from monitor.health.tally import figure_values
 from monitor.observation import Observation
 from monitor.outcome import OUTCOME_CODES, Outcome
 
+Entry = tuple[float, ...]
 Entries = npt.NDArray[np.float64]
 
 # One entry: started_at, outcome code, the figures in the order of FIGURES, answer flag. nan where there is none.
@@ -24,10 +25,8 @@ WIDTH = ANSWER + 1
 _NAN = float("nan")
 
 
-def entry_of(observation: Observation, figures: dict[str, float] | None = None) -> tuple[float, ...]:
-    """`figures` are its `figure_values`, where the caller has them already."""
-    if figures is None:
-        figures = figure_values(observation)
+def entry_of(observation: Observation) -> Entry:
+    figures = figure_values(observation)
     answer = observation.answer_ok if observation.outcome is Outcome.SUCCESS else None
     return (
         observation.started_at,
@@ -62,7 +61,7 @@ class Ring:
     def __len__(self) -> int:
         return len(self.data) // WIDTH
 
-    def add(self, entry: tuple[float, ...]) -> None:
+    def add(self, entry: Entry) -> None:
         data = self.data
         if not data or entry[STARTED] >= data[-WIDTH]:
             data.extend(entry)

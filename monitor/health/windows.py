@@ -20,17 +20,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from monitor.health.cells import AddedCells, add_columns, counted_cells, sketch_cells, summed_rows
+from monitor.health.cells import add_columns, add_entries, counted_cells, sketch_cells, summed_rows
 from monitor.health.columns import Columns, Lookup, split
 from monitor.health.dense import BinMatrix, CountMatrix, Indices
 from monitor.health.kind_windows import KindWindows
 from monitor.health.recent import ANSWERED, Recent
 from monitor.health.restore_plan import NO_SUMS, Masks, RestorePlan, RestoreRanges
-from monitor.health.ring import STARTED, Entries, Ring, entries_of, entry_of, laid_out
+from monitor.health.ring import STARTED, Entries, Entry, Ring, entries_of, entry_of, laid_out
 from monitor.health.rows import TallyRows, rows_of
 from monitor.health.sketch import FIGURES, Values
 from monitor.health.spans import AHEAD_SECONDS, LONG_WINDOWS, RING_SECONDS, SHORT_WINDOWS, floor_hour
-from monitor.health.tally import figure_values
 from monitor.observation import CHAT, Observation
 from monitor.outcome import OUTCOME_CODES, Outcome
 
@@ -222,6 +221,10 @@ class Windows:
         """The row of a series that chat decides of, -1 where another kind does."""
         return self.row_of(endpoint, location) if self._deciding.get(endpoint, CHAT) == CHAT else -1
 
+    def recent_probes(self, row: int) -> int:
+        """How many the short windows hold of a series."""
+        return len(self._rings[row])
+
     def recent(self, rows: Sequence[int], now: float) -> Recent:
         """The short windows of several series, each by itself."""
         rings = [self._rings[row] for row in rows]
@@ -259,8 +262,9 @@ class Windows:
 
     def _add(self, observations: Iterable[Observation], now: float, counted_since: float) -> list[int]:
         ring_start = now - RING_SECONDS
-        cells = AddedCells()
         touched: dict[int, None] = {}
+        rows: list[int] = []
+        counted: list[Entry] = []
         for observation in observations:
             if observation.recheck:
                 continue
@@ -275,14 +279,16 @@ class Windows:
                 continue
             row = self.row_of(observation.endpoint, observation.location)
             touched[row] = None
-            figures = figure_values(observation)
+            entry = entry_of(observation)
             if started_at >= ring_start:
                 ring = self._rings[row]
-                ring.add(entry_of(observation, figures))
+                ring.add(entry)
                 ring.drop_before(ring_start)
             if started_at >= counted_since:
-                cells.add(row, observation, figures)
-        cells.add_to(self._counts, self._bins, self._long_starts())
+                rows.append(row)
+                counted.append(entry)
+        if counted:
+            add_entries(self._counts, self._bins, np.array(rows), np.array(counted), self._long_starts())
         return list(touched)
 
     def _long_starts(self) -> list[int]:

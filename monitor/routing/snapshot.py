@@ -7,17 +7,20 @@ bytes. Unknown is null, and a figure without samples is null too.
 from __future__ import annotations
 
 import functools
-from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import msgspec
+from msgspec.structs import astuple
 
 from monitor.catalog.model import Endpoint
 from monitor.clock import utc_text
+from monitor.health.quantiles import Layout, Quantiles, Row, picker
 from monitor.health.sketch import FIGURES
 from monitor.health.view import EndpointView, KindView, Vantage, WindowFigures
 from monitor.routing.kinds import kinds_object
 from monitor.routing.values import JsonObject, quantile_name, quantiles_of
+
+_SUSPECT = Vantage.SUSPECT
 
 
 def counts_object(figures: WindowFigures) -> JsonObject:
@@ -39,8 +42,7 @@ def quantiles_object(figures: WindowFigures) -> JsonObject:
     return {figure: quantiles_of(figures.quantiles.get(figure)) for figure in FIGURES}
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True, gc=False):
     """One endpoint's encoded object without its age and its closing brace; figures only in the windows whose quantiles
     are kept, so that null always means unknown. `identity` and `price` are what never changes of it."""
 
@@ -62,7 +64,7 @@ class Part:
         ]
         opened = _OPENED % (
             identity,
-            view.state.value,
+            view.state,
             _text(view.cause),
             _stamp_text(view.state_since),
             "true" if view.usable else "false",
@@ -73,18 +75,21 @@ class Part:
             price,
             ",".join(windows),
             _kinds_text(view.kinds, performance_windows),
-            "true" if view.vantage is Vantage.SUSPECT else "false",
+            "true" if view.vantage is _SUSPECT else "false",
             _json(view.places) if view.places else "{}",
         )
         return cls(view, opened.encode(), identity, price)
 
-    def closed(self, now: float) -> bytes:
-        """The whole object; `age_seconds` since the last probe began, null before the first one."""
-        at = self.view.last_probe_at
-        if at is None:
-            return self.opened + b',"age_seconds":null}'
+
+def joined(parts: Iterable[Part], now: float) -> bytes:
+    """The whole objects, a comma between two; `age_seconds` since the last probe began, null before the first one."""
+    pieces: list[bytes] = []
+    for part in parts:
+        at = part.view.last_probe_at
         # A wall clock that was stepped back makes no negative age.
-        return b'%b,"age_seconds":%.1f}' % (self.opened, max(now - at, 0.0))
+        age = b"null" if at is None else b"%.1f" % max(now - at, 0.0)
+        pieces += (b"," if pieces else b"", part.opened, b',"age_seconds":', age, b"}")
+    return b"".join(pieces)
 
 
 # By hand and not by an encoder: a probe changes most of an endpoint's hundred numbers, and to make them objects of a
@@ -93,10 +98,6 @@ _OPENED = (
     '{%s,"state":"%s","cause":%s,"state_since":%s,"usable":%s,"unusable_cause":%s,"observed_at":%s,'
     '"last_success_at":%s,"interval_seconds":%r,"price_usd_per_million_tokens":%s,"windows":{%s},"kinds":%s,'
     '"location_suspect":%s,"locations":%s'
-)
-_COUNTS = (
-    '"samples":%d,"successes":%d,"seen":%d,"expected":%d,'
-    '"uptime_ratio":%s,"coverage_ratio":%s,"throttled_ratio":%s,"answer_ok_ratio":%s'
 )
 
 
@@ -114,38 +115,43 @@ def _kinds_text(kinds: Mapping[str, KindView], performance_windows: Container[st
     return _json(kinds_object(kinds, performance_windows)) if kinds else "{}"
 
 
+class _Counts(msgspec.Struct, gc=False):
+    """The first fields of WindowFigures, in their order."""
+
+    samples: int
+    successes: int
+    seen: int
+    expected: int
+    uptime_ratio: float | None
+    coverage_ratio: float | None
+    throttled_ratio: float | None
+    answer_ok_ratio: float | None
+
+
+_COUNTED = len(_Counts.__struct_fields__)
+
+
 def _counts_text(figures: WindowFigures) -> str:
-    return _COUNTS % (
-        figures.samples,
-        figures.successes,
-        figures.seen,
-        figures.expected,
-        _number(figures.uptime_ratio),
-        _number(figures.coverage_ratio),
-        _number(figures.throttled_ratio),
-        _number(figures.answer_ok_ratio),
-    )
+    return _json(_Counts(*astuple(figures)[:_COUNTED]))[1:-1]
 
 
 def _figures_text(figures: WindowFigures) -> str:
-    measured = dict(figures.quantiles)  # each figure once: a view makes what it is asked for
-    template, places = _figures_template(tuple([tuple(measured.get(figure, ())) for figure in FIGURES]))
-    return template % tuple([measured[figure][quantile] for figure, quantile in places])
+    quantiles = Quantiles.of(figures.quantiles)
+    template, ordered = _figures_template(quantiles.layout)
+    return template % ordered(quantiles.in_a_row)
 
 
 @functools.lru_cache(maxsize=256)
-def _figures_template(quantiles: tuple[tuple[float, ...], ...]) -> tuple[str, list[tuple[str, float]]]:
-    """How figures that have these quantiles are written, and the order of their values. Six digits: see `values`."""
+def _figures_template(layout: Layout) -> tuple[str, Callable[[Row], Row]]:
+    """How figures that lie so are written, and what puts their values in order. Six digits: see `values`."""
     texts, places = [], []
-    for figure, its in zip(FIGURES, quantiles, strict=True):
-        values = ",".join(f'"{quantile_name(quantile)}":%.6g' for quantile in sorted(its))
+    for figure in FIGURES:
+        its, at = layout.places.get(figure, ((), 0))
+        ordered = sorted(range(len(its)), key=its.__getitem__)
+        values = ",".join([f'"{quantile_name(its[place])}":%.6g' for place in ordered])
         texts.append(f',"{figure}":{{{values}}}' if its else f',"{figure}":null')
-        places += [(figure, quantile) for quantile in sorted(its)]
-    return "".join(texts), places
-
-
-def _number(value: float | None) -> str:
-    return "null" if value is None else repr(value)
+        places += [at + place for place in ordered]
+    return "".join(texts), picker(places)
 
 
 def _text(value: str | None) -> str:
@@ -157,8 +163,11 @@ def _stamp_text(at: float | None) -> str:
     return "null" if at is None else f'"{utc_text(at)}"'
 
 
+_encoded = msgspec.json.Encoder().encode
+
+
 def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
+    return _encoded(value).decode()
 
 
 def snapshot_head(
@@ -183,4 +192,4 @@ def snapshot(
 ) -> bytes:
     """The whole document: the head and one object per endpoint."""
     head = snapshot_head(now, location, notice, suspect_locations)
-    return head + b",".join(part.closed(now) for part in parts) + SNAPSHOT_END
+    return head + joined(parts, now) + SNAPSHOT_END

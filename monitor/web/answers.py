@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
@@ -12,7 +11,7 @@ from aiohttp import hdrs, web
 
 from monitor.routing.values import JsonObject
 from monitor.web.room import ROOM, Room
-from monitor.web.sending import GZIP_LEVEL, GZIP_WINDOW, READERS, Gzipped, accepts_gzip
+from monitor.web.sending import READERS, Gzipped, accepts_gzip, gzip_compressor
 
 JSON = "application/json"
 # Below this a packet is a packet, compressed or not.
@@ -76,5 +75,5 @@ async def send(request: web.Request, body: bytes, content_type: str, status: int
 
 
 def _gzipped(body: bytes) -> bytes:
-    compressor = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WINDOW)
+    compressor = gzip_compressor()
     return compressor.compress(body) + compressor.flush()

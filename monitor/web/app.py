@@ -50,7 +50,7 @@ def create_app(
     prune: Prune | None = None,
     reclassify: Reclassify | None = None,
 ) -> web.Application:
-    """The whole web room. While it runs it takes up the board's views by itself, once a second and off the requests'
+    """The whole web room. While it runs it takes up the board's views by itself, at once and off the requests'
     path. Without board and history it answers 503 until `Room.furnish` brings them. `notice` marks every answer; a
     location named `made-up` brings one of its own."""
     app = web.Application(middlewares=[guard], client_max_size=_LARGEST_BODY)

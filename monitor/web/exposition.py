@@ -23,7 +23,7 @@ from monitor.web.kind_lines import render_kinds
 from monitor.web.lines import Lines, render
 
 # Endpoints rendered between two turns of the loop: a millisecond, for which who asks meanwhile waits.
-_SLICE = 16
+_SLICE = 32
 # Endpoints whose lines are joined at once, of one family: up to a quarter of a megabyte, a tenth of a millisecond.
 _JOINED = 256
 _CHUNK_BYTES = 256 * 1024

@@ -27,8 +27,11 @@ MOST_READERS = 512
 _LAST_SECONDS = 1.0
 _BATCH_BYTES = 1 << 19
 # Level 6 takes three times the CPU for a sixth less: 28 MB of text in 74 and 232 ms.
-GZIP_LEVEL = 1
-GZIP_WINDOW = 31  # zlib's largest window, in a gzip wrapper
+_GZIP_LEVEL = 1
+_GZIP_WINDOW = 31  # zlib's largest window, in a gzip wrapper
+# A small table of what came before is as good for lines that are so alike, up to a tenth faster, and leaves the
+# processor's cache to the loop: zlib's own choice is 8.
+_GZIP_MEMORY = 5
 
 _log = logging.getLogger(__name__)
 
@@ -132,7 +135,7 @@ class Gzipped:
         self._chunks = chunks
         self._clock = clock
         self._next: bytes | None = None
-        self._compressor = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WINDOW)
+        self._compressor = gzip_compressor()
         self._pieces: list[bytes] = []
         self._step: asyncio.Task[None] | None = None
         self.is_whole = False
@@ -195,6 +198,10 @@ class Gzipped:
     def _compressed(self, chunks: list[bytes], is_last: bool) -> bytes:
         pieces = [self._compressor.compress(chunk) for chunk in chunks]
         return b"".join([*pieces, self._compressor.flush()] if is_last else pieces)
+
+
+def gzip_compressor() -> zlib._Compress:
+    return zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_WINDOW, memLevel=_GZIP_MEMORY)
 
 
 def accepts_gzip(header: str) -> bool:

@@ -181,6 +181,23 @@ async def test_a_refresh_lets_others_run_between_its_slices() -> None:
     assert turns >= 3
 
 
+def test_endpoints_that_were_probed_a_lot_are_looked_at_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [endpoint(f"author/m{number}") for number in range(6)]
+    board = board_of(*many)
+    take(board, *(probe(NOW - 60 - number, of=one) for one in many for number in range(4)))
+    assert len(refreshed(board)) == 6
+
+    def slices() -> int:
+        board.configure(settings(*many))
+        return sum(1 for _ in board.refresh_slices())
+
+    together = slices()
+    monkeypatch.setattr("monitor.health.display._PROBES_PER_SLICE", 8)
+    assert slices() == together + 2 * 2  # figures and then views, of two endpoints each time
+    monkeypatch.setattr("monitor.health.display._PROBES_PER_SLICE", 1)
+    assert slices() == together + 5 * 2
+
+
 def test_a_reload_between_two_slices_of_a_refresh_is_survived() -> None:
     many = [endpoint(f"author/m{number}") for number in range(2 * SERIES_PER_SLICE)]
     board = board_of(*many)

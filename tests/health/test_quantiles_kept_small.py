@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.health.quantiles import Quantiles, quantiles_of_series
+from monitor.health.quantiles import Quantiles, picker, quantiles_of_series
 from monitor.health.view import WindowFigures
 
 WANTED = (("ttft_seconds", (0.5, 0.9)), ("output_tokens_per_second", (0.5, 0.1, 0.01)))
@@ -47,6 +47,18 @@ def test_what_is_not_there_is_told_as_a_mapping_tells_it() -> None:
     assert len(one) == 1
     assert one != Quantiles.of({"ttft_seconds": {0.5: 2.0}})
     assert pickle.loads(pickle.dumps(one)) == one
+
+
+@given(st.lists(st.integers(0, 9), max_size=4))
+def test_however_few_values_are_taken_out_of_a_row_they_come_in_the_order_asked_for(places: list[int]) -> None:
+    assert picker(places)(tuple(map(float, range(10)))) == tuple(map(float, places))
+
+
+def test_a_row_of_values_lies_as_its_layout_says() -> None:
+    one = Quantiles.of({"ttft_seconds": {0.5: 1.0, 0.9: 2.0}, "latency_seconds": {0.5: 3.0}})
+    assert one.in_a_row == (1.0, 2.0, 3.0)
+    assert one.layout.places == {"ttft_seconds": ((0.5, 0.9), 0), "latency_seconds": ((0.5,), 2)}
+    assert Quantiles.of(one) is one
 
 
 def test_the_figures_of_a_window_are_no_business_of_the_garbage_collector() -> None:
