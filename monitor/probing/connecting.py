@@ -60,9 +60,14 @@ class Connector(aiohttp.TCPConnector):
             handler.close()
             raise aiohttp.ClientConnectionError("the connector is closed")
         self._acquired.add(handler)
-        for trace in traces:
-            await trace.send_connection_create_end()
-        return Connection(self, req.connection_key, handler, self._loop)
+        connection = Connection(self, req.connection_key, handler, self._loop)
+        try:
+            for trace in traces:
+                await trace.send_connection_create_end()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     async def _wrap_create_connection(
         self,
