@@ -1,7 +1,7 @@
-"""When bytes came, by the kernel's own stamps. The one place that knows aiohttp's private names.
+"""When bytes came, by the kernel's own stamps. aiohttp's private names are used here and in `connecting` alone.
 
 socket (bytes, the kernel's stamp) -> basket while the reader sleeps -> aiohttp's parser -> ReadLog (body bytes, stamps)
-                                   -> asyncio's transport, TLS -> Handler.data_received -> the same
+                                   -> a transport: ours, or asyncio's -> Handler.data_received -> the same
 
 Where there is no stamp (not Linux, a transport that hides its socket, a wall clock that was just set), the moment of
 reading stands in, and the log says that its clock is no longer the kernel's.

@@ -94,6 +94,9 @@ async def test_nothing_is_read_while_reading_is_paused(pair: Pair) -> None:
 @pytest.mark.parametrize("is_paused", [False, True])
 @pytest.mark.parametrize("has_unsent", [False, True])
 async def test_its_end_is_told_once_and_closes_the_socket(pair: Pair, has_unsent: bool, is_paused: bool) -> None:
+    loop, descriptor = asyncio.get_running_loop(), pair.near.fileno()
+    failed: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda loop, context: failed.append(context))
     if has_unsent:
         pair.line.write(bytes(4 << 20))
     if is_paused:
@@ -103,9 +106,15 @@ async def test_its_end_is_told_once_and_closes_the_socket(pair: Pair, has_unsent
     assert pair.line.is_closing() and not pair.line.is_reading()
     pair.line.write(b"too late")
     pair.line.resume_reading()
+    # The next socket gets the number: what is left with the loop would be in its way.
+    assert not loop.remove_reader(descriptor) and not loop.remove_writer(descriptor)
     await asyncio.sleep(0)
     assert pair.ear.ends == [None]
     assert pair.near.fileno() == -1
+    heard = b"".join(iter(lambda: pair.far.recv(1 << 20), b""))
+    assert (heard == b"") is not has_unsent and not heard.endswith(b"too late")
+    await asyncio.sleep(0)
+    assert (pair.ear.ends, failed) == ([None], [])
 
 
 async def test_the_far_ends_end_is_told(pair: Pair) -> None:
@@ -113,6 +122,13 @@ async def test_the_far_ends_end_is_told(pair: Pair) -> None:
     pair.far.close()
     await until(lambda: pair.ear.ends)
     assert (pair.ear.heard, pair.ear.ends) == (b"last", [None])
+
+
+async def test_a_reset_is_told_as_what_it_is(pair: Pair) -> None:
+    pair.line.write(b"never read")
+    pair.far.close()
+    await until(lambda: pair.ear.ends)
+    assert isinstance(pair.ear.ends[0], ConnectionResetError)
 
 
 async def test_a_write_that_meets_nobody_ends_the_line(pair: Pair) -> None:
