@@ -122,6 +122,21 @@ async def test_only_the_head_and_the_end_of_a_plain_stream_go_through_aiohttps_p
     assert parsed == [HEAD, NOTHING_MORE]
 
 
+@pytest.mark.parametrize("status", [b"103 Early Hints", b"204 No Content", b"304 Not Modified"])
+@pytest.mark.parametrize("behind", [chunk(b"none") + NOTHING_MORE, chunk(b"none")])
+async def test_a_response_that_may_have_no_body_has_none_whatever_it_says_of_chunks(
+    status: bytes, behind: bytes
+) -> None:
+    clock = SystemClock()
+    pulse = Pulse(clock)
+    handler = Handler(asyncio.get_running_loop(), clock, pulse, Collector(clock, pulse))
+    handler.set_response_params(read_bufsize=1 << 16)
+    handler.data_received(HEAD.replace(b"200 OK", status) + behind)
+    assert handler.log is not None
+    assert handler.log.take() == []
+    assert handler.exception() is not None
+
+
 @pytest.fixture
 async def collector() -> AsyncIterator[Collector]:
     clock = SystemClock()
