@@ -262,7 +262,8 @@ class Handler(ResponseHandler):
         super().data_received(read[0])
         body = self._payload
         if body is not None and self._awaits_head:
-            self.log = ReadLog(body, read[1], read[3], self._is_between_chunks(read[0]))
+            skips = not body.is_eof() and self._is_between_chunks(read[0])
+            self.log = ReadLog(body, read[1], read[3], skips)
         elif self.log is not None and self.log.skips:
             self.log.skips = not self._reading_paused and bool(whole_chunks(read[0]))
         if self.log is not None:

@@ -56,6 +56,9 @@ class Mold:
         if place < 0:
             return None
         before, after = read[: place + 1], read[place + len(written) - 1 :]
+        # A field's name: with another in its place an earlier field of the right name may say the proof.
+        if after[1:].lstrip().startswith(b":"):
+            return None
         # That this is what is said, and no other place with the same in it, shows when something else stands there.
         return cls(before, after) if list(say((before + _PROOF.encode() + after,))) == [_PROOF] else None
 

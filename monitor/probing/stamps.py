@@ -68,8 +68,7 @@ class StampedSocket(socket.socket):
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         if self.error is not None:
-            error, self.error = self.error, None
-            raise error
+            self._raise_kept()
         try:
             data, ancillary, _, _ = self.recvmsg(min(size, READ_BYTES), ANCILLARY_BYTES, flags)
         except BlockingIOError:
@@ -79,6 +78,8 @@ class StampedSocket(socket.socket):
         return data
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        if self.error is not None:
+            self._raise_kept()
         into = memoryview(buffer)[: nbytes or READ_BYTES]
         try:
             size, ancillary, _, _ = self.recvmsg_into([into], ANCILLARY_BYTES, flags)
@@ -87,6 +88,11 @@ class StampedSocket(socket.socket):
             raise
         self.stamp = ancillary[0][2] if ancillary else None
         return size
+
+    def _raise_kept(self) -> None:
+        error, self.error = self.error, None
+        assert error is not None
+        raise error
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
         if self.sent_at is None:

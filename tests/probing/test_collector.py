@@ -122,6 +122,21 @@ async def test_only_the_head_and_the_end_of_a_plain_stream_go_through_aiohttps_p
     assert parsed == [HEAD, NOTHING_MORE]
 
 
+@pytest.mark.parametrize("status", [b"103 Early Hints", b"204 No Content", b"304 Not Modified"])
+@pytest.mark.parametrize("behind", [chunk(b"none") + NOTHING_MORE, chunk(b"none")])
+async def test_a_response_that_may_have_no_body_has_none_whatever_it_says_of_chunks(
+    status: bytes, behind: bytes
+) -> None:
+    clock = SystemClock()
+    pulse = Pulse(clock)
+    handler = Handler(asyncio.get_running_loop(), clock, pulse, Collector(clock, pulse))
+    handler.set_response_params(read_bufsize=1 << 16)
+    handler.data_received(HEAD.replace(b"200 OK", status) + behind)
+    assert handler.log is not None
+    assert handler.log.take() == []
+    assert handler.exception() is not None
+
+
 @pytest.fixture
 async def collector() -> AsyncIterator[Collector]:
     clock = SystemClock()
@@ -242,10 +257,24 @@ async def test_a_sleeper_is_woken_by_an_end_whoever_reads_it(
     assert sorted(set(woken)) == ([False, True] if wakes or eager else [])
 
 
+def received(ear: StampedSocket) -> bytes:
+    return ear.recv(100)
+
+
+def received_into(ear: StampedSocket) -> bytes:
+    """As asyncio reads for TLS."""
+    room = bytearray(100)
+    return bytes(room[: ear.recv_into(room)])
+
+
 @kernel_only
+@pytest.mark.parametrize("read_on", [received, received_into], ids=["plain", "TLS"])
 @pytest.mark.parametrize("broken", [False, True], ids=["closed", "reset"])
 async def test_a_read_that_fills_its_room_is_kept_whatever_is_behind_it(
-    collector: Collector, pair: tuple[StampedSocket, socket.socket], broken: bool
+    collector: Collector,
+    pair: tuple[StampedSocket, socket.socket],
+    broken: bool,
+    read_on: Callable[[StampedSocket], bytes],
 ) -> None:
     basket = Basket()
     collector.watch(pair[0].fileno(), pair[0], basket)
@@ -258,7 +287,7 @@ async def test_a_read_that_fills_its_room_is_kept_whatever_is_behind_it(
     assert data == b"a" * SHORT_READ_BYTES
     assert stamp is not None
     with pytest.raises(ConnectionResetError) if broken else contextlib.nullcontext():
-        assert pair[0].recv(100) == b""
+        assert read_on(pair[0]) == b""
 
 
 def test_what_may_end_a_stream_is_searched_once_nothing_has_come_behind_it() -> None:

@@ -24,6 +24,7 @@ OTHERS = (
     '{"choices":[{"delta":{"content":"mold"}}],"x":"%"}',
     '{"choices":[{"delta":{"content":"same"}}],"same":"%"}',
     '{"choices":[{"delta":{"content":"%"},"finish_reason":"stop"}]}',
+    '{"choices":[{"delta":{"content":"mold","%":"c\\u006fntent"}}]}',
     '{"choices":[{"delta":{"content":"a"}}],"deep":' + "[" * 70 + "]" * 70 + ',"x":"%"}',
     '{"choices":[{"delta":{"content":"%"}}],"b":"\xff"}',
 )
@@ -89,6 +90,7 @@ ONE = [cast(AROUND, b"one")] * 9
 @example([ONE, [cast(AROUND.replace("delta", "delto"), b"one")], ONE])
 @example([ONE, [cast(AROUND, b"\xe2\x82"), cast(AROUND, b"\xac")], ONE])
 @example([ONE, [cast(AROUND, b"")], ONE])
+@example([[cast(OTHERS[6], b"content")] * 9, [cast(OTHERS[6], b"a field's name")]])
 def test_what_a_mold_tells_is_what_each_read_says_by_itself(parts: list[list[bytes]]) -> None:
     reads = [read for part in parts for read in part]
     hearer = Hearer()
