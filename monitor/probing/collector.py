@@ -31,6 +31,7 @@ _CR = 0x0D
 # Nearly every body ends as HTTP says it does. One that is left open behind its last event is found so much later.
 _REVIEW_SECONDS = 0.2
 _ENDING = 3  # reads that may hold the last event and what comes behind it
+_PING_BYTES = 64  # a comment that keeps a connection alive is shorter, and an event with a token hardly ever
 
 
 def _nobody() -> None:
@@ -66,14 +67,18 @@ class Basket:
             self.wake()
 
     def review(self) -> None:
-        """Search the reads behind which nothing has come since the last review: whatever ends a stream is the last."""
+        """Search the reads behind which nothing has come since the last review, as whatever ends a stream is the last;
+        or nothing but what looks like a ping, which hosts may go on with for ever."""
         count = len(self.reads)
-        if count > self._reviewed and count == self._seen:
-            self._search()
+        if count > self._reviewed:
+            if len(self.reads[-1][0]) < _PING_BYTES:
+                self._search(count)
+            elif count == self._seen:
+                self._search()
         self._seen = count
 
-    def _search(self) -> None:
-        first, self._reviewed = max(self._reviewed, len(self.reads) - _ENDING), len(self.reads)
+    def _search(self, most: int = _ENDING) -> None:
+        first, self._reviewed = max(self._reviewed, len(self.reads) - most), len(self.reads)
         for data, _, _ in self.reads[first:]:
             for closer in self.closers:
                 if closer in data:

@@ -296,7 +296,7 @@ def test_what_may_end_a_stream_is_searched_once_nothing_has_come_behind_it() -> 
     basket.lull((b"end",), lambda: woken.append(len(basket.reads)))
     look = Look(Pulse(SystemClock()), 0.0)
     for data in (b"no word of the", b"the end", b"and what comes behind"):
-        basket.add(data + b" " * 8, None, look)
+        basket.add(data + b" " * 64, None, look)
         basket.review()
     assert not woken, "it may flow on"
     basket.review()
@@ -305,6 +305,20 @@ def test_what_may_end_a_stream_is_searched_once_nothing_has_come_behind_it() -> 
     basket.lull((b"",), lambda: woken.append(0))
     basket.add(b"whatever it is", None, look)
     assert woken == [3, 0]
+
+
+def test_an_end_is_found_behind_which_a_host_never_stops_to_ping() -> None:
+    woken: list[int] = []
+    basket = Basket()
+    basket.lull((b"[DONE]",), lambda: woken.append(len(basket.reads)))
+    look = Look(Pulse(SystemClock()), 0.0)
+    basket.add(b"data: a token, with all that hosts write around it and more" * 2, None, look)
+    basket.review()
+    basket.add(b"data: [DONE]\n\n", None, look)
+    for _ in range(10):
+        basket.add(b": keep-alive\n\n", None, look)
+    basket.review()
+    assert woken == [12]
 
 
 @given(bodies, st.binary(max_size=40))
