@@ -22,7 +22,8 @@ from monitor.web.formats import Format
 from monitor.web.kind_lines import render_kinds
 from monitor.web.lines import Lines, render
 
-# Endpoints rendered between two turns of the loop: a millisecond, for which who asks meanwhile waits.
+# Kinds of probe of endpoints rendered between two turns of the loop, chat one of them: a millisecond, for which who
+# asks meanwhile waits.
 _SLICE = 32
 # Endpoints whose lines are joined at once, of one family: up to a quarter of a megabyte, a tenth of a millisecond.
 _JOINED = 256
@@ -93,10 +94,14 @@ class Exposition:
             rendered = [lines or () for lines in known]
         else:
             rendered = list(former.lines)
-        for number, place in enumerate(changed):
-            if number % _SLICE == 0:
+        await self._clock.sleep(0)
+        work = 0
+        for place in changed:
+            if work >= _SLICE:
                 await self._clock.sleep(0)
+                work = 0
             rendered[place] = _lines(views[place], export)
+            work += 1 + len(views[place].kinds)
         await self._clock.sleep(0)
         is_alike = len(former.lines) == len(rendered)
         gone: list[object] = [former.lines[place] for place in changed] if is_alike else list(former.lines)

@@ -180,3 +180,19 @@ def test_a_meter_comes_back_as_it_was_stored() -> None:
     assert again == meter
     assert prefill_speed(probe(NOW, kind="tools", prompt_tokens=100, ttft_seconds=1.0)) is None
     assert prefill_speed(probe(NOW, kind="long", prompt_tokens=100, cached_tokens=100, ttft_seconds=1.0)) is None
+
+
+def test_views_of_other_kinds_are_made_anew_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [endpoint(f"author/m{number}", probes=(TOOLS, CACHE, LONG)) for number in range(6)]
+    board = Rig(*many).board
+
+    def slices() -> int:
+        board.apply_catalog(settings(*many).catalog)
+        return sum(1 for _ in board.refresh_slices())
+
+    assert slices() == slices() + 1, "18 of them are one turn more than none"
+    monkeypatch.setattr("monitor.health.display._KINDS_PER_SLICE", 3)
+    known = slices()
+    board.configure(settings(*many))
+    assert sum(1 for _ in board.refresh_slices()) == known + 5
+    assert {len(view.kinds) for view in board.views()} == {3}

@@ -7,12 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from web_stage import MINI, MINI_ACME, NOW, Stage, probe, settings_of, stage
 
 from monitor.catalog.model import ProbeKind
+from monitor.clock import FakeClock
 from monitor.outcome import Outcome
+from monitor.settings import ExportSettings
+from monitor.web.exposition import Exposition
 from monitor.web.families import KIND_FAMILIES
+from monitor.web.room import ROOM
 
 WATCHED = replace(MINI, probes=(ProbeKind("long", 3600.0, 4000), ProbeKind("cache", 7200.0), ProbeKind("tools", 600.0)))
 EMBEDDED = replace(MINI_ACME, model="acme/embed", probes=(ProbeKind("embeddings", 60.0),), is_asked_chat=False)
@@ -146,3 +151,27 @@ async def test_the_page_shows_kinds_under_their_endpoint() -> None:
         assert "cached 75.00 %, saves $0.000135" in rows[1]
         assert "<b>50.00 %</b> <small>of 2</small>" in rows[2]
         assert "right 0.00 %" in rows[2]
+
+
+async def test_endpoints_with_other_kinds_are_written_fewer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = 0
+
+    class Counting(FakeClock):
+        async def sleep(self, seconds: float) -> None:
+            nonlocal turns
+            turns += 1
+            await super().sleep(seconds)
+
+    async def of(probes: tuple[ProbeKind, ...]) -> tuple[int, int]:
+        """How many turns of the loop it takes to render 96 endpoints, and pieces to write them as JSON."""
+        nonlocal turns
+        async with stage(settings_of(*(replace(MINI, model=f"a/m{n}", probes=probes) for n in range(96)))) as web:
+            views, room = web.board.views(), web.client.app[ROOM]
+            turns = 0
+            await Exposition(CollectorRegistry(), Counting()).refresh(views, ExportSettings())
+            return turns, len(list(room.routing(None, None).chunks()))
+
+    turns_alone, pieces_alone = await of(())
+    turns_with, pieces_with = await of(WATCHED.probes)
+    assert turns_with - turns_alone >= 9 - 1
+    assert pieces_with - pieces_alone >= 5
