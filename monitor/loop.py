@@ -51,6 +51,10 @@ _NEVER = float("inf")
 _LONGEST_SLEEP_SECONDS = 86400.0
 # Where others want the processor too, a sleep lasts longer than was asked for: then the next one is not slept.
 _OVERSLEPT_SECONDS = 0.001
+# asyncio's own names that ours stand in for. One that it no longer calls would be missed without a word.
+_STOOD_IN_FOR = (
+    "_run_once", "_process_events", "_timer_handle_cancelled", "_start_serving", "_make_socket_transport",
+)  # fmt: skip
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -60,8 +64,12 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 def make_loop() -> asyncio.AbstractEventLoop:
-    """Where there is no epoll there is no kernel clock either, and every look counts: asyncio's default then."""
+    """Where there is no epoll there is no kernel clock either, and every look counts: asyncio's default then. So it is
+    where asyncio has changed."""
     if not hasattr(select, "epoll"):
+        return asyncio.new_event_loop()
+    if gone := [name for name in _STOOD_IN_FOR if not hasattr(asyncio.SelectorEventLoop, name)]:
+        log.warning("loop_is_asyncios: probes cost more, since this Python's has no %s", ", ".join(gone))
         return asyncio.new_event_loop()
     return GatheringLoop()
 
@@ -183,6 +191,7 @@ if hasattr(select, "epoll"):
     class GatheringLoop(asyncio.SelectorEventLoop):
         # asyncio's own names.
         _closed: bool
+        _current_handle: asyncio.Handle | None
         _debug: bool
         _ready: deque[asyncio.Handle]
         _scheduled: list[tuple[float, int, asyncio.TimerHandle]]  # a heap; asyncio's is of handles alone
@@ -201,7 +210,7 @@ if hasattr(select, "epoll"):
             a look where one was made just now, and who asks does not wait for all that is ready."""
             ready, gathering = self._ready, self.gathering
             now, next_at = time.monotonic(), self._next_timer_at()
-            # A timer is never rung without a look: what came before it counts.
+            # What came before a timer counts: it is rung after a look. One may fall due meanwhile: see Deadline.look.
             if not ready or next_at <= now or not gathering.has_just_looked(now):
                 if ready or self._stopping:
                     next_at = now
@@ -213,14 +222,25 @@ if hasattr(select, "epoll"):
                     self._process_events(events)
                 self._ring(time.monotonic())
             for _ in range(len(ready)):
-                begun = time.monotonic()
-                if begun >= self._look_at:
+                if time.monotonic() >= self._look_at:
                     self._answer()
                 handle = ready.popleft()
                 if not handle._cancelled:
-                    handle._run()
-                    if self._debug and time.monotonic() - begun >= self.slow_callback_duration:
-                        log.warning("executing %r took %.3f seconds", handle, time.monotonic() - begun)
+                    if self._debug:
+                        self._run_debugged(handle)
+                    else:
+                        handle._run()
+
+        def _run_debugged(self, handle: asyncio.Handle) -> None:
+            """As asyncio does it: what fails tells who called for it, and what takes long is told."""
+            begun = time.monotonic()
+            self._current_handle = handle
+            try:
+                handle._run()
+            finally:
+                self._current_handle = None
+            if time.monotonic() - begun >= self.slow_callback_duration:
+                log.warning("executing %r took %.3f seconds", handle, time.monotonic() - begun)
 
         def call_soon(
             self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
@@ -236,8 +256,8 @@ if hasattr(select, "epoll"):
             self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
         ) -> asyncio.TimerHandle:
             """asyncio's own, but for the heap: two handles are compared by Python, a dozen times for each timer."""
-            if self._closed:
-                self._check_closed()  # type: ignore[attr-defined]
+            if self._closed or self._debug:
+                super().call_soon(callback, *args, context=context).cancel()  # for what it refuses
             timer = asyncio.TimerHandle(when, callback, args, self, context)
             heapq.heappush(self._scheduled, (when, next(self._orders), timer))
             return timer

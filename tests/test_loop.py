@@ -163,6 +163,48 @@ def test_a_loop_that_is_debugged_tells_of_slow_callbacks(caplog: pytest.LogCaptu
     assert "executing <Handle" in caplog.text
 
 
+def test_a_loop_that_is_debugged_refuses_what_asyncio_would_and_tells_who_called_for_what_fails(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    debugged = loop.make_loop()
+    debugged.set_debug(True)
+    refused: list[str] = []
+
+    def call_from_elsewhere() -> None:
+        with pytest.raises(RuntimeError, match="Non-thread-safe"):
+            debugged.call_later(1.0, print)
+        refused.append("from elsewhere")
+
+    async def main() -> None:
+        await asyncio.to_thread(call_from_elsewhere)
+        with pytest.raises(TypeError, match="callable"):
+            debugged.call_later(1.0, 3)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="coroutines"):
+            debugged.call_at(1.0, main)
+        debugged.call_soon(debugged.call_exception_handler, {"message": "trouble"})
+        await asyncio.sleep(0)
+
+    try:
+        debugged.run_until_complete(main())
+    finally:
+        debugged.close()
+    assert refused
+    assert "trouble\nhandle_traceback: Handle created at (most recent call last)" in caplog.text
+
+
+def test_where_asyncio_has_changed_its_own_loop_is_run_and_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = loop.make_loop()
+    ours.close()
+    assert isinstance(ours, loop.GatheringLoop)
+    monkeypatch.setattr(loop, "_STOOD_IN_FOR", (*loop._STOOD_IN_FOR, "_of_old"))
+    stock = loop.make_loop()
+    stock.close()
+    assert not isinstance(stock, loop.GatheringLoop)
+    assert "this Python's has no _of_old" in caplog.text
+
+
 def test_nothing_is_called_by_a_loop_that_is_closed() -> None:
     closed = loop.make_loop()
     closed.close()

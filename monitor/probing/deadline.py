@@ -54,11 +54,12 @@ class Deadline:
         elif now < self.at:
             self.look_by(self.at)
         else:
-            # What this turn of the loop has read may be the headers: their reader comes first.
-            asyncio.get_running_loop().call_soon(self._give_up)
+            # What came in time may lie in the kernel still. A loop looks before it rings, and who reads comes first.
+            running = asyncio.get_running_loop()
+            running.call_later(0.0, running.call_soon, self._give_up)
 
     def _give_up(self) -> None:
-        if self._clock.monotonic() < self.at:  # the connection came about in this very turn
+        if self._clock.monotonic() < self.at:  # the connection came about meanwhile
             self.look_by(self.at)
         elif self.timeout is not None:
             self.timeout.reschedule(asyncio.get_running_loop().time())

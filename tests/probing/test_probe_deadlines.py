@@ -24,11 +24,13 @@ from probing_stage import (
     provider,
     replying,
     saying,
+    sse,
     text,
     usage,
 )
-from threaded_provider import telling
+from threaded_provider import HEAD, chunk, telling
 
+from monitor import loop
 from monitor.catalog.model import Quirks
 from monitor.observation import Observation
 from monitor.outcome import Outcome
@@ -290,6 +292,44 @@ async def test_a_token_that_came_in_time_counts_although_the_deadline_passed_bet
         stage = Stage(probing=replace(PATIENT, idle_timeout_seconds=0.25))
         observation = (await stage.send(f"http://127.0.0.1:{truth.port}/v1")).observation
     assert not stalls
+    assert observation.outcome is Outcome.SUCCESS, observation.detail
+
+
+@pytest.mark.skipif(not connecting.has_kernel_stamps(), reason="no kernel stamps on this system")
+@pytest.mark.parametrize("is_begun", [False, True], ids=["headers", "token"])
+async def test_what_came_in_time_counts_although_its_deadline_passed_while_somebody_was_answered(
+    is_begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the loop reads many streams, and does not look before each of its turns."""
+    monkeypatch.setattr(loop, "ASKED_SECONDS", 60.0)  # who asks is found by a look alone: just before timers ring
+    running = asyncio.get_running_loop()
+    assert isinstance(running, loop.GatheringLoop)
+    asking, asked = socket.socketpair()
+
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        rest = chunk(sse(text("b")) + sse(STOP) + sse(DONE)) + b"0\r\n\r\n"
+        if is_begun:
+            await conn.head()
+            await conn.events(text("a"))
+        else:
+            rest = HEAD + rest
+
+        def answer() -> None:
+            asked.recv(1)
+            monkeypatch.setattr(loop, "MANY_STREAMS", 0)
+            monkeypatch.setattr(loop, "GATHER_SECONDS", 0.5)
+            conn.writer.write(rest)
+            time.sleep(SHORT)
+
+        running.add_reader(asked, answer)
+        running.gathering.hasten(asked.fileno())
+        running.call_later(SHORT / 2, asking.send, b"?")
+        await conn.hang()
+
+    with asking, asked:
+        observation = await probed(script, first_token_timeout_seconds=SHORT, idle_timeout_seconds=SHORT)
+        running.remove_reader(asked)
     assert observation.outcome is Outcome.SUCCESS, observation.detail
 
 
