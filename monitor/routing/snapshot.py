@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Container, Iterable, Mapping
 
 import msgspec
-from msgspec.structs import astuple
+from msgspec.structs import astuple, fields
 
 from monitor.catalog.model import Endpoint
 from monitor.clock import utc_text
@@ -115,19 +115,10 @@ def _kinds_text(kinds: Mapping[str, KindView], performance_windows: Container[st
     return _json(kinds_object(kinds, performance_windows)) if kinds else "{}"
 
 
-class _Counts(msgspec.Struct, gc=False):
-    """The first fields of WindowFigures, in their order."""
-
-    samples: int
-    successes: int
-    seen: int
-    expected: int
-    uptime_ratio: float | None
-    coverage_ratio: float | None
-    throttled_ratio: float | None
-    answer_ok_ratio: float | None
-
-
+# What WindowFigures have before their quantiles, in their order.
+_Counts = msgspec.defstruct(
+    "_Counts", [(each.name, each.type) for each in fields(WindowFigures) if each.name != "quantiles"], gc=False
+)
 _COUNTED = len(_Counts.__struct_fields__)
 
 

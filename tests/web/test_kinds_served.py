@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
-from web_stage import MINI, MINI_ACME, NOW, Stage, probe, settings_of, stage
+from web_stage import MINI, MINI_ACME, NOW, Stage, TurnsCounted, probe, settings_of, stage
 
 from monitor.catalog.model import ProbeKind
-from monitor.clock import FakeClock
 from monitor.outcome import Outcome
 from monitor.settings import ExportSettings
 from monitor.web.exposition import Exposition
@@ -154,22 +153,13 @@ async def test_the_page_shows_kinds_under_their_endpoint() -> None:
 
 
 async def test_endpoints_with_other_kinds_are_written_fewer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = 0
-
-    class Counting(FakeClock):
-        async def sleep(self, seconds: float) -> None:
-            nonlocal turns
-            turns += 1
-            await super().sleep(seconds)
-
     async def of(probes: tuple[ProbeKind, ...]) -> tuple[int, int]:
         """How many turns of the loop it takes to render 96 endpoints, and pieces to write them as JSON."""
-        nonlocal turns
+        clock = TurnsCounted()
         async with stage(settings_of(*(replace(MINI, model=f"a/m{n}", probes=probes) for n in range(96)))) as web:
             views, room = web.board.views(), web.client.app[ROOM]
-            turns = 0
-            await Exposition(CollectorRegistry(), Counting()).refresh(views, ExportSettings())
-            return turns, len(list(room.routing(None, None).chunks()))
+            await Exposition(CollectorRegistry(), clock).refresh(views, ExportSettings())
+            return clock.turns, len(list(room.routing(None, None).chunks()))
 
     turns_alone, pieces_alone = await of(())
     turns_with, pieces_with = await of(WATCHED.probes)

@@ -19,11 +19,10 @@ from hypothesis import strategies as st
 from msgspec import structs
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
-from web_stage import HERE, LLAMA, MINI, MINI_ACME, NOW, Stage, endpoint, probe, settings_of, stage
+from web_stage import HERE, LLAMA, MINI, MINI_ACME, NOW, Stage, TurnsCounted, endpoint, probe, settings_of, stage
 
 from monitor.catalog.model import Price
 from monitor.catalog.target import target_of
-from monitor.clock import FakeClock
 from monitor.health.sketch import FIGURES
 from monitor.health.view import EndpointView, mirrored
 from monitor.outcome import Outcome
@@ -312,20 +311,13 @@ async def test_an_unchanged_endpoint_is_not_rendered_again(monkeypatch: pytest.M
 
 
 async def test_a_long_refresh_lets_others_run() -> None:
-    turns = 0
-
-    class Counting(FakeClock):
-        async def sleep(self, seconds: float) -> None:
-            nonlocal turns
-            turns += 1
-            await super().sleep(seconds)
-
+    clock = TurnsCounted()
     export = ExportSettings()
     async with stage(settings_of(*(endpoint(f"a/m{n}", "acme") for n in range(100)))) as web:
         views = web.board.views()
-    exposition = Exposition(CollectorRegistry(), Counting())
+    exposition = Exposition(CollectorRegistry(), clock)
     await exposition.refresh(views, export)
-    assert turns >= 3
+    assert clock.turns >= 3
 
 
 async def test_a_failing_refresh_leaves_the_last_page_and_heals(

@@ -34,6 +34,18 @@ PLANTED = "sk-planted-0123456789abcdef"
 PLANTED_VARIABLE = "MONITOR_TEST_PLANTED_KEY"
 
 
+class TurnsCounted(FakeClock):
+    """Counts how often others were let run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = 0
+
+    async def sleep(self, seconds: float) -> None:
+        self.turns += 1
+        await super().sleep(seconds)
+
+
 def endpoint(model: str, provider: str, suffix: str = "", **changes: Any) -> Endpoint:
     fields: dict[str, Any] = {
         "dialect": "openai-chat",
