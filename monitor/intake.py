@@ -102,11 +102,14 @@ class Intake:
         if not report.turn.decides:
             rooms.board.observe(observation)
             return
-        before = rooms.board.standing(observation.endpoint, observation.location)
-        transition = rooms.board.observe(observation)
-        tell_ours(observation, before, rooms.board.standing(observation.endpoint, observation.location))
-        if is_newest and rooms.board.wants_recheck(observation):
-            rooms.dispatcher.recheck(report.turn, self._settings_of().state.recheck_seconds)
+        board = rooms.board
+        before = board.standing(observation.endpoint, observation.location)
+        transition = board.observe(observation)
+        # A success where there was nothing of ours to mend, as nearly all are, has neither told of nor a recheck.
+        if not observation.is_ok or before.is_ours_to_mend:
+            tell_ours(observation, before, board.standing(observation.endpoint, observation.location))
+            if is_newest and board.wants_recheck(observation):
+                rooms.dispatcher.recheck(report.turn, self._settings_of().state.recheck_seconds)
         if transition is not None:
             self.on_transition(transition)
 

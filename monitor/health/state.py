@@ -92,6 +92,11 @@ class Standing(NamedTuple):
     relevant: Reading | None = None  # the last countable or throttled one
 
     @property
+    def is_ours_to_mend(self) -> bool:
+        """Whether the key, or the request, has been refused and no ok has come since."""
+        return not self.usable or self.defect is not None
+
+    @property
     def shown_cause(self) -> str | None:
         """What is to be seen to: the state's cause, and where it has none our own refused request."""
         return self.defect if self.cause is None else self.cause
@@ -126,7 +131,7 @@ def advance(
     group = POLICIES[policy][reading.outcome]
     standing = aged(standing, reading.due_at, forget_seconds)
     if group is _OK:
-        if not (standing.usable and standing.defect is None):
+        if standing.is_ours_to_mend:
             standing = standing._replace(usable=True, unusable_cause=None, defect=None, defect_detail=None)
     elif is_about_our_key(reading.outcome):
         standing = standing._replace(usable=False, unusable_cause=reading.outcome.value)

@@ -23,7 +23,8 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
 
     def __post_init__(self) -> None:
         # Kept, not made anew: it is asked for a dozen times on each probe's way.
-        msgspec.structs.force_setattr(self, "lane", self.endpoint.lane(self.kind))
+        if not self.lane:
+            msgspec.structs.force_setattr(self, "lane", self.endpoint.lane(self.kind))
 
     @property
     def decides(self) -> bool:

@@ -17,7 +17,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+
+import msgspec
 
 from monitor.catalog.model import Endpoint
 from monitor.observation import CHAT
@@ -64,10 +65,16 @@ class _Account:
     ceiling: float = field(init=False)  # what one probe may cost
 
     def __post_init__(self) -> None:
-        self.see(0.0)
+        self.ceiling = max(self.list_ceiling or 0.0, self.highest)
 
     def see(self, usd: float) -> None:
-        self.highest = max(self.highest, usd)
+        if usd > self.highest:
+            self.highest = usd
+            self.ceiling = max(self.ceiling, usd)
+
+    def fade(self) -> None:
+        """One freak bill must not shut an endpoint out for ever."""
+        self.highest /= 2
         self.ceiling = max(self.list_ceiling or 0.0, self.highest)
 
     @property
@@ -76,7 +83,7 @@ class _Account:
         return 0.0 if self.paused else self.mean / self.interval_seconds
 
 
-class Reservation(NamedTuple):
+class Reservation(msgspec.Struct, frozen=True, gc=False):
     """Money put by for a probe in flight, on the day it was sent."""
 
     lane: str
@@ -261,8 +268,7 @@ class Budget:
             self.spent_usd = self._reserved = self._unheard = self._unheard_before = 0.0
             self._rate = math.fsum(account.rate for account in self._accounts.values())
             for account in self._accounts.values():
-                account.highest /= 2  # one freak bill must not shut an endpoint out for ever
-                account.see(0.0)
+                account.fade()
 
 
 def _day_of(now: float) -> int:

@@ -244,8 +244,10 @@ class Dispatcher:
             elif self._claims.is_ours(armed.recheck, watched.shard):
                 self._recheck_due(armed.recheck, armed.at, watched)
             return
-        self._last_fallen_due = max(self._last_fallen_due, armed.due.due_at)
-        turn = Turn(watched.endpoint, armed.due.slot, armed.due.due_at, 0, watched.kind)
+        due = armed.due
+        if due.due_at > self._last_fallen_due:
+            self._last_fallen_due = due.due_at
+        turn = Turn(watched.endpoint, due.slot, due.due_at, 0, watched.kind, lane=due.lane)
         if not self._claims.is_ours(turn, watched.shard):
             return
         waiter = Waiter(turn, armed.at, armed.at + watched.cadence.interval_seconds)

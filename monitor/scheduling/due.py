@@ -11,6 +11,8 @@ import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
+
 from monitor.slot import Cadence
 
 # How long after its time a slot that nobody looked at is still sent. A stall of ten seconds (this and the arming
@@ -20,7 +22,7 @@ GRACE_SECONDS = 5.0
 LONGEST_ABSENCE_SECONDS = 30 * 86400.0
 
 
-class DueSlot(NamedTuple):
+class DueSlot(msgspec.Struct, frozen=True, gc=False):
     lane: str
     slot: int
     due_at: float  # UTC seconds

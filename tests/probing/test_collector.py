@@ -18,11 +18,11 @@ from probing_stage import Stage
 from threaded_provider import telling
 
 from monitor import loop
-from monitor.clock import SystemClock
+from monitor.clock import FakeClock, SystemClock
 from monitor.outcome import Outcome
 from monitor.probing.arrivals import Handler
 from monitor.probing.chunks import bodies_of, chunks_and_end, whole_chunks
-from monitor.probing.collector import WAKE_BYTES, Basket, Collector
+from monitor.probing.collector import COMPANY_SECONDS, WAKE_BYTES, Basket, Collector
 from monitor.probing.pulse import Pulse
 from monitor.probing.stamps import SHORT_READ_BYTES, Look, StampedSocket, StampKeeper, has_kernel_stamps
 
@@ -255,6 +255,45 @@ async def test_a_sleeper_is_woken_by_an_end_whoever_reads_it(
         while lying.packets:
             collector.read([(1 << 20, select.EPOLLIN)])
     assert sorted(set(woken)) == ([False, True] if wakes or eager else [])
+
+
+@pytest.mark.parametrize(("streams", "ends", "woken"), [(100, 2, 0), (100, 8, 8), (100, 9, 8), (20, 2, 2)])
+async def test_of_many_streams_those_that_end_together_are_heard_together_and_soon(
+    streams: int, ends: int, woken: int
+) -> None:
+    clock, heard = FakeClock(), []
+    collector = Collector(clock, Pulse(clock))
+    collector.open()
+    try:
+        for number in range(streams):
+            basket = Basket()
+            basket.lull((b"end",), lambda number=number: heard.append(number))
+            lying: Any = Packets((chunk(b"data: [DONE]\n\n") + NOTHING_MORE, b"stamp"))
+            collector.watch((1 << 20) + number, lying, basket)
+        collector.read([((1 << 20) + number, select.EPOLLIN) for number in range(ends)])
+        assert heard == list(range(woken))
+        await clock.advance(COMPANY_SECONDS / 2)
+        assert heard == list(range(woken))
+        await clock.advance(COMPANY_SECONDS / 2)
+        assert heard == list(range(ends))
+    finally:
+        collector.close()
+
+
+async def test_whoever_hears_any_read_waits_for_no_company() -> None:
+    clock, heard = FakeClock(), []
+    collector = Collector(clock, Pulse(clock))
+    collector.open()
+    try:
+        for number in range(100):
+            basket = Basket()
+            basket.lull((b"",), lambda number=number: heard.append(number))
+            lying: Any = Packets((b"x", b"stamp"))
+            collector.watch((1 << 20) + number, lying, basket)
+        collector.read([(1 << 20, select.EPOLLIN)])
+        assert set(heard) == {0}
+    finally:
+        collector.close()
 
 
 def received(ear: StampedSocket) -> bytes:

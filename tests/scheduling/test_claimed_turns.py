@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from msgspec.structs import replace
 from scheduling_stage import Stage, endpoint_of, report_of
 
 from monitor.outcome import Outcome
@@ -103,7 +104,7 @@ async def test_slots_that_nobody_sent_go_one_after_the_other_oldest_first() -> N
     stage.takes_seconds = 4.0
     await stage.run(12)
     before = len(stage.begun)
-    slots = [slot._replace(slot=slot.slot - 100) for slot in _due(endpoint.id, 10.0, stage.clock.now(), 3)]
+    slots = [replace(slot, slot=slot.slot - 100) for slot in _due(endpoint.id, 10.0, stage.clock.now(), 3)]
     assert stage.dispatcher.recover(reversed(slots), 1.0) == 3
     await stage.run(60)
     sent = [turn.slot for _, turn in stage.begun[before:]]
@@ -122,10 +123,10 @@ async def test_a_lane_whose_recovery_comes_to_nothing_goes_on() -> None:
     stage.load([busy, lane], caps={"acme": 1})
     stage.takes_seconds = 5.0
     now = stage.clock.now()
-    stage.dispatcher.recover([slot._replace(slot=slot.slot - 9) for slot in _due(busy.id, 300.0, now, 1)], 0.0)
+    stage.dispatcher.recover([replace(slot, slot=slot.slot - 9) for slot in _due(busy.id, 300.0, now, 1)], 0.0)
     await stage.run(1)
     assert stage.dispatcher.in_flight == 1
-    stage.dispatcher.recover([slot._replace(slot=slot.slot - 9) for slot in _due(lane.id, 10.0, now, 2)], 0.0)
+    stage.dispatcher.recover([replace(slot, slot=slot.slot - 9) for slot in _due(lane.id, 10.0, now, 2)], 0.0)
     await stage.run(1)
     # It waits for a place, and is another's when there is one; later it is ours again.
     assert stage.dispatcher.waiting == 1
