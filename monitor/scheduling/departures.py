@@ -187,7 +187,7 @@ class Departures:
             self.admit()
             self._recover_next_of(lane)
             return
-        self._gate.ended(turn, report, monotonic, self._schedule.latest, is_current)
+        self._gate.ended(turn, report, monotonic, self._schedule.utc_now(), is_current)
         if watched is None:
             self._gate.forget(lane)
         else:
