@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable
 
 _HEX_DIGITS = b"0123456789ABCDEFabcdef"
 _MOST_HEAD_BYTES = 8
-_HEAD = re.compile(rb"([0-9A-Fa-f]{1,6})\r\n")
 _END = b"\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -54,26 +52,22 @@ def _head_of(size: int) -> bytes:
 
 def whole_chunks(data: bytes) -> bytes:
     """The body bytes of a read that is nothing but whole chunks, as those of a stream are; else nothing."""
-    # One chunk, as nearly all such reads are.
-    end = data.find(b"\r\n", 0, _MOST_HEAD_BYTES)
-    if end > 0 and _size(data[:end]) == len(data) - end - 4 and data.endswith(b"\r\n"):
-        return data[end + 2 : -2]
     body = b""
-    start = 0
-    while start < len(data):
-        head = _HEAD.match(data, start)
-        if head is None:
+    place = 0
+    while place < len(data):
+        behind = data.find(_END, place, place + _MOST_HEAD_BYTES)
+        if behind < 0:
             return b""
-        start = head.end()
-        end = start + int(head[1], 16)
-        if start == end or data[end : end + 2] != b"\r\n":
+        start = behind + len(_END)
+        end = start + _size(data[place:behind])
+        if start == end or data[end : end + len(_END)] != _END:
             return b""
         body = body + data[start:end] if body else data[start:end]
-        start = end + 2
+        place = end + len(_END)
     return body
 
 
 @functools.lru_cache(maxsize=4096)
 def _size(digits: bytes) -> int:
     """What a chunk's head says, which few hundred heads say again and again; 0 for what is none, or the last one's."""
-    return 0 if digits.strip(_HEX_DIGITS) else int(digits, 16)
+    return int(digits, 16) if digits and not digits.strip(_HEX_DIGITS) else 0
