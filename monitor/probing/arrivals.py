@@ -227,7 +227,11 @@ class Handler(ResponseHandler):
         self.parse()
         while self.log is not None and self._reading_paused:
             self.log.hold()
-        super().connection_lost(exc)
+        if self.log is None and self.transport is None and self._waiter is None and self._closed is None:
+            # We closed it, and nobody is left to be told: only the parser, which holds us, is to be let go of.
+            self._parser = None
+        else:
+            super().connection_lost(exc)
         if self._wired is not None:
             # A bound method of its own, by which the transport would live until the next full collection.
             vars(self._wired).pop("_read_ready_cb", None)
