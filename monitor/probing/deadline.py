@@ -80,7 +80,8 @@ class Deadline:
         if self._clock.monotonic() < self.at:  # the connection came about meanwhile
             self.look_by(self.at)
         elif self._task is not None:
-            self._has_cancelled = True
-            self._task.cancel()
+            if not self._has_cancelled:  # it may have been looked at twice before this
+                self._has_cancelled = True
+                self._task.cancel()
         elif self._wire is not None:
             self._wire.wake()
