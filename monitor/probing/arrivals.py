@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import http
 from aiohttp.client_proto import ResponseHandler
@@ -186,11 +186,15 @@ class Handler(ResponseHandler):
             self._parse((data, *look.arrival(stamp)))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._wired = underlying(transport)
+        wired = underlying(transport)
+        self._wired = wired if hasattr(wired, "_read_ready_cb") else None
         told = transport.get_extra_info("socket")
         inner = getattr(told, "_sock", told)
-        if isinstance(inner, StampedSocket):
+        if not isinstance(inner, StampedSocket):
+            super().connection_made(transport)
+        else:
+            # All that aiohttp does, but for TCP_NODELAY, which our sockets have: it asks for their family first.
+            self.transport = cast(asyncio.Transport, transport)
             self._socket = inner
             is_plain = transport.get_extra_info("sslcontext") is None
             self._unsealer = None if is_plain else Unsealer.of(transport)
@@ -223,7 +227,11 @@ class Handler(ResponseHandler):
         self.parse()
         while self.log is not None and self._reading_paused:
             self.log.hold()
-        super().connection_lost(exc)
+        if self.log is None and self.transport is None and self._waiter is None and self._closed is None:
+            # We closed it, and nobody is left to be told: only the parser, which holds us, is to be let go of.
+            self._parser = None
+        else:
+            super().connection_lost(exc)
         if self._wired is not None:
             # A bound method of its own, by which the transport would live until the next full collection.
             vars(self._wired).pop("_read_ready_cb", None)

@@ -103,14 +103,16 @@ class Attempt:
         """The class, with its evidence. Raises CancelledError, and whatever is a defect of ours."""
         try:
             await self._transport.prepare(self._request, self._provider)
-            async with asyncio.timeout(None) as self._deadline.timeout:
-                self._await_connection()
-                self._wire = self._deadline.wire = await self._open()
-            self._deadline.timeout = None
+            self._deadline.begin()
+            self._await_connection()
+            self._wire = await self._open()
+            self._deadline.connected(self._wire)
             return self._undisturbed(await self._listen(self._wire))
-        except (TimeoutError, Expired) as error:
-            if isinstance(error, TimeoutError) and not self._deadline.has_timed_out:
+        except asyncio.CancelledError:
+            if not self._deadline.takes_back():
                 raise
+            return self._out_of_time()
+        except Expired:
             return self._out_of_time()
         except LinkError as error:
             if self.terminal_at is not None:

@@ -3,6 +3,7 @@ in `arrivals` alone.
 
 pool? -> address(es) -> several: aiohttp's race -> TLS? -> ready
                      -> one: reached at once    -> TLS? -> ready
+      -> written as an address, without TLS             -> ready
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
@@ -22,6 +24,7 @@ from monitor.probing.arrivals import Handler
 from monitor.probing.collector import Collector
 from monitor.probing.line import Line
 from monitor.probing.pulse import Pulse
+from monitor.probing.request_head import AddressInfo, Way
 from monitor.probing.stamps import StampedSocket, has_kernel_stamps
 
 
@@ -39,7 +42,9 @@ class Connector(aiohttp.TCPConnector):
         def make_socket(address: Any) -> socket.socket:
             family, kind, protocol = address[:3]
             if has_stamps:
-                return StampedSocket(clock, family, kind | socket.SOCK_NONBLOCK, protocol)
+                stamped = StampedSocket(clock, family, kind | socket.SOCK_NONBLOCK, protocol)
+                stamped.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return stamped
             plain = socket.socket(family, kind, protocol)
             plain.setblocking(False)
             return plain
@@ -55,12 +60,18 @@ class Connector(aiohttp.TCPConnector):
     ) -> Connection:
         if not self.force_close:
             return await super().connect(req, traces, timeout)
-        handler = await self._create_connection(req, traces, timeout)
+        handler: ResponseHandler
+        if isinstance(req, Way) and req.address is not None:
+            key = req.key
+            _, handler = await self._plain(req.address, key, aiohttp.ClientConnectorError)
+        else:
+            key = req.connection_key
+            handler = await self._create_connection(req, traces, timeout)
         if self.closed:
             handler.close()
             raise aiohttp.ClientConnectionError("the connector is closed")
         self._acquired.add(handler)
-        connection = Connection(self, req.connection_key, handler, self._loop)
+        connection = Connection(self, key, handler, self._loop)
         try:
             for trace in traces:
                 await trace.send_connection_create_end()
@@ -82,25 +93,33 @@ class Connector(aiohttp.TCPConnector):
             return await super()._wrap_create_connection(
                 *args, addr_infos=addr_infos, req=req, timeout=timeout, client_error=client_error, **kwargs
             )
-        try:
-            reached = await self._reached(addr_infos[0])
-        except OSError as error:
-            raise client_error(req.connection_key, error) from error
-        if kwargs.get("ssl") is not None:
-            return await self._wrap_existing_connection(
-                *args, sock=reached, req=req, timeout=timeout, client_error=client_error, **kwargs
-            )
+        if kwargs.get("ssl") is None:
+            return await self._plain(addr_infos[0], req.connection_key, client_error)
+        reached = await self._reached(addr_infos[0], req.connection_key, client_error)
+        return await self._wrap_existing_connection(
+            *args, sock=reached, req=req, timeout=timeout, client_error=client_error, **kwargs
+        )
+
+    async def _plain(
+        self, address_info: AddressInfo, key: ConnectionKey, client_error: type[Exception]
+    ) -> tuple[Line, ResponseHandler]:
+        reached = await self._reached(address_info, key, client_error)
         handler = self._factory()
         return Line(self._loop, reached, handler), handler
 
-    async def _reached(self, address_info: tuple[int, int, int, str, tuple[Any, ...]]) -> socket.socket:
+    async def _reached(
+        self, address_info: AddressInfo, key: ConnectionKey, client_error: type[Exception]
+    ) -> socket.socket:
         assert self._socket_factory is not None
-        reached = self._socket_factory(address_info)
         try:
-            await _reach(self._loop, reached, address_info[4])
-        except BaseException:
-            reached.close()
-            raise
+            reached = self._socket_factory(address_info)
+            try:
+                await _reach(self._loop, reached, address_info[4])
+            except BaseException:
+                reached.close()
+                raise
+        except OSError as error:
+            raise client_error(key, error) from error
         return reached
 
 

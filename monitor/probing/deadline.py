@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from monitor.clock import Clock
 from monitor.lookout import Lookout
@@ -12,25 +13,41 @@ from monitor.probing.transport import Wire
 
 class Deadline:
     """`at` (monotonic seconds) and `outcome` may be set as they are where it only moves away, as a stream does often:
-    it is looked at when it was to be, and again. While a connection is awaited, `timeout` is cut short; from then on
-    the `wire` is woken, and its reader looks. Use from one loop."""
+    it is looked at when it was to be, and again. From `begin` to `connected` its task is cancelled, as asyncio.timeout
+    would; from then on the `wire` is woken, and its reader looks. Use from one loop."""
 
-    __slots__ = ("_clock", "_lookout", "at", "listed_at", "look_at", "outcome", "timeout", "wire")
+    __slots__ = (
+        "_cancelled_before", "_clock", "_has_cancelled", "_lookout", "_task", "_wire", "at", "listed_at", "look_at",
+        "outcome",
+    )  # fmt: skip
 
     def __init__(self, clock: Clock, lookout: Lookout) -> None:
         self.at = 0.0
         self.outcome = Outcome.TIMEOUT_CONNECT
-        self.timeout: asyncio.Timeout | None = None
-        self.wire: Wire | None = None
         self.look_at: float | None = None
         self.listed_at: float | None = None
         self._clock = clock
         self._lookout = lookout
+        self._task: asyncio.Task[Any] | None = None  # awaits a connection
+        self._cancelled_before = 0
+        self._has_cancelled = False
+        self._wire: Wire | None = None
 
-    @property
-    def has_timed_out(self) -> bool:
-        """Whether it was ours, of all timeouts, that ended the waiting for a connection."""
-        return self.timeout is not None and self.timeout.expired()
+    def begin(self) -> None:
+        """In the task that is to await a connection."""
+        self._task = asyncio.current_task()
+        assert self._task is not None
+        self._cancelled_before = self._task.cancelling()
+
+    def connected(self, wire: Wire) -> None:
+        self._task, self._wire = None, wire
+
+    def takes_back(self) -> bool:
+        """Whether the wait was cancelled by the deadline, and by nobody else: then it is as if it had not been."""
+        if not self._has_cancelled or self._task is None:
+            return False
+        self._has_cancelled = False
+        return self._task.uncancel() <= self._cancelled_before
 
     def arm(self, at: float, outcome: Outcome) -> None:
         self.at, self.outcome = at, outcome
@@ -43,14 +60,15 @@ class Deadline:
             self._lookout.watch(self, at)
 
     def disarm(self) -> None:
+        self.takes_back()
         # Its entry may outlive the probe.
-        self.look_at = self.timeout = self.wire = None
+        self.look_at = self._task = self._wire = None
 
     def look(self, now: float) -> None:
         self.look_at = None
-        if self.timeout is None:
-            if self.wire is not None:
-                self.wire.wake()
+        if self._task is None:
+            if self._wire is not None:
+                self._wire.wake()
         elif now < self.at:
             self.look_by(self.at)
         else:
@@ -61,7 +79,9 @@ class Deadline:
     def _give_up(self) -> None:
         if self._clock.monotonic() < self.at:  # the connection came about meanwhile
             self.look_by(self.at)
-        elif self.timeout is not None:
-            self.timeout.reschedule(asyncio.get_running_loop().time())
-        elif self.wire is not None:
-            self.wire.wake()
+        elif self._task is not None:
+            if not self._has_cancelled:  # it may have been looked at twice before this
+                self._has_cancelled = True
+                self._task.cancel()
+        elif self._wire is not None:
+            self._wire.wake()

@@ -31,7 +31,8 @@ ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size)
 _SO_TIMESTAMPING = 37
 _TX_SOFTWARE, _SOFTWARE, _STAMP_ALONE = 1 << 1, 1 << 4, 1 << 11
 _ASK_FOR_STAMP = ((socket.SOL_SOCKET, _SO_TIMESTAMPING, struct.pack("@I", _TX_SOFTWARE)),)
-_MSG_ERRQUEUE = 0x2000  # where transmit stamps are told
+# Linux's MSG_ERRQUEUE, where transmit stamps are told, and MSG_DONTWAIT: enum's own `|` takes three calls each time.
+_FROM_ERRQUEUE = 0x2000 | 0x40
 # asyncio asks for 256 KiB at a time, which each read would allocate, at the cost of page faults. A TLS record fits.
 READ_BYTES = 16 << 10
 # What Python's own allocator has room for. A larger read asks malloc for all of it, and gives most of it back.
@@ -131,7 +132,7 @@ class StampedSocket(socket.socket):
         """The oldest that has not been taken. One that comes late is no use, but as long as it lies there the socket
         has an error to tell: so it is also taken when there is nothing to read."""
         try:
-            _, ancillary, _, _ = self.recvmsg(0, ANCILLARY_BYTES, _MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+            _, ancillary, _, _ = self.recvmsg(0, ANCILLARY_BYTES, _FROM_ERRQUEUE)
         except OSError:
             return None
         return ancillary[0][2] if ancillary and ancillary[0][1] == SO_TIMESTAMPNS else None

@@ -136,3 +136,15 @@ async def test_a_connection_is_made_once_however_often_its_protocol_is_told() ->
         await asyncio.sleep(0.01)
         assert connection.protocol is None and transport.is_closing()
         await connector.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_what_is_sent_waits_for_no_acknowledgement(host: str) -> None:
+    async with provider(GOOD) as port:
+        connector = fresh_connector()
+        connection = await connector.connect(Target(f"http://{host}:{port}/", None).way, [], aiohttp.ClientTimeout())
+        assert connection.transport is not None
+        connected = connection.transport.get_extra_info("socket")
+        assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        connection.close()
+        await connector.close()

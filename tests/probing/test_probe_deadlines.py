@@ -32,10 +32,13 @@ from threaded_provider import HEAD, chunk, telling
 
 from monitor import loop
 from monitor.catalog.model import Quirks
+from monitor.clock import SystemClock
+from monitor.lookout import Lookout
 from monitor.observation import Observation
 from monitor.outcome import Outcome
 from monitor.probing import connecting
 from monitor.probing.classifier import Verdict
+from monitor.probing.deadline import Deadline
 from monitor.probing.dialects.dialect import Credentials
 from monitor.probing.hearing import Heard, Hearing
 from monitor.probing.probe import _dialect_of
@@ -407,9 +410,33 @@ async def test_a_connection_that_comes_about_as_its_deadline_rings_is_given_its_
     async with Stage().prober() as prober:
         endpoint, question = endpoint_at("http://127.0.0.1:9/v1"), Question("hello", 64)
         attempt = prober._attempt(endpoint, _dialect_of(endpoint), Credentials(), question, None)
-        async with asyncio.timeout(None) as attempt._deadline.timeout:
-            attempt._deadline.arm(time.monotonic() - 0.001, Outcome.TIMEOUT_CONNECT)
-            attempt._deadline.look(time.monotonic())
-            attempt._connected(time.monotonic())
-            await asyncio.sleep(0.02)
+        attempt._deadline.begin()
+        attempt._deadline.arm(time.monotonic() - 0.001, Outcome.TIMEOUT_CONNECT)
+        attempt._deadline.look(time.monotonic())
+        attempt._connected(time.monotonic())
+        await asyncio.sleep(0.02)
         attempt._deadline.disarm()
+
+
+@pytest.mark.parametrize("is_stopped", [False, True], ids=["patience alone", "stopped as well"])
+async def test_the_deadline_takes_back_its_own_cancellation_and_nobody_elses(is_stopped: bool) -> None:
+    clock = SystemClock()
+    lookout = Lookout(clock)
+    deadline = Deadline(clock, lookout)
+
+    async def wait_for_a_connection() -> None:
+        deadline.begin()
+        deadline.arm(clock.monotonic() + 0.01, Outcome.TIMEOUT_CONNECT)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if is_stopped:
+                waiting.cancel()
+            if not deadline.takes_back():
+                raise
+
+    waiting = asyncio.create_task(wait_for_a_connection())
+    await asyncio.wait((waiting,))
+    assert waiting.cancelled() == is_stopped
+    assert waiting.cancelling() == int(is_stopped)
+    lookout.close()

@@ -52,3 +52,29 @@ async def test_a_value_never_breaks_out_of_its_line(value: str) -> None:
 async def test_what_is_no_http_url_is_refused(url: str) -> None:
     with pytest.raises(aiohttp.InvalidURL):
         Target(url, None)
+
+
+async def test_headers_are_written_anew_when_they_change_and_never_unchecked() -> None:
+    target = Target(URL, None)
+    first = target.message(request_of(X_Team="monitor"), closes=True)
+    assert b"X-Team: others\r\n" in target.message(request_of(X_Team="others"), closes=True)
+    with pytest.raises(ValueError):
+        target.message(request_of(X_Team="a\nb"), closes=True)
+    assert b"X-Team: others\r\n" in target.message(request_of(X_Team="others"), closes=True)
+    assert target.message(request_of(X_Team="monitor"), closes=True) == first
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://127.0.0.1:8080/v1", ("127.0.0.1", 8080)),
+        ("http://10.0.0.1/v1", ("10.0.0.1", 80)),
+        ("http://[::1]:8080/v1", ("::1", 8080, 0, 0)),
+        ("http://127.1/v1", None),
+        ("http://acme.example/v1", None),
+        ("https://127.0.0.1/v1", None),
+    ],
+)
+async def test_a_host_that_is_an_address_needs_nobody_to_find_it(url: str, address: tuple[object, ...] | None) -> None:
+    found = Target(url, None).way.address
+    assert (None if found is None else found[-1]) == address
