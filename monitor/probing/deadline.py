@@ -10,6 +10,10 @@ from monitor.lookout import Lookout
 from monitor.outcome import Outcome
 from monitor.probing.transport import Wire
 
+# Who awaits a cancelled task of its own may swallow our cancellation, as aiohttp's race between addresses does in the
+# turns in which it ends: so it is made again.
+_AGAIN_SECONDS = 0.05
+
 
 class Deadline:
     """`at` (monotonic seconds) and `outcome` may be set as they are where it only moves away, as a stream does often:
@@ -40,6 +44,8 @@ class Deadline:
         self._cancelled_before = self._task.cancelling()
 
     def connected(self, wire: Wire) -> None:
+        if self._has_cancelled:
+            self.takes_back()
         self._task, self._wire = None, wire
 
     def takes_back(self) -> bool:
@@ -77,11 +83,14 @@ class Deadline:
             running.call_later(0.0, running.call_soon, self._give_up)
 
     def _give_up(self) -> None:
-        if self._clock.monotonic() < self.at:  # the connection came about meanwhile
+        now = self._clock.monotonic()
+        if now < self.at:  # the connection came about meanwhile
             self.look_by(self.at)
         elif self._task is not None:
-            if not self._has_cancelled:  # it may have been looked at twice before this
-                self._has_cancelled = True
-                self._task.cancel()
+            if self._has_cancelled:  # swallowed, or not heard yet: it counts once
+                self._task.uncancel()
+            self._has_cancelled = True
+            self._task.cancel()
+            self._lookout.watch(self, now + _AGAIN_SECONDS)
         elif self._wire is not None:
             self._wire.wake()

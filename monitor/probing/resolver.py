@@ -122,7 +122,8 @@ class Resolver(AbstractResolver):
 
     async def _turn_of(self, lookup: _Lookup) -> None:
         try:
-            await asyncio.wait_for(asyncio.shield(lookup.begun), QUEUE_SECONDS)
+            async with asyncio.timeout(QUEUE_SECONDS):  # `wait_for` swallows a cancellation that comes with the turn
+                await asyncio.shield(lookup.begun)
         except TimeoutError:
             raise OSError(errno.EAGAIN, f"the lookup had no turn within {QUEUE_SECONDS:g} s") from None
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.streams import StreamReader
 from probing_stage import (
@@ -338,6 +339,10 @@ def bare_connector() -> aiohttp.TCPConnector:
     return Connector(clock, pulse, Collector(clock, pulse))
 
 
+def told_of(handler: ResponseHandler) -> dict[str, Any]:
+    return vars(handler) | {name: getattr(handler, name, None) for name in BaseProtocol.__slots__}
+
+
 async def test_aiohttp_and_asyncio_still_have_the_names_that_the_clock_needs() -> None:
     assert aiohttp.__version__.startswith("3.14."), "read aiohttp's changes, then raise the bound in pyproject.toml"
     loop = asyncio.get_running_loop()
@@ -355,8 +360,13 @@ async def test_aiohttp_and_asyncio_still_have_the_names_that_the_clock_needs() -
         handler.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
         assert handler.log is not None
         assert handler.log.skips
-    with named("ResponseHandler._payload"):
-        assert ResponseHandler(loop)._payload is None
+    with named("ResponseHandler._payload, _waiter, _closed or _parser"):
+        bare = ResponseHandler(loop)
+        assert (bare._payload, bare._waiter, bare._closed, bare._parser) == (None,) * 4
+        before = told_of(bare)
+        transport: Any = asyncio.Transport()
+        bare.connection_made(transport)
+        assert told_of(bare) == before | {"transport": transport}, "Handler.connection_made does not do all of it"
     with named("StreamReader"):
         names = {
             "_buffer",

@@ -440,3 +440,36 @@ async def test_the_deadline_takes_back_its_own_cancellation_and_nobody_elses(is_
     assert waiting.cancelled() == is_stopped
     assert waiting.cancelling() == int(is_stopped)
     lookout.close()
+
+
+@pytest.mark.parametrize("comes_about", [False, True], ids=["in vain", "connected"])
+async def test_a_cancellation_that_somebody_swallows_is_made_again_and_leaves_no_trace(comes_about: bool) -> None:
+    clock = SystemClock()
+    lookout = Lookout(clock)
+    deadline = Deadline(clock, lookout)
+    swallowed: list[bool] = []
+
+    async def wait_for_a_connection() -> None:
+        deadline.begin()
+        deadline.arm(clock.monotonic(), Outcome.TIMEOUT_CONNECT)
+        for _ in range(2):  # looked at twice before it is heard
+            deadline.look(clock.monotonic())
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            swallowed.append(True)
+        if comes_about:
+            silent: Any = None
+            deadline.connected(silent)
+            return
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            assert deadline.takes_back()
+
+    waiting = asyncio.create_task(wait_for_a_connection())
+    done, _ = await asyncio.wait((waiting,), timeout=5.0)
+    assert done and not waiting.cancelled() and swallowed
+    assert waiting.cancelling() == 0
+    deadline.disarm()
+    lookout.close()

@@ -202,6 +202,24 @@ async def test_a_lookup_that_hangs_gives_its_place_to_the_next(monkeypatch: pyte
     await asyncio.gather(*dead, return_exceptions=True)
 
 
+@pytest.mark.parametrize("steps", range(4))
+async def test_who_is_cancelled_as_its_lookup_begins_waits_no_longer(steps: int) -> None:
+    names = Names()
+    resolver = Resolver(SystemClock(), names)
+    waiting = asyncio.create_task(resolver.resolve("a.dead.example", 443))
+    async with asyncio.timeout(20.0):
+        while not resolver.is_queued("a.dead.example"):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        while resolver.is_queued("a.dead.example"):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait((waiting,), timeout=1.0)
+    assert waiting.cancelled()
+    names.release.set()
+
+
 async def test_a_lookup_that_never_had_its_turn_is_told_from_a_name_server_that_is_silent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
