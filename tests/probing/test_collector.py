@@ -280,6 +280,21 @@ async def test_of_many_streams_those_that_end_together_are_heard_together_and_so
         collector.close()
 
 
+async def test_whoever_waits_for_company_is_woken_when_reading_ends() -> None:
+    clock, heard = FakeClock(), []
+    collector = Collector(clock, Pulse(clock))
+    collector.open()
+    for number in range(100):
+        basket = Basket()
+        basket.lull((b"end",), lambda number=number: heard.append(number))
+        lying: Any = Packets((NOTHING_MORE, b"stamp"))
+        collector.watch((1 << 20) + number, lying, basket)
+    collector.read([(1 << 20, select.EPOLLIN)])
+    assert not heard
+    collector.close()
+    assert heard == [0]
+
+
 async def test_whoever_hears_any_read_waits_for_no_company() -> None:
     clock, heard = FakeClock(), []
     collector = Collector(clock, Pulse(clock))
