@@ -46,7 +46,7 @@ class Agenda:
         self._in_order: deque[Armed] = deque()
         self._others: list[Armed] = []
         self._orders = itertools.count()
-        self._alarm = Alarm(clock, self._ring)
+        self._alarm = Alarm(clock, self.catch_up)
 
     def arm(self, at: float, generation: int, due: DueSlot, recheck: Turn | None = None) -> None:
         """For `at` (monotonic seconds); at the loop's next turn if that is past."""
@@ -69,11 +69,8 @@ class Agenda:
         """Every armed turn, in no order."""
         return itertools.chain(self._in_order, self._others)
 
-    def cancel(self) -> None:
-        """Nothing falls due any more."""
-        self._alarm.cancel()
-
-    def _ring(self) -> None:
+    def catch_up(self) -> None:
+        """What is due by now falls due, and waits for no company."""
         now = self._clock.monotonic() + _BLUNT_SECONDS
         in_order, others, fall_due = self._in_order, self._others, self._fall_due
         while True:
@@ -86,6 +83,10 @@ class Agenda:
         at = min(self._company_at(), others[0].at if others else _NEVER)
         if at < _NEVER:
             self._alarm.set(at)
+
+    def cancel(self) -> None:
+        """Nothing falls due any more."""
+        self._alarm.cancel()
 
     def _company_at(self) -> float:
         """When the next slots leave: the first of them, or the last of its company."""

@@ -93,6 +93,7 @@ class Dispatcher:
         """Take over a catalog, at start and at reload. Endpoints whose cadence stays keep their place; removed ones are
         no longer scheduled (what is in flight finishes and counts); caps and budget hold at once. Nothing is sent
         before the first `tick`."""
+        self._agenda.catch_up()  # what fell due before is the old catalog's
         now = self.schedule.utc_now()
         lanes = {lane.id: lane for endpoint in catalog.endpoints.values() for lane in lanes_of(endpoint)}
         for gone in self._watched.keys() - lanes.keys():
@@ -322,7 +323,9 @@ class Dispatcher:
     async def drain(self, deadline_seconds: float) -> DrainReport:
         """Send nothing more, wait for the probes in flight until the deadline, then cancel them: of those that were
         scheduled `cut_off` tells. Slots that fall due meanwhile are counted under `shutdown`."""
+        self._agenda.catch_up()  # what fell due before is sent yet: of several monitors no other deals with it
         try:
             return await self._departures.drain(deadline_seconds)
         finally:
+            self._agenda.catch_up()
             self._agenda.cancel()

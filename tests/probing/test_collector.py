@@ -7,6 +7,7 @@ import contextlib
 import select
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -14,12 +15,13 @@ import pytest
 from aiohttp.client_proto import ResponseHandler
 from hypothesis import example, given
 from hypothesis import strategies as st
-from probing_stage import Stage
+from probing_stage import DONE, ROLE, STOP, Conn, Stage, probed, text
 from threaded_provider import telling
 
 from monitor import loop
 from monitor.clock import FakeClock, SystemClock
 from monitor.outcome import Outcome
+from monitor.probing import collector as collecting
 from monitor.probing.arrivals import Handler
 from monitor.probing.chunks import bodies_of, chunks_and_end, whole_chunks
 from monitor.probing.collector import COMPANY_SECONDS, WAKE_BYTES, Basket, Collector
@@ -278,6 +280,47 @@ async def test_of_many_streams_those_that_end_together_are_heard_together_and_so
         assert heard == list(range(ends))
     finally:
         collector.close()
+
+
+async def test_whoever_waits_for_company_is_woken_when_reading_ends() -> None:
+    clock, heard = FakeClock(), []
+    collector = Collector(clock, Pulse(clock))
+    collector.open()
+    for number in range(100):
+        basket = Basket()
+        basket.lull((b"end",), lambda number=number: heard.append(number))
+        lying: Any = Packets((NOTHING_MORE, b"stamp"))
+        collector.watch((1 << 20) + number, lying, basket)
+    collector.read([(1 << 20, select.EPOLLIN)])
+    assert not heard
+    collector.close()
+    assert heard == [0]
+
+
+@kernel_only
+@pytest.mark.parametrize("closes", [True, False])
+async def test_a_host_that_closes_behind_its_last_byte_is_heard_at_once_in_a_busy_fleet_too(
+    monkeypatch: pytest.MonkeyPatch, closes: bool
+) -> None:
+    monkeypatch.setattr(collecting, "MANY_STREAMS", 0)
+    monkeypatch.setattr(collecting, "COMPANY_SECONDS", 60.0)
+    monkeypatch.setattr(collecting, "_REVIEW_SECONDS", 60.0)
+
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        for said in (ROLE, text("one"), STOP, DONE):
+            await conn.events(said)
+            await asyncio.sleep(0.01)
+        await conn.send(NOTHING_MORE)
+        if closes:
+            conn.fin()
+        await conn.hang()
+
+    begun = time.monotonic()
+    observation = await probed(script, timeout_seconds=0.4)
+    assert observation.outcome is Outcome.SUCCESS
+    assert (time.monotonic() - begun < 0.3) is closes, "else its deadline tells"
 
 
 async def test_whoever_hears_any_read_waits_for_no_company() -> None:

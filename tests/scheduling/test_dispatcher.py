@@ -36,6 +36,22 @@ def expected(endpoint: Endpoint, start: float, end: float) -> list[int]:
     return list(range(cadence.slot_at(start) + 1, cadence.slot_at(end) + 1))
 
 
+def trio() -> list[Endpoint]:
+    """They fall due 5, 14 and 22 ms after each second, and so leave together."""
+    return [endpoint_of(number=number, interval_seconds=1.0) for number in (208, 39, 37)]
+
+
+async def while_two_of_three_wait(stage: Stage) -> list[tuple[str, int]]:
+    """Run until then; (lane, slot) of the two."""
+    stage.load(trio())
+    await stage.run(3)
+    stage.dispatcher.tick()
+    await stage.clock.advance(0.015)
+    waiting = list(stage.dispatcher.in_hand())
+    assert len(waiting) == 2
+    return waiting
+
+
 def due_count(stage: Stage, endpoints: list[Endpoint], start: float) -> int:
     return sum(len(expected(endpoint, start, stage.clock.now())) for endpoint in endpoints)
 
@@ -406,6 +422,17 @@ async def test_reload_stops_the_removed_starts_the_new_at_its_phase_and_leaves_t
     assert set(upstreams[-5:]) == {"renamed"}
 
 
+@pytest.mark.parametrize(
+    "after", [[], [replace(each, interval_seconds=10.0) for each in trio()]], ids=["none", "slower"]
+)
+async def test_what_fell_due_before_a_reload_and_waits_for_company_is_sent(after: list[Endpoint]) -> None:
+    stage = Stage()
+    waiting = await while_two_of_three_wait(stage)
+    stage.load(after)
+    await stage.run(1)
+    assert {(turn.lane, turn.slot) for _, turn in stage.begun} >= set(waiting)
+
+
 async def test_the_probe_of_a_removed_endpoint_finishes_and_counts() -> None:
     stage = Stage()
     stage.takes_seconds = 20.0
@@ -491,6 +518,31 @@ async def test_a_drain_lets_probes_finish_sends_no_more_and_counts_the_rest() ->
     assert [accounted(stage)] == ends
     await stage.run(20)
     assert len(stage.begun) == begun
+
+
+async def test_what_fell_due_before_a_drain_and_waits_for_company_is_sent() -> None:
+    stage = Stage()
+    waiting = await while_two_of_three_wait(stage)
+    stage.takes_seconds = 1.0
+    draining = asyncio.create_task(stage.dispatcher.drain(30.0))
+    await stage.clock.advance(2.0)
+    assert (await draining).finished == 2
+    assert {(turn.lane, turn.slot) for _, turn in stage.begun} >= set(waiting)
+
+
+async def test_what_waits_for_company_when_a_drain_ends_is_counted() -> None:
+    stage = Stage()
+    start = stage.clock.now()
+    stage.load(trio())
+    stage.script = forever
+    await stage.run(3)
+    stage.dispatcher.tick()
+    draining = asyncio.create_task(stage.dispatcher.drain(1.015))
+    ends: list[int] = []
+    draining.add_done_callback(lambda _: ends.append(due_count(stage, trio(), start)))
+    await stage.clock.advance(2.0)
+    await draining
+    assert [accounted(stage)] == ends
 
 
 async def test_a_drain_that_is_cut_short_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
