@@ -50,13 +50,14 @@ class Basket:
     `wake` is called when a read holds one of `closers` or what else may end a body, and when much was read; `closers`
     in what is only added are found by the next `review` but one."""
 
-    __slots__ = ("_reviewed", "_seen", "closers", "reads", "room", "wake")
+    __slots__ = ("_reviewed", "_seen", "closers", "is_hung_up", "reads", "room", "wake")
 
     def __init__(self) -> None:
         self.closers: tuple[bytes, ...] = ()
         self.wake: Callable[[], None] = _nobody
         self.reads: list[Read] = []
         self.room = WAKE_BYTES
+        self.is_hung_up = False  # the other side's end lies behind the reads, unheard as they are
         self._seen = self._reviewed = 0  # how many reads there were at the last review, and have been searched
 
     def put(self, data: bytes, stamp: bytes | None, look: Look) -> None:
@@ -141,6 +142,10 @@ class Collector:
     def unwatch(self, descriptor: int) -> None:
         """Before the descriptor is closed: the next connection may get its number."""
         self._watched.pop(descriptor, None)
+
+    def will_wake(self, basket: Basket) -> bool:
+        """Whether its sleeper waits for company only, and no longer than that."""
+        return basket in self._ended
 
     def __len__(self) -> int:
         return len(self._watched)

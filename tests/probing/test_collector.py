@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import select
 import socket
 import struct
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -298,9 +300,9 @@ async def test_whoever_waits_for_company_is_woken_when_reading_ends() -> None:
 
 
 @kernel_only
-@pytest.mark.parametrize("closes", [True, False])
-async def test_a_host_that_closes_behind_its_last_byte_is_heard_at_once_in_a_busy_fleet_too(
-    monkeypatch: pytest.MonkeyPatch, closes: bool
+@pytest.mark.parametrize("ending", ["hung up", "left open", "reset"])
+async def test_the_end_of_a_connection_behind_the_last_byte_is_heard_with_its_company_or_at_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     monkeypatch.setattr(collecting, "MANY_STREAMS", 0)
     monkeypatch.setattr(collecting, "COMPANY_SECONDS", 60.0)
@@ -313,14 +315,48 @@ async def test_a_host_that_closes_behind_its_last_byte_is_heard_at_once_in_a_bus
             await conn.events(said)
             await asyncio.sleep(0.01)
         await conn.send(NOTHING_MORE)
-        if closes:
+        await asyncio.sleep(0.01)
+        if ending == "hung up":
             conn.fin()
+        elif ending == "reset":
+            conn.reset()
         await conn.hang()
 
     begun = time.monotonic()
     observation = await probed(script, timeout_seconds=0.4)
     assert observation.outcome is Outcome.SUCCESS
-    assert (time.monotonic() - begun < 0.3) is closes, "else its deadline tells"
+    assert observation.latency_seconds is not None and observation.latency_seconds < 0.3
+    assert (time.monotonic() - begun < 0.3) is (ending == "reset")
+
+
+@kernel_only
+async def test_a_connection_that_was_hung_up_in_company_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "MANY_STREAMS", 0)
+    made: list[weakref.ref[Handler]] = []
+    make = Handler.__init__
+
+    def noted(self: Handler, *arguments: Any) -> None:
+        make(self, *arguments)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(Handler, "__init__", noted)
+
+    async def script(conn: Conn) -> None:
+        await conn.request()
+        await conn.head()
+        await conn.events(ROLE, text("one"), STOP, DONE)
+        await conn.send(NOTHING_MORE)
+        conn.fin()
+
+    gc.collect()
+    gc.disable()
+    try:
+        observation = await probed(script)
+        await asyncio.sleep(0)
+        assert observation.outcome is Outcome.SUCCESS
+        assert [handler() for handler in made] == [None]
+    finally:
+        gc.enable()
 
 
 async def test_whoever_hears_any_read_waits_for_no_company() -> None:
