@@ -87,13 +87,14 @@ class _Stream:
 
 
 class _Connection:
-    __slots__ = ("buffer", "port", "secrecy", "socket")
+    __slots__ = ("buffer", "closes", "port", "secrecy", "socket")
 
     def __init__(self, accepted: socket.socket, port: int, secrecy: Secrecy | None) -> None:
         self.socket = accepted
         self.port = port
         self.secrecy = secrecy
         self.buffer = b""
+        self.closes = False
 
     def read(self) -> tuple[bytes, int] | None:
         """The bytes and when the last of them arrived; no bytes at the end, None where they say nothing yet."""
@@ -205,6 +206,8 @@ class TruthServer:
             exchange.first_ns = self._departure(before, stamp, after)
         elif stream.sent == wire.TOKENS:
             exchange.done_ns = self._departure(*stream.connection.send_stamped(data))
+            if stream.connection.closes:
+                self._close(stream.connection)
             return
         else:
             stream.connection.send(data)
@@ -262,6 +265,7 @@ class TruthServer:
         connection.buffer += data
         while found := wire.cut_request(connection.buffer):
             request, connection.buffer = found
+            connection.closes = request.closes
             self._answer(connection, request, arrival_ns)
 
     def _answer(self, connection: _Connection, request: wire.Request, arrival_ns: int) -> None:

@@ -117,6 +117,7 @@ class Request:
     method: str
     path: str
     body: bytes
+    closes: bool
 
 
 def cut_request(buffer: bytes) -> tuple[Request, bytes] | None:
@@ -126,14 +127,18 @@ def cut_request(buffer: bytes) -> tuple[Request, bytes] | None:
         return None
     lines = buffer[:head_end].split(b"\r\n")
     length = 0
+    closes = False
     for line in lines[1:]:
-        if line[:15].lower() == b"content-length:":
-            length = int(line[15:])
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            length = int(value)
+        elif name.lower() == b"connection":
+            closes = value.strip().lower() == b"close"
     end = head_end + 4 + length
     if len(buffer) < end:
         return None
     method, path, _ = lines[0].decode("latin-1").split(" ")
-    return Request(method, path.partition("?")[0], buffer[head_end + 4 : end]), buffer[end:]
+    return Request(method, path.partition("?")[0], buffer[head_end + 4 : end], closes), buffer[end:]
 
 
 def prompt_of(body: dict[str, object]) -> str:
