@@ -34,8 +34,8 @@ _CR = 0x0D
 _REVIEW_SECONDS = 0.2
 _ENDING = 3  # reads that may hold the last event and what comes behind it
 # Where many streams are read, the first that ends waits so long for others, which are then heard in company: see
-# docs/decisions.md. At 200 probes a second some five end in this time.
-COMPANY_SECONDS = 0.02
+# docs/decisions.md. At 200 probes a second some eight end in this time.
+COMPANY_SECONDS = 0.04
 _MOST_COMPANY = 8  # some 4 ms
 _PING_BYTES = 64  # a comment that keeps a connection alive is shorter, and an event with a token hardly ever
 
