@@ -105,7 +105,7 @@ class Intake:
         board = rooms.board
         before = board.standing(observation.endpoint, observation.location)
         transition = board.observe(observation)
-        # A success where there was nothing of ours to mend, as nearly all are, has neither told of nor a recheck.
+        # Of a success with nothing of ours to mend, as nearly all are, there is nothing to tell or to check again.
         if not observation.is_ok or before.is_ours_to_mend:
             tell_ours(observation, before, board.standing(observation.endpoint, observation.location))
             if is_newest and board.wants_recheck(observation):
